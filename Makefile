@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# make install DESTDIR=... PREFIX=/usr | make demo | make test | make bench | make check
+
+PREFIX ?= /usr
+DESTDIR ?=
+LIBDIR := $(PREFIX)/lib/bootseal
+UNITDIR := $(PREFIX)/lib/systemd/system
+DRACUTDIR := $(PREFIX)/lib/dracut/modules.d/52bootseal
+MANDIR := $(PREFIX)/share/man
+PYTHON ?= python3
+CACHE := $(or $(BOOTSEAL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootseal)
+VENV := $(CACHE)/venv
+
+.PHONY: all install test demo bench check setup clean
+
+all:
+	@echo "nothing to build; see README.md: make demo, make test, make install"
+
+install:
+	install -d "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(DRACUTDIR)/python-deps"
+	install -m 644 service/__main__.py "$(DESTDIR)$(LIBDIR)/__main__.py"
+	cd service && find bootseal -name '*.py' -exec install -D -m 644 '{}' "$(abspath $(DESTDIR))$(LIBDIR)/{}" \;
+	sed 's|@LIBDIR@|$(LIBDIR)|' service/bootseal.in > "$(DESTDIR)$(PREFIX)/bin/bootseal"
+	chmod 755 "$(DESTDIR)$(PREFIX)/bin/bootseal"
+	install -m 644 units/bootseal.service "$(DESTDIR)$(UNITDIR)/bootseal.service"
+	install -m 755 dracut/52bootseal/module-setup.sh "$(DESTDIR)$(DRACUTDIR)/module-setup.sh"
+	install -m 644 dracut/52bootseal/python-deps/__main__.py "$(DESTDIR)$(DRACUTDIR)/python-deps/__main__.py"
+	install -m 644 units/bootseal-guard.service units/initrd-system.conf "$(DESTDIR)$(DRACUTDIR)/"
+	install -D -m 644 packaging/bootseal.catalog "$(DESTDIR)$(PREFIX)/lib/systemd/catalog/bootseal.catalog"
+	install -D -m 644 units/bootseal.conf "$(DESTDIR)$(PREFIX)/share/doc/bootseal/bootseal.conf"
+	for page in packaging/man/*.[1-8]; do \
+		install -D -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}" || exit 1; \
+	done
+
+setup:
+	@bash tests/setup.sh
+
+test: setup
+	@"$(VENV)/bin/python" -m pytest
+
+check: setup
+	@"$(VENV)/bin/python" -m pytest tests/unit
+
+demo: setup
+	@"$(VENV)/bin/python" tests/vm/demo.py
+
+bench: setup
+	@"$(VENV)/bin/python" tests/vm/bench.py
+
+clean:
+	rm -rf build dist
+	find . -name __pycache__ -prune -exec rm -rf '{}' +

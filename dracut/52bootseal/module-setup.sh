@@ -1,0 +1,152 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# bootseal: verifies the signed digest of a composefs root, and mounts nothing else. See bootseal.service(8).
+#
+# dracut ignores what install() returns. An initrd without its check must not come to be, so install() ends dracut itself.
+#
+# shellcheck disable=SC2154  # initdir, systemdsystemunitdir and others are dracut's
+
+_bootseal_libdir=/usr/lib/bootseal
+
+# Ends the build with one line.
+_bootseal_fatal() {
+    dfatal "bootseal: $*"
+    exit 1
+}
+
+# Whether a kernel configuration option is y or m; also when no configuration is to be found.
+_bootseal_kernel_has() {
+    local _file
+    for _file in "/usr/lib/modules/$kernel/config" "/lib/modules/$kernel/config" "/boot/config-$kernel"; do
+        [[ -r ${dracutsysrootdir-}$_file ]] || continue
+        grep -q "^CONFIG_$1=[ym]" "${dracutsysrootdir-}$_file"
+        return
+    done
+    dwarn "bootseal: no configuration of kernel $kernel found: whether it has CONFIG_$1 is not known"
+}
+
+# called by dracut
+check() {
+    require_binaries python3 "$systemdutildir"/systemd || return 1
+    # Only on request: add_dracutmodules+=" bootseal "
+    return 255
+}
+
+# called by dracut
+depends() {
+    echo systemd systemd-initrd
+}
+
+# called by dracut
+installkernel() {
+    local _module
+    # With hostonly only what this machine uses now would be installed; the next boot uses these.
+    hostonly='' instmods erofs overlay loop
+    # The kernel's own check: whichever of these it has as modules.
+    hostonly='' instmods -s ecdsa_generic ecdsa rsa_generic sha256_generic sha512_generic crypto_engine || :
+    for _module in erofs overlay; do
+        [[ $(modinfo -k "$kernel" -F filename "$_module" 2> /dev/null) ]] && continue
+        dfatal "bootseal: kernel $kernel has no module $_module"
+        return 1
+    done
+    return 0
+}
+
+# called by dracut
+install() {
+    _bootseal_check_modules
+    _bootseal_install_python
+    _bootseal_install_configuration
+    _bootseal_install_units
+    _bootseal_remove_bypasses
+    _bootseal_check_result
+    return 0
+}
+
+# No other module may mount the root, and none may mount or run something from the disk after us.
+_bootseal_check_modules() {
+    local _module
+    for _module in ostree bootc; do
+        dracut_module_included "$_module" \
+            && _bootseal_fatal "dracut module '$_module' mounts the root without this check: omit_dracutmodules+=\" $_module \""
+    done
+    for _module in usrmount resume; do
+        # dracut installs modules by number, so these two, which come later, can still be left out.
+        mods_to_load=${mods_to_load// $_module / }
+        [[ " $modules_loaded " == *" $_module "* ]] \
+            && _bootseal_fatal "dracut module '$_module' undoes the check: omit_dracutmodules+=\" $_module \""
+    done
+    return 0
+}
+
+_bootseal_install_python() {
+    local _site _out _source _target
+    _site=$(/usr/bin/python3 -I -c 'import cryptography, os; print(os.path.dirname(os.path.dirname(cryptography.__file__)))') \
+        || _bootseal_fatal "Python module 'cryptography' not found: install python3-cryptography"
+    _out=$(mktemp -d --tmpdir="$DRACUT_TMPDIR" bootseal.XXXXXX) || _bootseal_fatal "cannot make a directory in $DRACUT_TMPDIR"
+    /usr/bin/python3 -ISB "$moddir/python-deps" "$_bootseal_libdir" "$_site" "$_out" > "$_out.objects" \
+        || _bootseal_fatal "the boot path does not run on this machine's Python: see above"
+    inst /usr/bin/python3 || _bootseal_fatal "cannot install python3"
+    while read -r _source _target; do
+        inst "$_source" "$_target" || _bootseal_fatal "cannot install $_source"
+    done < "$_out.objects"
+    # dracut looks for libraries at the end of the build, and for those of a file that is not executable in some versions
+    # only; the check below runs what was installed.
+    while read -r _source; do
+        inst "$_source" || _bootseal_fatal "cannot install $_source"
+    done < <({ echo /usr/bin/python3 && cut -d ' ' -f 1 "$_out.objects"; } | xargs ldd \
+        | sed -En 's/^\t(.* => )?(\/[^ ]+) \(0x[0-9a-f]+\)$/\2/p' | sort -u)
+    cp -a --no-preserve=ownership "$_out/." "$initdir/" || _bootseal_fatal "cannot copy the Python modules"
+    rm -rf "$_out" "$_out.objects"
+}
+
+_bootseal_install_configuration() {
+    local _directory
+    for _directory in /usr/lib /etc; do
+        inst_multiple -o \
+            "$_directory/bootseal/bootseal.conf" "$_directory/bootseal/bootseal.conf.d/*.conf" \
+            "$_directory/bootseal/keys.d/*.crt" "$_directory/bootseal/keys.d/*.pem" \
+            "$_directory/bootseal/keys.d/*.cer" "$_directory/bootseal/keys.d/*.der" \
+            "$_directory/ostree/prepare-root.conf"
+    done
+}
+
+_bootseal_install_units() {
+    inst_multiple "$systemdsystemunitdir/bootseal.service"
+    inst_simple "$moddir/bootseal-guard.service" "$systemdsystemunitdir/bootseal-guard.service"
+    inst_simple "$moddir/initrd-system.conf" /usr/lib/systemd/system.conf.d/50-bootseal.conf
+    # Required, not wanted: without it the target is not reached.
+    mkdir -p "$initdir$systemdsystemunitdir/initrd-root-fs.target.requires" "$initdir$systemdsystemunitdir/initrd.target.wants"
+    ln_r "$systemdsystemunitdir/bootseal.service" "$systemdsystemunitdir/initrd-root-fs.target.requires/bootseal.service"
+    ln_r "$systemdsystemunitdir/bootseal-guard.service" "$systemdsystemunitdir/initrd.target.wants/bootseal-guard.service"
+}
+
+# What systemd brings that would put something else in place of what was verified.
+_bootseal_remove_bypasses() {
+    rm -f "$initdir$systemdutildir"/system-generators/systemd-{debug,hibernate-resume}-generator \
+        "$initdir$systemdsystemunitdir"/{,*.wants/,*.requires/}systemd-{sysext,confext}*.service \
+        "$initdir$systemdsystemconfdir"/{,*.wants/,*.requires/}systemd-{sysext,confext}*.service
+}
+
+# The boot's own code reads the boot's own configuration and keyring, in the tree that was made.
+_bootseal_check_result() {
+    local _said _on_refusal _needed _option
+    _said=$(chroot "$initdir" /usr/bin/python3 -ISB "$_bootseal_libdir" check-initrd 2>&1) || _bootseal_fatal "$_said"
+    read -r _on_refusal _needed <<< "$_said"
+    for _option in $_needed; do
+        _bootseal_kernel_has "$_option" || _bootseal_fatal "kernel $kernel lacks CONFIG_$_option"
+    done
+    case $_on_refusal in
+        emergency)
+            dinfo "bootseal: a refused boot ends in the emergency target: a root shell, unless rd.shell=0 or [Policy] OnRefusal= says otherwise"
+            ;;
+        reboot | poweroff)
+            for _option in bootseal.service bootseal-guard.service; do
+                mkdir -p "$initdir$systemdsystemunitdir/$_option.d"
+                printf '[Unit]\nOnFailure=\nFailureAction=%s-force\n' "$_on_refusal" \
+                    > "$initdir$systemdsystemunitdir/$_option.d/50-on-refusal.conf"
+            done
+            ;;
+        *) _bootseal_fatal "check of the initrd: $_said" ;;
+    esac
+}

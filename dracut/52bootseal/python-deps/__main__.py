@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""python3 -ISB python-deps LIBDIR SITE OUT: finds out what the boot path imports, by running it, and lays it out as bytecode.
+
+LIBDIR holds the package bootseal, SITE the package cryptography. It is run as a directory, and with the same options, since
+that is how the service is started, and Python imports a few modules for it. Below OUT the tree for the initrd is made:
+modules as sourceless .pyc without docstrings, since every boot reads them. Printed is one line for each shared object,
+"SOURCE DESTINATION", for dracut to install with the libraries that it needs.
+
+Nothing is imported here at the top that a bare interpreter has not loaded: it would end up in every initrd.
+"""
+
+import os
+import sys
+
+LIBDIR, SITE, OUT = sys.argv[1:4]
+os.environ["CRYPTOGRAPHY_OPENSSL_NO_LEGACY"] = "1"
+
+
+def make_examples(directory: str) -> None:
+    """Certificates, and signatures over a digest. Making them imports more than using them."""
+    from datetime import datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+    from bootseal import digest
+
+    now = datetime(2024, 1, 1)  # any will do
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "example")])
+    usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
+    extended = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CODE_SIGNING])
+    for kind, key in (("rsa", rsa.generate_private_key(65537, 2048)), ("ecdsa", ec.generate_private_key(ec.SECP256R1()))):
+        builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+        for extension in (usage, extended, x509.BasicConstraints(False, None), x509.SubjectKeyIdentifier(b"example")):
+            builder = builder.add_extension(extension, critical=False)
+        certificate = builder.sign(key, hashes.SHA256())
+        arguments = (padding.PKCS1v15(), hashes.SHA256()) if kind == "rsa" else (ec.ECDSA(hashes.SHA256()),)
+        with open(f"{directory}/{kind}.crt", "wb") as file:
+            file.write(certificate.public_bytes(serialization.Encoding.PEM))
+        with open(f"{directory}/{kind}.sig", "wb") as file:
+            file.write(key.sign(digest.of_bytes(b"example", "sha256").formatted(), *arguments))
+
+
+def rehearse(directory: str) -> None:
+    """What a boot does before it needs a disk, right and wrong, so that whatever is imported late is imported now."""
+    # cryptography uses it if it is there, for the passphrases of private keys.
+    sys.modules["bcrypt"] = None  # type: ignore[assignment]
+    import bootseal.__main__
+    import bootseal.boot
+    import bootseal.cleanup
+    import bootseal.initrd  # noqa: F401
+    from bootseal import cms, config, der, digest, errors, keyring, messages, report, verify
+    from bootseal.linux import keyctl, mountapi
+
+    example = digest.of_bytes(b"example", "sha256")
+    config.load(directory)
+    found = keyring.load([f"{directory}/rsa.crt", f"{directory}/ecdsa.crt"])
+    assert len(found.certificates) == 2, found.skipped
+    for kind, certificate in zip(("rsa", "ecdsa"), found.certificates, strict=True):
+        with open(f"{directory}/{kind}.sig", "rb") as file:
+            value = file.read()
+        info = cms.SignerInfo(certificate.issuer, certificate.serial, kind, "sha256", value)
+        assert verify._made(info, certificate, example)
+        assert not verify._made(info, certificate, digest.of_bytes(b"another", "sha512"))
+        assert not verify._made(info._replace(hash_name="sha512", value=value[::-1]), certificate, example)
+    for call in (lambda: cms.parse(b"0"), lambda: keyring.certificate("", b"0"), mountapi.mounts, keyctl.listed_keys):
+        try:
+            call()
+        except (der.Malformed, keyring.Unusable, OSError):
+            pass
+    report.PATH = f"{directory}/boot.json"
+    report.RUN = directory
+    report._save(report.Recorder().end(messages.INTERNAL, errors.printable("\u00e9\udc80\n"), ""))
+    report.load()
+
+
+def imported() -> list[str]:
+    """The files of all modules; a frozen one is part of the interpreter."""
+    modules = [m for m in sys.modules.values() if m and getattr(getattr(m, "__spec__", None), "origin", "") != "frozen"]
+    files = {os.path.abspath(f) for m in modules if (f := getattr(m, "__file__", None))}
+    return sorted(files - {os.path.abspath(__file__)})
+
+
+def destination(path: str) -> str:
+    """Where in the initrd a file of a module belongs: the standard library where it is, all else beside bootseal."""
+    for root in (LIBDIR, SITE):
+        if path.startswith(root + "/"):
+            return "/usr/lib/bootseal/" + os.path.relpath(path, root)
+    return path
+
+
+def lay_out(sources: list[str]) -> None:
+    import py_compile
+    import sysconfig
+
+    # Python looks for this file to find its library (getpath.py), though it has it frozen.
+    landmark = sysconfig.get_path("stdlib") + "/os.py"
+    for source in sorted({*sources, landmark, f"{LIBDIR}/__main__.py"}):
+        target = destination(source)
+        if source.endswith(".py"):
+            compiled = f"{OUT}{target}c"
+            os.makedirs(os.path.dirname(compiled), exist_ok=True)
+            py_compile.compile(source, compiled, dfile=target, doraise=True, optimize=2)
+        else:
+            print(source, target)
+
+
+def in_child(function: "object", directory: str) -> None:
+    """Runs a function in a process of its own; its imports are not ours."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            sys.path[:0] = [LIBDIR, SITE]
+            function(directory)  # type: ignore[operator]
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(1)
+
+
+def rehearse_and_list(directory: str) -> None:
+    rehearse(directory)
+    with open(f"{directory}/imported", "w", encoding="utf-8") as file:
+        file.write("\n".join(imported()))
+
+
+def main() -> None:
+    directory = f"{OUT}/rehearsal"
+    os.makedirs(directory)
+    in_child(make_examples, directory)
+    in_child(rehearse_and_list, directory)
+    with open(f"{directory}/imported", encoding="utf-8") as file:
+        sources = file.read().splitlines()
+    for name in os.listdir(directory):
+        os.unlink(f"{directory}/{name}")
+    os.rmdir(directory)
+    lay_out(sources)
+
+
+main()

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""bootseal [COMMAND]: `boot`, `cleanup` and `guard` are the units' own, `check-initrd` the dracut module's; every other command is of the running system.
+
+No argparse here: this is the way that each boot goes.
+"""
+
+import sys
+
+
+def main() -> int:
+    command = sys.argv[1:2]
+    if command == ["boot"]:
+        from . import boot
+
+        return boot.main()
+    if command == ["cleanup"]:
+        from . import cleanup
+
+        return cleanup.main()
+    if command == ["guard"]:
+        from . import cleanup
+
+        return cleanup.guard()
+    if command == ["check-initrd"]:
+        from . import initrd
+
+        return initrd.check()
+    from .host import cli
+
+    return cli.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One boot, in order. The only file that knows the stages' order, and the only one that catches a Refusal.
+
+Each stage takes what the ones before it returned (values.py) and raises Refusal; none knows another.
+"""
+
+import os
+
+from . import candidate, cmdline, config, deployment, enroll, image, kernelkeys, keyring, messages, mount, report, verify
+from .errors import Refusal
+
+
+def main() -> int:
+    """Verifies and mounts the root at /sysroot; returns the exit status. See bootseal.service(8)."""
+    recorder = report.Recorder()
+    try:
+        if _already_done():
+            return 0
+        return _boot(recorder)
+    except Refusal as refusal:
+        return report.refused(recorder, refusal)
+    except Exception as error:  # a bug must not boot, and must say so
+        what = f"{error.__class__.__name__}: {error}"
+        return report.refused(recorder, Refusal(messages.INTERNAL, what, _place(error)))
+
+
+def _boot(recorder: report.Recorder) -> int:
+    # No disk until the keyring is sealed.
+    recorder.begin("configuration", "Reading the configuration and the boot keyring...")
+    policy = config.load()
+    boot_keyring = keyring.load(config.drop_ins("/", keyring.DIRECTORY, keyring.SUFFIXES))
+    recorder.keyring(len(boot_keyring.certificates), boot_keyring.skipped)
+
+    recorder.begin("keyring", "Loading and sealing the kernel keyring...")
+    kernel_keys = kernelkeys.load(boot_keyring, ring=policy.method != "none", seal=policy.seal)
+    recorder.kernel_keys(kernel_keys)
+
+    recorder.begin("locate", "Looking for the deployment...")
+    request = cmdline.parse(cmdline.read())
+    recorder.debug = request.debug
+    namespace = mount.private_namespace()
+    found = deployment.locate(request)
+    recorder.deployment(found)
+
+    recorder.begin("verify", f"Verifying the composefs digest of {found.stateroot}...")
+    claimed = candidate.read(found, lambda: image.enforced_digest(found))
+    recorder.candidate(claimed)
+    verified = verify.verify(claimed, boot_keyring)
+    recorder.verified(verified)
+    pinned = image.pin(found, verified)
+    recorder.pinned(pinned)
+
+    recorder.begin("enroll", "Enrolling the digest...")
+    enrolled = enroll.enroll(pinned, found, kernel_keys, policy)
+    recorder.enrolled(enrolled)
+
+    recorder.begin("mount", "Mounting the verified root...")
+    mounted = mount.mount(enrolled, found, policy.root, request)
+    recorder.mounted(mounted)
+    mount.attach(mounted, namespace)
+    return report.verified(recorder)
+
+
+def _already_done() -> bool:
+    """Whether this boot has been verified already and its root is still the one at /sysroot: a second start changes nothing."""
+    record = report.load()
+    same_boot = record.get("boot_id") == report.Recorder().record["boot_id"]
+    verified = record.get("verdict") == messages.VERIFIED.name
+    return same_boot and verified and mount.attached() == record.get("image", {}).get("digest")
+
+
+def _place(error: BaseException) -> str:
+    """File and line where an exception was raised."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "bootseal"

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stage 4: Deployment -> Candidate. Reads digest and signature once, bounded; believes nothing."""
+
+import errno
+import os
+from collections.abc import Callable
+
+from . import cms, digest, messages
+from .digest import Digest
+from .errors import Refusal, failed
+from .linux import files
+from .messages import Verdict
+from .values import Candidate, Deployment
+
+IMAGE = ".ostree.cfs"
+# The digest file was enrolled with a key that is gone (or was changed): it cannot be opened any more, not even to read.
+_ENROLLED_BY_ANOTHER_KEY = frozenset({errno.ENOKEY, errno.EKEYREJECTED})
+
+
+def read(deployment: Deployment, image_digest: Callable[[], Digest], sysroot: str = "/sysroot") -> Candidate:
+    """Raises Refusal: `no-digest`, `no-signature`, `bad-digest`, `bad-signature`, `io-error`.
+
+    `image_digest` gives the digest that the kernel enforces for the image; it stands in for a digest file that can no
+    longer be opened, and has to be signed just the same.
+    """
+    image_path = f"{sysroot}/{deployment.path}/{IMAGE}"
+    limit = max(digest.SIZES.values())
+    try:
+        content: bytes | None = _read(deployment.fd, ".digest", limit, messages.NO_DIGEST, messages.BAD_DIGEST, image_path)
+    except Unopenable:
+        content = None
+    signature = _read(deployment.fd, ".sig", cms.MAX_SIZE, messages.NO_SIGNATURE, messages.BAD_SIGNATURE, image_path)
+    return Candidate(
+        digest=image_digest().value if content is None else content,
+        stands_in=content is None,
+        signature=signature,
+        image_path=image_path,
+    )
+
+
+class Unopenable(Exception):
+    """fs-verity refuses to open the file because of its built-in signature."""
+
+
+def _read(dirfd: int, suffix: str, limit: int, absent: Verdict, bad: Verdict, image_path: str) -> bytes:
+    path = image_path + suffix
+    try:
+        fd = files.open_regular(dirfd, IMAGE + suffix)
+        try:
+            content = files.read_bounded(fd, limit)
+        finally:
+            os.close(fd)
+    except FileNotFoundError as error:
+        raise Refusal(absent, "missing", path) from error
+    except files.NotRegular as error:
+        raise Refusal(bad, "not a regular file", path) from error
+    except OSError as error:
+        if suffix == ".digest" and error.errno in _ENROLLED_BY_ANOTHER_KEY:
+            raise Unopenable from error
+        raise failed(error, messages.IO_ERROR, "cannot be read", path) from error
+    if content is None:
+        raise Refusal(bad, f"larger than {limit} bytes", path)
+    return content

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What systemd runs after the service ended otherwise than well: puts back what a kill left, and gives that end a verdict.
+
+ExecStopPost= of bootseal.service; $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS are systemd's, see systemd.exec(5). Also what
+bootseal-guard.service runs when the service never did.
+"""
+
+import os
+
+from . import builtin, messages, mount, report
+from .errors import Refusal, reason
+
+_SERVICE = "bootseal.service"
+_TEXTS = {"timeout": "out of time", "signal": "killed", "watchdog": "out of time", "oom-kill": "out of memory"}
+
+
+def main() -> int:
+    """ExecStopPost= of the service. Returns 0, whatever happened: the service has failed already."""
+    result = os.environ.get("SERVICE_RESULT", "")
+    if result == "success":
+        return 0
+    recorder = report.Recorder()
+    for undo in (mount.detach, builtin.restore_read_only):
+        try:
+            undo()
+        except OSError as error:
+            recorder.notes.append(f"could not put back what was begun: {reason(error)}")
+    if not _reported():
+        report.refused(recorder, Refusal(messages.INTERRUPTED, _TEXTS.get(result, f"ended early ({result})"), _SERVICE))
+    return 0
+
+
+def guard() -> int:
+    """bootseal-guard.service: the moment for a verdict has passed and there is none. Returns an exit status that is not 0."""
+    what = "masked or missing: it never ran"
+    return report.refused(report.Recorder(), Refusal(messages.INTERRUPTED, what, _SERVICE))
+
+
+def _reported() -> bool:
+    """Whether the service exited by itself with a verdict's own status, and so has said everything."""
+    known = {str(verdict.exit_status) for verdict in messages.VERDICTS if verdict is not messages.INTERRUPTED}
+    ended = os.environ.get("EXIT_CODE") == "exited" and os.environ.get("EXIT_STATUS") in known
+    return ended and bool(report.load())

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stage 3: Request and the physical root -> Deployment. Finds; reads no file; never leaves the physical root."""
+
+import errno
+import os
+import re
+
+from . import messages
+from .errors import Refusal, failed
+from .linux import files
+from .values import Deployment, Request
+
+# /ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL, see ostree(1)
+_PATH = re.compile(r"ostree/deploy/([^/\n]+)/deploy/([0-9a-f]{64})\.([0-9]{1,9})")
+
+
+def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
+    """The deployment that ostree= leads to. Raises Refusal: `no-deployment`, `unsupported` (openat2), `io-error`."""
+    try:
+        sysroot_fd = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise failed(error, messages.NO_DEPLOYMENT, "no physical root", sysroot) from error
+    where = sysroot + request.ostree
+    path = _resolve(sysroot_fd, request.ostree, where)
+    match = _PATH.fullmatch(path)
+    if not match:
+        what = "leads to no ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL below the physical root"
+        raise Refusal(messages.NO_DEPLOYMENT, what, where)
+    stateroot, checksum, serial = match.groups()
+    return Deployment(
+        layout="ostree",
+        stateroot=stateroot,
+        checksum=checksum,
+        serial=int(serial),
+        path=path,
+        sysroot_fd=sysroot_fd,
+        fd=_directory(sysroot_fd, path, sysroot),
+        etc_fd=_directory(sysroot_fd, f"{path}/etc", sysroot),
+        var_fd=_directory(sysroot_fd, f"ostree/deploy/{stateroot}/var", sysroot),
+        objects_fd=_directory(sysroot_fd, "ostree/repo/objects", sysroot),
+    )
+
+
+def _resolve(sysroot_fd: int, target: str, where: str) -> str:
+    """The path, relative to the physical root, of the directory that a name with links in it leads to."""
+    try:
+        fd = files.open_directory(sysroot_fd, target, files.CONFINED)
+    except OSError as error:
+        raise _not_found(error, where) from error
+    # The kernel's own name for the directory. It is opened anew under that name, without links.
+    root, path = (os.readlink(f"/proc/self/fd/{n}") for n in (sysroot_fd, fd))
+    os.close(fd)
+    return path.removeprefix(root).lstrip("/")
+
+
+def _directory(sysroot_fd: int, path: str, sysroot: str) -> int:
+    try:
+        return files.open_directory(sysroot_fd, path)
+    except OSError as error:
+        raise _not_found(error, f"{sysroot}/{path}") from error
+
+
+def _not_found(error: OSError, where: str) -> Refusal:
+    if isinstance(error, FileNotFoundError):
+        return Refusal(messages.NO_DEPLOYMENT, "no such directory below the physical root", where)
+    if error.errno == errno.ENOSYS:
+        return Refusal(messages.UNSUPPORTED, "the kernel has no openat2(2): Linux 5.6 or later is needed", where)
+    return failed(error, messages.NO_DEPLOYMENT, "cannot be opened without leaving the physical root", where)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""fs-verity digests: the value, its text form, the bytes that are signed, and computing one in userspace.
+
+Sources: Documentation/filesystems/fsverity.rst, include/uapi/linux/fsverity.h. Only SHA-256 and SHA-512 with 4096-byte
+blocks and no salt: what composefs uses.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+BLOCK_SIZE = 4096
+# FS_VERITY_HASH_ALG_SHA256, FS_VERITY_HASH_ALG_SHA512
+NUMBERS = {"sha256": 1, "sha512": 2}
+SIZES = {"sha256": 32, "sha512": 64}
+
+
+class Digest(NamedTuple):
+    """An fs-verity digest: the hash of a file's fs-verity descriptor. `value` has 32 (sha256) or 64 (sha512) bytes."""
+
+    algorithm: str
+    value: bytes
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.value.hex()}"
+
+    def formatted(self) -> bytes:
+        """struct fsverity_formatted_digest: magic, le16 algorithm, le16 size, digest. This is what a signature covers."""
+        number, size = NUMBERS[self.algorithm], len(self.value)
+        return b"FSVerity" + number.to_bytes(2, "little") + size.to_bytes(2, "little") + self.value
+
+
+def from_bytes(value: bytes) -> Digest:
+    """The digest whose raw bytes these are, told apart by size. Raises ValueError unless there are 32 or 64."""
+    for algorithm, size in SIZES.items():
+        if len(value) == size:
+            return Digest(algorithm, value)
+    raise ValueError(f"{len(value)} bytes, where a SHA-256 digest has 32 and a SHA-512 digest 64")
+
+
+def of_bytes(content: bytes, algorithm: str) -> Digest:
+    """The fs-verity digest of a file with this content."""
+    return of_blocks((content[i : i + BLOCK_SIZE] for i in range(0, len(content), BLOCK_SIZE)), algorithm)
+
+
+def of_blocks(blocks: Iterable[bytes], algorithm: str) -> Digest:
+    """The fs-verity digest of a file given as blocks of 4096 bytes, the last one possibly shorter.
+
+    Holds one unfinished block per level of the Merkle tree, so memory stays flat.
+    """
+    tree = _MerkleTree(algorithm)
+    size = 0
+    for block in blocks:
+        size += len(block)
+        tree.add(block)
+    descriptor = (
+        # version, hash_algorithm, log_blocksize, salt_size, reserved; data_size; root_hash; salt; reserved
+        bytes([1, NUMBERS[algorithm], 12, 0, 0, 0, 0, 0])
+        + size.to_bytes(8, "little")
+        + tree.root().ljust(64, b"\0")
+        + bytes(32 + 144)
+    )
+    return Digest(algorithm, hashlib.new(algorithm, descriptor).digest())
+
+
+class _MerkleTree:
+    def __init__(self, algorithm: str) -> None:
+        self._algorithm = algorithm
+        self._levels: list[bytearray] = []
+
+    def add(self, block: bytes) -> None:
+        self._push(0, self._hash(block))
+
+    def root(self) -> bytes:
+        """The root hash; of an empty file it is all zeros."""
+        if not self._levels:
+            return bytes(SIZES[self._algorithm])
+        level = 0
+        while level < len(self._levels) - 1 or len(self._levels[level]) > SIZES[self._algorithm]:
+            if pending := self._levels[level]:
+                self._levels[level] = bytearray()
+                self._push(level + 1, self._hash(pending))
+            level += 1
+        return bytes(self._levels[level])
+
+    def _push(self, level: int, value: bytes) -> None:
+        if level == len(self._levels):
+            self._levels.append(bytearray())
+        if len(self._levels[level]) == BLOCK_SIZE:
+            # Only a full block that is followed by more has a parent: a tree of one block is its own root.
+            full, self._levels[level] = self._levels[level], bytearray()
+            self._push(level + 1, self._hash(full))
+        self._levels[level] += value
+
+    def _hash(self, block: bytes | bytearray) -> bytes:
+        return hashlib.new(self._algorithm, bytes(block).ljust(BLOCK_SIZE, b"\0")).digest()

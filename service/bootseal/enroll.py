@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stage 6: Pinned -> Enrolled: the kernel checks the signature and takes the digest. The only maker of an Enrolled image.
+
+Userspace has verified already. So what the kernel cannot do is noted, and what it refuses is a refusal.
+"""
+
+import errno
+import hashlib
+
+from . import builtin, messages
+from .errors import Refusal, reason
+from .linux import keyctl
+from .values import Deployment, Enrolled, KernelKeys, Missing, Pinned, Policy, Verified
+
+KEY_DESCRIPTION = "composefs-digest"
+# view and read for everybody; no search, so that not even KEYCTL_INVALIDATE works
+_READ_ONLY = 0x03030303
+# The kernel cannot: see the contract. Any other errno of the check itself means that it refuses.
+_LACKING = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOPKG})
+_IMPOSSIBLE = _LACKING | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
+_IMPOSSIBLE_TO_ENABLE = _IMPOSSIBLE | {errno.EINVAL, errno.EPERM}
+
+
+def enroll(pinned: Pinned, deployment: Deployment, keys: KernelKeys, policy: Policy) -> Enrolled:
+    """Raises Refusal: `enroll-failed`, `unsupported` (both for what is missing only with Required=yes), `io-error`."""
+    if policy.method == "none":
+        return Enrolled(pinned, "none", first_boot=False, bytes_written=0, missing=())
+    verified = pinned.verified
+    missing = list(keys.missing) + _check(verified, keys, pinned.path + ".sig") + _record(verified, keys)
+    first_boot, written = False, 0 if policy.method == "keyring" else None
+    if policy.method == "fsverity":
+        try:
+            first_boot, written = _enable(pinned, deployment, keys)
+        except Impossible as error:
+            missing.append(error.missing)
+    if missing and policy.required:
+        verdict = messages.UNSUPPORTED if any(m.lacking for m in missing) else messages.ENROLL_FAILED
+        raise Refusal(verdict, f"cannot be enrolled ({'; '.join(m.what for m in missing)})", pinned.path + ".digest")
+    others = [m for sha256, m in keys.unloaded.items() if sha256 != verified.signer.certificate.sha256]
+    return Enrolled(pinned, policy.method, first_boot, written, tuple(missing + others))
+
+
+def _check(verified: Verified, keys: KernelKeys, path: str) -> list[Missing]:
+    """The kernel verifies the signature with the key that userspace found."""
+    sha256 = verified.signer.certificate.sha256
+    if sha256 in keys.unloaded:
+        return [keys.unloaded[sha256]]
+    encoding = "pkcs1" if verified.signer.algorithm.startswith("rsa") else "x962"
+    hashed = hashlib.new(verified.hash_name, verified.signed.formatted()).digest()
+    try:
+        keyctl.verify_signature(keys.loaded[sha256], f"enc={encoding} hash={verified.hash_name}", hashed, verified.value)
+    except OSError as error:
+        if error.errno in _IMPOSSIBLE:
+            return [Missing(f"the kernel cannot check the signature: {reason(error)}", error.errno in _LACKING)]
+        raise Refusal(messages.ENROLL_FAILED, f"the kernel refused the signature: {reason(error)}", path) from error
+    return []
+
+
+def _record(verified: Verified, keys: KernelKeys) -> list[Missing]:
+    """Puts the digest into the keyring `bootseal` and takes everybody's right to change either."""
+    if keys.ring is None:
+        return []  # why is in keys.missing
+    text = str(verified.digest).encode()
+    try:
+        if present := keyctl.members(keys.ring):
+            return [] if [keyctl.read(key) for key in present] == [text] else [_other_digest()]
+        key = keyctl.add_key("user", KEY_DESCRIPTION, text, keyctl.PROCESS_KEYRING)
+        keyctl.link(key, keys.ring)
+        keyctl.restrict(keys.ring)
+        keyctl.set_permissions(key, _READ_ONLY)
+        keyctl.set_permissions(keys.ring, _READ_ONLY)
+    except OSError as error:
+        return [Missing(f"the digest is not in the kernel keyring: {reason(error)}", error.errno in _LACKING)]
+    return []
+
+
+def _other_digest() -> Missing:
+    return Missing("the kernel keyring holds the digest of another start of this service", lacking=False)
+
+
+class Impossible(Exception):
+    def __init__(self, missing: Missing) -> None:
+        super().__init__(missing.what)
+        self.missing = missing
+
+
+def _enable(pinned: Pinned, deployment: Deployment, keys: KernelKeys) -> tuple[bool, int | None]:
+    """Method fsverity: (first boot, bytes written to the device)."""
+    if any(m.lacking for m in keys.missing):
+        # Without .fs-verity the kernel would take any signature, and it would mean nothing.
+        raise Impossible(Missing("fs-verity is not enabled on the digest file: the kernel would check nothing", lacking=True))
+    try:
+        return builtin.enroll(deployment, pinned.verified, pinned.path + ".digest")
+    except builtin.EnableFailed as failed:
+        error = failed.error
+        if error.errno in _IMPOSSIBLE_TO_ENABLE:
+            what = f"fs-verity is not enabled on the digest file: {reason(error)}"
+            raise Impossible(Missing(what, error.errno in _LACKING)) from error
+        what = f"the kernel refused the signature for the digest file: {reason(error)}"
+        raise Refusal(messages.ENROLL_FAILED, what, pinned.path + ".sig") from error
+    except builtin.CannotWrite as failed:
+        what = f"fs-verity is not enabled on the digest file: {failed.step}: {reason(failed.error)}"
+        raise Impossible(Missing(what, lacking=False)) from failed

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""IMAGE.digest and IMAGE.sig on disk, the one never without the other.
+
+Both are complete and on the disk under other names before either gets its own; signals wait while that happens, and an error
+takes it back. The signature goes first: if the power fails just between, there is either no digest or still the old one, and
+both are refused at boot by name. With an unchanged digest (a new signature for the same image) there is one rename, so nothing
+in between.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from ..cms import MAX_SIZE
+
+
+class Pair(NamedTuple):
+    digest: bytes
+    signature: bytes
+
+
+class Place(NamedTuple):
+    """Where a pair belongs: beside `name` in `directory`; written in `staging`, on the same filesystem, under `prefix`."""
+
+    directory: int
+    name: str
+    staging: int
+    prefix: str
+
+
+def read(place: Place) -> Pair | None:
+    """The pair that is there; None unless both can be read."""
+    try:
+        return Pair(_content(place, ".digest"), _content(place, ".sig"))
+    except OSError:
+        return None
+
+
+@contextmanager
+def staged(place: Place, pair: Pair) -> Iterator[None]:
+    """Writes the pair beside its place; install() puts it there. What is left of it goes away at the end."""
+    names = [place.prefix + suffix + kind for suffix in (".digest", ".sig") for kind in (".new", ".old")]
+    _remove(place.staging, names)
+    try:
+        for suffix, content in ((".digest", pair.digest), (".sig", pair.signature)):
+            _write(place.staging, place.prefix + suffix + ".new", content)
+        os.fsync(place.staging)
+        yield
+    finally:
+        _remove(place.staging, names)
+
+
+def install(place: Place, pair: Pair) -> None:
+    """Puts the staged pair in place, durably. Raises OSError; then what was there before is there again."""
+    with _signals_wait():
+        same_digest = _has(place, ".digest", pair.digest)
+        _exchange(place, ".sig")
+        if not same_digest:
+            try:
+                _exchange(place, ".digest")
+            except OSError:
+                _restore(place, ".sig")
+                raise
+        os.fsync(place.directory)
+
+
+def _exchange(place: Place, suffix: str) -> None:
+    with suppress(FileNotFoundError):
+        os.link(place.name + suffix, _old(place, suffix), src_dir_fd=place.directory, dst_dir_fd=place.staging, follow_symlinks=False)
+    new = place.prefix + suffix + ".new"
+    os.rename(new, place.name + suffix, src_dir_fd=place.staging, dst_dir_fd=place.directory)
+
+
+def _restore(place: Place, suffix: str) -> None:
+    try:
+        os.rename(_old(place, suffix), place.name + suffix, src_dir_fd=place.staging, dst_dir_fd=place.directory)
+    except FileNotFoundError:
+        os.unlink(place.name + suffix, dir_fd=place.directory)
+
+
+def _old(place: Place, suffix: str) -> str:
+    return place.prefix + suffix + ".old"
+
+
+def _has(place: Place, suffix: str, content: bytes) -> bool:
+    try:
+        return _content(place, suffix) == content
+    except OSError:  # also a digest file that was enrolled with a key that is gone
+        return False
+
+
+def _content(place: Place, suffix: str) -> bytes:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(place.name + suffix, flags, dir_fd=place.directory), "rb") as file:
+        return file.read(MAX_SIZE + 1)
+
+
+def _write(directory: int, name: str, content: bytes) -> None:
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(name, flags, 0o644, dir_fd=directory), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(directory: int, names: list[str]) -> None:
+    """By name, never by opening: what an earlier run left may be fs-verity files that cannot be written."""
+    for name in names:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

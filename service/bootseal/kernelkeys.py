@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stage 2: BootKeyring -> KernelKeys: certificates into the kernel, then `.fs-verity` sealed and locked.
+
+Needs no disk, and is done before one is read: no key that comes later is ever trusted. What cannot be done is no reason to
+refuse here; enroll.py weighs it.
+
+Order and permission masks were tried against root with all capabilities. SEARCH is left out of the masks of the `bootseal`
+keyring, because it is what KEYCTL_INVALIDATE needs; that also keeps the kernel's search for certificates out of it.
+"""
+
+import errno
+
+from .errors import reason
+from .linux import keyctl
+from .values import BootKeyring, Certificate, KernelKeys, Missing
+
+KERNEL_KEYRING = ".fs-verity"
+RING = "bootseal"
+# possessor and user: view, read, write, link, setattr; no search. Until the digest is in.
+_RING_OPEN = 0x37370000
+# possessor: search; user: view, read. Neither write, link nor setattr for anybody.
+_KERNEL_KEYRING_LOCKED = 0x08030000
+_LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOPKG)
+
+
+def load(keyring: BootKeyring, *, ring: bool, seal: bool) -> KernelKeys:
+    """Loads every certificate, makes the keyring `bootseal` (`ring`), and seals and locks `.fs-verity` (`seal`)."""
+    loaded: dict[str, int] = {}
+    unloaded: dict[str, Missing] = {}
+    for certificate in keyring.certificates:
+        try:
+            loaded[certificate.sha256] = _add(certificate)
+        except OSError as error:
+            unloaded[certificate.sha256] = _missing(error, f"the kernel does not load the certificate {certificate.path}")
+    anchor = _find_anchor()
+    if anchor is None:
+        lacking = "no .fs-verity keyring: this kernel does not check built-in fs-verity signatures"
+        return KernelKeys(loaded, unloaded, None, False, (Missing(lacking, True),))
+    return _fill(anchor, loaded, unloaded, ring=ring, seal=seal)
+
+
+def description(certificate_sha256: str) -> str:
+    """The description of a certificate's key. The kernel's own lets a renewed certificate displace the old one."""
+    return f"bootseal:{certificate_sha256}"
+
+
+def _add(certificate: Certificate) -> int:
+    return keyctl.add_key("asymmetric", description(certificate.sha256), certificate.der, keyctl.PROCESS_KEYRING)
+
+
+def _find_anchor() -> int | None:
+    try:
+        keys = keyctl.listed_keys()
+    except OSError:
+        return None
+    # Userspace cannot make a keyring whose name begins with a dot.
+    return next((k.serial for k in keys if (k.kind, k.description, k.uid) == ("keyring", KERNEL_KEYRING, 0)), None)
+
+
+def _fill(anchor: int, loaded: dict[str, int], unloaded: dict[str, Missing], *, ring: bool, seal: bool) -> KernelKeys:
+    present = _members(anchor)
+    missing = []
+    for sha256, key in loaded.items():
+        if description(sha256) in present:  # a second start: the ring is sealed, and the certificate in it
+            continue
+        try:
+            keyctl.link(key, anchor)
+        except OSError as error:
+            missing.append(_missing(error, f"the certificate {sha256[:16]} is not in .fs-verity"))
+    own = present.get(RING)
+    if ring and own is None:
+        try:
+            own = _make_ring(anchor)
+        except OSError as error:
+            missing.append(_missing(error, "no keyring for the digest in .fs-verity"))
+    sealed = _locked(anchor)
+    if seal and not sealed:
+        try:
+            _seal(anchor)
+            sealed = True
+        except OSError as error:
+            missing.append(_missing(error, ".fs-verity is not sealed"))
+    return KernelKeys(loaded, unloaded, own, sealed, tuple(missing))
+
+
+def _members(anchor: int) -> dict[str, int]:
+    """Description and serial of what is in `.fs-verity`; empty when somebody locked it against reading."""
+    try:
+        serials = set(keyctl.members(anchor))
+    except OSError:
+        return {}
+    return {key.description: key.serial for key in keyctl.listed_keys() if key.serial in serials}
+
+
+def _make_ring(anchor: int) -> int:
+    ring = keyctl.add_key("keyring", RING, None, keyctl.USER_KEYRING)
+    keyctl.set_permissions(ring, _RING_OPEN)
+    keyctl.link(ring, anchor)
+    return ring
+
+
+def _locked(anchor: int) -> bool:
+    """Whether nobody may write to it, going by /proc/keys."""
+    writers = 0x04040404
+    return any(key.serial == anchor and not key.permissions & writers for key in keyctl.listed_keys())
+
+
+def _seal(anchor: int) -> None:
+    try:
+        keyctl.restrict(anchor)
+    except FileExistsError:  # sealed already, by a run of ours that was cut short or by somebody else
+        pass
+    keyctl.set_permissions(anchor, _KERNEL_KEYRING_LOCKED)
+
+
+def _missing(error: OSError, what: str) -> Missing:
+    return Missing(f"{what}: {reason(error)}", error.errno in _LACKING)

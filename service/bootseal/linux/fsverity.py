@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""fs-verity: include/uapi/linux/fsverity.h, described in Documentation/filesystems/fsverity.rst."""
+
+import ctypes
+import errno
+import fcntl
+import sys
+
+from .syscall import iow, iowr
+
+# Longest built-in signature that the kernel takes, bytes (FS_VERITY_MAX_SIGNATURE_SIZE).
+MAX_SIGNATURE_SIZE = 16128
+_MAX_DIGEST_SIZE = 64
+_ORDER = sys.byteorder
+_METADATA_TYPE_SIGNATURE = 3
+
+ALGORITHMS = {1: "sha256", 2: "sha512"}
+
+
+class _EnableArg(ctypes.Structure):
+    """struct fsverity_enable_arg"""
+
+    _fields_ = [
+        ("version", ctypes.c_uint32),
+        ("hash_algorithm", ctypes.c_uint32),
+        ("block_size", ctypes.c_uint32),
+        ("salt_size", ctypes.c_uint32),
+        ("salt_ptr", ctypes.c_uint64),
+        ("sig_size", ctypes.c_uint32),
+        ("__reserved1", ctypes.c_uint32),
+        ("sig_ptr", ctypes.c_uint64),
+        ("__reserved2", ctypes.c_uint64 * 11),
+    ]
+
+
+class _ReadMetadataArg(ctypes.Structure):
+    """struct fsverity_read_metadata_arg"""
+
+    _fields_ = [
+        ("metadata_type", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+        ("length", ctypes.c_uint64),
+        ("buf_ptr", ctypes.c_uint64),
+        ("__reserved", ctypes.c_uint64),
+    ]
+
+
+# #define FS_IOC_ENABLE_VERITY        _IOW('f', 133, struct fsverity_enable_arg)
+_ENABLE = iow("f", 133, ctypes.sizeof(_EnableArg))
+# #define FS_IOC_MEASURE_VERITY       _IOWR('f', 134, struct fsverity_digest)
+_MEASURE = iowr("f", 134, 4)
+# #define FS_IOC_READ_VERITY_METADATA _IOWR('f', 135, struct fsverity_read_metadata_arg)
+_READ_METADATA = iowr("f", 135, ctypes.sizeof(_ReadMetadataArg))
+
+
+def enable(fd: int, algorithm: int, block_size: int, signature: bytes) -> None:
+    """Enables fs-verity on the file behind a read-only descriptor. An empty signature means: unsigned.
+
+    Raises OSError; the documented errnos are EACCES, EBADMSG, EBUSY, EEXIST, EFAULT, EFBIG, EINTR, EINVAL, EISDIR,
+    EKEYREJECTED, EMSGSIZE, ENOKEY, ENOPKG, ENOTTY, EOPNOTSUPP, EPERM, EROFS, ETXTBSY.
+    """
+    blob = ctypes.create_string_buffer(signature, len(signature)) if signature else None
+    arg = _EnableArg(
+        version=1,
+        hash_algorithm=algorithm,
+        block_size=block_size,
+        sig_size=len(signature),
+        sig_ptr=ctypes.addressof(blob) if blob else 0,
+    )
+    fcntl.ioctl(fd, _ENABLE, arg)
+
+
+def measure(fd: int) -> tuple[int, bytes]:
+    """(hash algorithm number, digest) that the kernel enforces for this file.
+
+    Raises OSError: ENODATA without fs-verity, ENOTTY and EOPNOTSUPP where the filesystem has none, EOVERFLOW.
+    """
+    # struct fsverity_digest: __u16 digest_algorithm, __u16 digest_size, __u8 digest[]
+    buffer = bytearray(b"\0\0" + _MAX_DIGEST_SIZE.to_bytes(2, _ORDER) + bytes(_MAX_DIGEST_SIZE))
+    fcntl.ioctl(fd, _MEASURE, buffer)
+    size = int.from_bytes(buffer[2:4], _ORDER)
+    return int.from_bytes(buffer[:2], _ORDER), bytes(buffer[4 : 4 + size])
+
+
+def stored_signature(fd: int) -> bytes:
+    """The built-in signature stored with the file; empty if there is none. Re-read from disk, so nothing to trust.
+
+    Raises OSError: ENODATA without fs-verity or without signature is returned as empty.
+    """
+    blob = ctypes.create_string_buffer(MAX_SIGNATURE_SIZE)
+    arg = _ReadMetadataArg(
+        metadata_type=_METADATA_TYPE_SIGNATURE, length=MAX_SIGNATURE_SIZE, buf_ptr=ctypes.addressof(blob)
+    )
+    try:
+        size: int = fcntl.ioctl(fd, _READ_METADATA, arg)
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            return b""
+        raise
+    return blob.raw[:size]

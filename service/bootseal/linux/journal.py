@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Datagrams to systemd: the journal's native protocol and sd_notify(3). Neither ever fails the caller's work."""
+
+import os
+import socket
+
+_JOURNAL = "/run/systemd/journal/socket"
+
+
+def send(fields: dict[str, str]) -> bool:
+    """Sends one journal entry; False if there is no journal to take it."""
+    return _datagram(_JOURNAL, b"".join(_field(key, value) for key, value in fields.items()))
+
+
+def _field(key: str, value: str) -> bytes:
+    data = value.encode(errors="backslashreplace")
+    if b"\n" in data:
+        return key.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
+    return key.encode() + b"=" + data + b"\n"
+
+
+def notify(state: str) -> bool:
+    """Tells the service manager, e.g. "STATUS=..."; False when none listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    return bool(address) and _datagram("\0" + address[1:] if address[0] == "@" else address, state.encode())
+
+
+def _datagram(address: str, data: bytes) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
+            sock.sendto(data, address)
+    except OSError:
+        return False
+    return True

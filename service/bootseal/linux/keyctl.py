@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Kernel keys: add_key(2), keyctl(2), include/uapi/linux/keyctl.h, /proc/keys of proc_keys(5)."""
+
+import ctypes
+import struct
+from typing import NamedTuple
+
+from .syscall import key_calls, syscall
+
+PROCESS_KEYRING = -2
+USER_KEYRING = -4
+
+_SETPERM, _LINK, _SEARCH, _READ, _PKEY_VERIFY, _RESTRICT_KEYRING = 5, 8, 10, 11, 28, 29
+# Longest payload of a `user` key, bytes (security/keys/user_defined.c).
+_MAX_PAYLOAD = 32767
+
+
+def add_key(kind: str, description: str, payload: bytes | None, keyring: int) -> int:
+    """add_key(2); returns the serial. Raises OSError: EBADMSG, EDQUOT, EINVAL, ENOPKG, EPERM and others."""
+    number, _ = key_calls()
+    size = len(payload) if payload else 0
+    return syscall(number, kind.encode(), description.encode(), payload, size, keyring)
+
+
+def _keyctl(*arguments: object) -> int:
+    _, number = key_calls()
+    return syscall(number, *arguments)
+
+
+def set_permissions(key: int, mask: int) -> None:
+    """KEYCTL_SETPERM, see keyctl_setperm(3): four bytes, for possessor, user, group and others."""
+    _keyctl(_SETPERM, key, mask)
+
+
+def link(key: int, keyring: int) -> None:
+    """KEYCTL_LINK."""
+    _keyctl(_LINK, key, keyring)
+
+
+def restrict(keyring: int) -> None:
+    """KEYCTL_RESTRICT_KEYRING without a type: nothing can be linked into it ever after. EEXIST when it is so already."""
+    _keyctl(_RESTRICT_KEYRING, keyring, None, None)
+
+
+def read(key: int) -> bytes:
+    """KEYCTL_READ: the payload of a `user` key, or the packed serials of a keyring."""
+    buffer = ctypes.create_string_buffer(_MAX_PAYLOAD)
+    size = _keyctl(_READ, key, buffer, _MAX_PAYLOAD)
+    return buffer.raw[:size]
+
+
+def members(keyring: int) -> tuple[int, ...]:
+    """The serials of the keys in a keyring that may be read."""
+    packed = read(keyring)
+    return struct.unpack(f"={len(packed) // 4}i", packed)
+
+
+def verify_signature(key: int, info: str, digest: bytes, signature: bytes) -> None:
+    """KEYCTL_PKEY_VERIFY, see keyctl_pkey_verify(3). The caller must possess the key: its own process keyring.
+
+    `info` names encoding and hash, as in "enc=pkcs1 hash=sha256". Raises OSError; any errno means: not verified.
+    """
+    # struct keyctl_pkey_params: key_id, in_len, in2_len, __spare[7]
+    parameters = struct.pack("=iII7I", key, len(digest), len(signature), *[0] * 7)
+    _keyctl(_PKEY_VERIFY, parameters, info.encode(), digest, signature)
+
+
+class ProcKey(NamedTuple):
+    serial: int
+    permissions: int
+    uid: int
+    kind: str
+    description: str
+
+
+def listed_keys() -> list[ProcKey]:
+    """The keys that /proc/keys shows to this process. Raises OSError where the kernel has no keys."""
+    with open("/proc/keys", encoding="ascii", errors="backslashreplace") as lines:
+        return [_parse(line) for line in lines]
+
+
+def _parse(line: str) -> ProcKey:
+    # serial flags usage timeout permissions uid gid type description: summary
+    serial, _, _, _, permissions, uid, _, kind, rest = line.split(None, 8)
+    return ProcKey(int(serial, 16), int(permissions, 16), int(uid), kind, rest.rpartition(":")[0])

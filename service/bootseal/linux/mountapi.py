@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The mount API of Linux 5.2 and later: fsopen(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2).
+
+Flags from include/uapi/linux/mount.h. Works on descriptors; each function is one system call or two.
+"""
+
+import os
+import struct
+
+from . import syscall
+from .syscall import syscall as call
+
+_EMPTY_PATH = 0x1000  # AT_EMPTY_PATH
+_RECURSIVE = 0x8000  # AT_RECURSIVE
+_OPEN_TREE_CLONE = 1
+_OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE, _FSCONFIG_CMD_RECONFIGURE = 0, 1, 6, 7
+_FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = _FSPICK_CLOEXEC = 1
+_FSPICK_EMPTY_PATH = 8
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOVE_MOUNT_BENEATH = 0x200
+
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+
+CLONE_NEWNS = 0x20000
+MNT_DETACH = 2
+MS_PRIVATE, MS_REC, MS_SLAVE, MS_SHARED = 1 << 18, 1 << 14, 1 << 19, 1 << 20
+
+
+def new_filesystem(fstype: str, options: list[tuple[str, str | None]], attributes: int) -> int:
+    """A detached mount of a new superblock: fsopen, one fsconfig for each option (None: a flag), create, fsmount.
+
+    Raises OSError: ENODEV when the kernel has no such filesystem, EINVAL for an option that it does not know. What the
+    kernel wrote to the filesystem context's log is added to the error as its filename.
+    """
+    context = call(syscall.FSOPEN, fstype.encode(), _FSOPEN_CLOEXEC)
+    try:
+        for key, value in options:
+            _configure(context, key, value)
+        call(syscall.FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return call(syscall.FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes)
+    except OSError as error:
+        raise syscall.oserror(error.errno or 0, _log(context)) from None
+    finally:
+        os.close(context)
+
+
+def _configure(context: int, key: str, value: str | None) -> None:
+    command = _FSCONFIG_SET_FLAG if value is None else _FSCONFIG_SET_STRING
+    call(syscall.FSCONFIG, context, command, key.encode(), None if value is None else os.fsencode(value), 0)
+
+
+def _log(context: int) -> str:
+    """What the filesystem said: one message for each read(2), 'e ' before an error."""
+    lines = []
+    try:
+        while True:
+            lines.append(os.read(context, 1024).decode(errors="replace").strip())
+    except OSError:
+        return "; ".join(lines)
+
+
+def reconfigure(dirfd: int, flag: str) -> None:
+    """Sets one flag, "ro" or "rw", on the superblock behind a mount. Raises OSError: EBUSY, EROFS, EACCES."""
+    context = call(syscall.FSPICK, dirfd, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH)
+    try:
+        _configure(context, flag, None)
+        call(syscall.FSCONFIG, context, _FSCONFIG_CMD_RECONFIGURE, None, None, 0)
+    finally:
+        os.close(context)
+
+
+def clone(fd: int, *, recursive: bool = False) -> int:
+    """A detached copy of the mount at a descriptor, rooted there. Raises OSError: EINVAL from another mount namespace."""
+    flags = _EMPTY_PATH | _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (_RECURSIVE if recursive else 0)
+    return call(syscall.OPEN_TREE, fd, b"", flags)
+
+
+def set_attributes(fd: int, *, set_: int = 0, clear: int = 0, propagation: int = 0) -> None:
+    """mount_setattr(2) on the one mount at a descriptor."""
+    attr = struct.pack("=QQQQ", set_, clear, propagation, 0)
+    call(syscall.MOUNT_SETATTR, fd, b"", _EMPTY_PATH, attr, len(attr))
+
+
+def attach(tree: int, dirfd: int, path: str, *, beneath: bool = False) -> None:
+    """Moves a detached mount to `path`, on top of what is mounted there or just beneath it (Linux 6.5)."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | (_MOVE_MOUNT_BENEATH if beneath else 0)
+    call(syscall.MOVE_MOUNT, tree, b"", dirfd, os.fsencode(path), flags)
+
+
+class MountInfo:
+    """One line of /proc/self/mountinfo, see proc_pid_mountinfo(5)."""
+
+    def __init__(self, line: str) -> None:
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        self.id, self.parent, self.device = int(fields[0]), int(fields[1]), fields[2]
+        self.target = fields[4].encode().decode("unicode_escape")
+        self.options = fields[5]
+        self.fstype, self.source, self.super_options = right.split()[:3]
+
+
+def mounts() -> list[MountInfo]:
+    """The mounts of this namespace, the later on top."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        return [MountInfo(line) for line in lines]
+
+
+def mount_of(fd: int) -> MountInfo:
+    """The mount that a descriptor is on; it must be in this namespace. Raises LookupError."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
+        wanted = next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
+    return next(m for m in mounts() if m.id == wanted)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""libc's syscall(2), the numbers that differ between architectures, and the ioctl encoding."""
+
+import ctypes
+import errno
+import os
+import struct
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+# Machine as uname(2) names it, for 64-bit userspace: (add_key, keyctl), from the kernel's syscall tables.
+_KEY_CALLS = {
+    "x86_64": (248, 250),
+    "aarch64": (217, 219),
+    "riscv64": (217, 219),
+    "loongarch64": (217, 219),
+    "ppc64le": (269, 271),
+    "s390x": (278, 280),
+}
+# These, and all later ones, are the same number on every architecture.
+OPEN_TREE, MOVE_MOUNT, FSOPEN, FSCONFIG, FSMOUNT, FSPICK = 428, 429, 430, 431, 432, 433
+OPENAT2, MOUNT_SETATTR = 437, 442
+
+
+def _machine() -> str:
+    return os.uname().machine if struct.calcsize("P") == 8 else "32-bit"
+
+
+def key_calls() -> tuple[int, int]:
+    """Numbers of add_key(2) and keyctl(2). Raises OSError ENOSYS on an architecture that is not in the table."""
+    try:
+        return _KEY_CALLS[_machine()]
+    except KeyError:
+        raise oserror(errno.ENOSYS, f"keyctl on {_machine()}") from None
+
+
+def syscall(number: int, *arguments: object) -> int:
+    """syscall(2). bytes are passed as pointers to them, None as NULL, ints as long. Raises OSError."""
+    result: int = _LIBC.syscall(ctypes.c_long(number), *(_argument(a) for a in arguments))
+    if result < 0:
+        raise oserror(ctypes.get_errno())
+    return result
+
+
+def _argument(value: object) -> object:
+    return ctypes.c_long(value) if isinstance(value, int) else value
+
+
+def oserror(number: int, name: str | None = None) -> OSError:
+    return OSError(number, os.strerror(number), name)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2). Raises OSError."""
+    if _LIBC.unshare(ctypes.c_int(flags)) < 0:
+        raise oserror(ctypes.get_errno())
+
+
+def setns(fd: int, flags: int) -> None:
+    """setns(2). Raises OSError."""
+    if _LIBC.setns(ctypes.c_int(fd), ctypes.c_int(flags)) < 0:
+        raise oserror(ctypes.get_errno())
+
+
+def mount(source: str | None, target: str, fstype: str | None, flags: int) -> None:
+    """mount(2) without data. Raises OSError."""
+    texts = [t.encode() if t is not None else None for t in (source, target, fstype)]
+    if _LIBC.mount(*texts, ctypes.c_ulong(flags), None) < 0:
+        raise oserror(ctypes.get_errno(), target)
+
+
+def umount(target: str, flags: int) -> None:
+    """umount2(2). Raises OSError."""
+    if _LIBC.umount2(os.fsencode(target), ctypes.c_int(flags)) < 0:
+        raise oserror(ctypes.get_errno(), target)
+
+
+_READ, _WRITE = 2, 1
+
+
+def ior(kind: str, number: int, size: int) -> int:
+    """_IOR() of <asm/ioctl.h>."""
+    return _ioc(_READ, kind, number, size)
+
+
+def iow(kind: str, number: int, size: int) -> int:
+    """_IOW()."""
+    return _ioc(_WRITE, kind, number, size)
+
+
+def iowr(kind: str, number: int, size: int) -> int:
+    """_IOWR()."""
+    return _ioc(_READ | _WRITE, kind, number, size)
+
+
+def _ioc(direction: int, kind: str, number: int, size: int) -> int:
+    if _machine() == "ppc64le":
+        # 13 bits of size; read is 2 and write 4, one bit further up (arch/powerpc/include/uapi/asm/ioctl.h)
+        shifted = ((direction & _READ) | (4 if direction & _WRITE else 0)) << 29
+        return shifted | size << 16 | ord(kind) << 8 | number
+    return direction << 30 | size << 16 | ord(kind) << 8 | number

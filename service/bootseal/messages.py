@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every verdict there is: exit status, journal MESSAGE_ID, and what to do about it. Imports nothing of ours.
+
+Exit statuses carry the sysexits(3) meanings that systemd.exec(5) lists; 0 to 78 only, since 200 and above belong to systemd.
+The ids are those of packaging/bootseal.catalog; a test compares the two.
+"""
+
+from typing import NamedTuple
+
+
+class Verdict(NamedTuple):
+    name: str
+    exit_status: int
+    message_id: str
+    hint: str
+
+
+VERIFIED = Verdict("verified", 0, "4d42f810c8a8499ca8532e78bb85b716", "")
+BAD_COMMAND_LINE = Verdict(
+    "bad-command-line",
+    64,
+    "a58cc77b190a41d8b769ac2475602ed0",
+    "correct the kernel arguments in the boot loader entry: one ostree=/ostree/boot.N/..., and of rd.bootseal.* only rd.bootseal.debug",
+)
+NO_DEPLOYMENT = Verdict(
+    "no-deployment",
+    66,
+    "4c9dcc44df664546b60f386213f28d69",
+    "choose another boot entry, or deploy again with 'ostree admin deploy'",
+)
+NO_IMAGE = Verdict(
+    "no-image",
+    66,
+    "d4157b43201e4cc19b1d1b19c9f9df6f",
+    "deploy again with composefs switched on (ostree repo option ex-integrity.composefs=yes)",
+)
+NO_DIGEST = Verdict(
+    "no-digest",
+    66,
+    "ffc2b4d5303448a0bbde0e69d9b943bd",
+    "sign the image and put IMAGE.digest beside it",
+)
+NO_SIGNATURE = Verdict(
+    "no-signature",
+    66,
+    "35516a5e25c847e8ad66fd5554d4dcf9",
+    "sign the digest file and put IMAGE.sig beside it",
+)
+BAD_IMAGE = Verdict(
+    "bad-image",
+    65,
+    "1bc832cb5b12428c8ece80159f47df9e",
+    "deploy again; the image must be a regular file that is not empty",
+)
+BAD_DIGEST = Verdict(
+    "bad-digest",
+    65,
+    "9fed0f758f2b414485e2fd4455551163",
+    "write the raw fs-verity digest, 32 or 64 bytes and nothing else, into the digest file, and sign it again",
+)
+BAD_SIGNATURE = Verdict(
+    "bad-signature",
+    65,
+    "d35e328c8fcc47769dda9f56c0880ea0",
+    "sign again with 'fsverity sign' or 'openssl cms -sign -binary -noattr -nocerts -outform DER'",
+)
+UNTRUSTED_SIGNER = Verdict(
+    "untrusted-signer",
+    77,
+    "1a985cfc07664559a49ddc7467668911",
+    "build the initrd with the signer's certificate in /etc/bootseal/keys.d, or boot a deployment signed by one that is there",
+)
+WRONG_SIGNATURE = Verdict(
+    "wrong-signature",
+    77,
+    "12c6a28d7a2e4bf0a08336f15b2b1359",
+    "the signature belongs to another digest: sign this one, or boot another deployment",
+)
+IMAGE_UNSEALED = Verdict(
+    "image-unsealed",
+    77,
+    "bae0bf0248d146c48c77552cfaef9521",
+    "enable fs-verity on the image: 'fsverity enable IMAGE', or 'ostree admin post-copy' for a whole system",
+)
+IMAGE_MISMATCH = Verdict(
+    "image-mismatch",
+    77,
+    "4e9dfd0ed81a4a7cb6e2fe0e24e9f270",
+    "the image is not the one that was signed: deploy again, or boot another deployment",
+)
+NO_KEYS = Verdict(
+    "no-keys",
+    78,
+    "ad1a8142248241b19960c0fca6318793",
+    "put a certificate into /etc/bootseal/keys.d and build the initrd again",
+)
+BAD_CONFIG = Verdict(
+    "bad-config",
+    78,
+    "c39c4085301243f489b9a7d0dbf95ff7",
+    "correct the file (bootseal.conf(5)) and build the initrd again",
+)
+UNSUPPORTED = Verdict(
+    "unsupported",
+    69,
+    "de95d400d43c4224aa5e48f24704a093",
+    "boot a kernel that has it, or use a filesystem with fs-verity (ext4: 'tune2fs -O verity DEVICE')",
+)
+IO_ERROR = Verdict(
+    "io-error",
+    74,
+    "a599ed6728bc4f09b5b5dfc966e69595",
+    "the disk failed or its content was changed: check the kernel log and the disk, then deploy again",
+)
+ENROLL_FAILED = Verdict(
+    "enroll-failed",
+    71,
+    "494c7781051949c3a6214aca384073ac",
+    "see what the kernel said in 'dmesg'; [Enroll] Required=no boots without what the kernel cannot do, never without what it refuses",
+)
+MOUNT_FAILED = Verdict(
+    "mount-failed",
+    71,
+    "5e231683efbb480bb98da67268ec0893",
+    "see what the kernel said in 'dmesg'; a damaged image or object needs a new deployment",
+)
+INTERRUPTED = Verdict(
+    "interrupted",
+    1,
+    "ec7f5ebfead04be28cc43346b8c31987",
+    "boot again; if it happens each time, 'systemctl status bootseal.service' and rd.bootseal.debug tell how far it came",
+)
+INTERNAL = Verdict(
+    "internal",
+    70,
+    "11cf2a8b89704812b573be687363a312",
+    "this is a bug of bootseal: boot another deployment and report the journal of this boot",
+)
+
+VERDICTS: tuple[Verdict, ...] = (
+    VERIFIED, BAD_COMMAND_LINE, NO_DEPLOYMENT, NO_IMAGE, NO_DIGEST, NO_SIGNATURE, BAD_IMAGE, BAD_DIGEST, BAD_SIGNATURE,
+    UNTRUSTED_SIGNER, WRONG_SIGNATURE, IMAGE_UNSEALED, IMAGE_MISMATCH, NO_KEYS, BAD_CONFIG, UNSUPPORTED, IO_ERROR,
+    ENROLL_FAILED, MOUNT_FAILED, INTERRUPTED, INTERNAL,
+)  # fmt: skip

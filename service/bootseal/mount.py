@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stage 7: Enrolled -> Mounted, and then to /sysroot. Takes nothing that has not been verified, pinned and enrolled.
+
+Everything is put together in a mount namespace of our own: whatever ends this process before attach() takes all of it away,
+and nobody else ever sees half a root. The finished tree goes *beneath* the physical root's mount, which is then taken off:
+one step, after which /sysroot is the verified root and the physical root is only at /sysroot/sysroot.
+"""
+
+import errno
+import os
+
+from . import booted, loader, messages
+from .errors import Refusal, failed
+from .linux import files, loop, mountapi, syscall
+from .values import Deployment, Enrolled, Mounted, Request, RootConfig
+
+SYSROOT = "/sysroot"
+_STAGE = "/run/bootseal/stage"
+_OSTREE_RUN = "/run/ostree"
+_SOURCE_PREFIX = "composefs:"
+_READ_ONLY = mountapi.MOUNT_ATTR_RDONLY
+
+
+def private_namespace() -> int:
+    """Leaves the mount namespace that all others share; returns a descriptor of it. Raises Refusal."""
+    try:
+        fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        syscall.unshare(mountapi.CLONE_NEWNS)
+        syscall.mount(None, "/", None, mountapi.MS_REC | mountapi.MS_PRIVATE)
+    except OSError as error:
+        raise failed(error, messages.MOUNT_FAILED, "cannot make a mount namespace", "/") from error
+    return fd
+
+
+def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, request: Request) -> Mounted:
+    """The whole root, detached. Raises Refusal: `unsupported`, `mount-failed`, `io-error`."""
+    pinned = enrolled.pinned
+    os.makedirs(_STAGE, mode=0o700, exist_ok=True)
+    _attach_image(pinned.fd, pinned.path)
+    root = _overlay(enrolled, deployment, config)
+    options = _checked_options(root, pinned.path)
+    loader.check(root, request.init, pinned.path)
+    etc = _mount_etc(root, deployment, config)
+    _bind(root, "var", deployment.var_fd, clear=_READ_ONLY)
+    boot = _mount_boot(root, deployment)
+    _bind(root, "sysroot", deployment.sysroot_fd, set_=_READ_ONLY if config.sysroot_readonly else 0)
+    with _Step("cannot detach the finished root", pinned.path):
+        tree = mountapi.clone(root, recursive=True)
+    not_covered = [] if config.etc_transient else ["/etc"]
+    return Mounted(
+        tree_fd=tree,
+        options=options,
+        booted_keys=booted.serialize(deployment, config, etc),
+        not_covered=(*not_covered, "/var", *(["/boot"] if boot else [])),
+    )
+
+
+def attach(mounted: Mounted, namespace_fd: int) -> None:
+    """Makes the tree the one at /sysroot, for everybody. Raises Refusal; /sysroot is then as it was."""
+    with _Step("cannot go back to the mount namespace of the initrd", SYSROOT):
+        syscall.setns(namespace_fd, mountapi.CLONE_NEWNS)
+    with _Step("cannot write what ostree reads", booted.PATH):
+        booted.write(mounted.booted_keys)
+    try:
+        with _Step("cannot attach the verified root", SYSROOT):
+            mountapi.attach(mounted.tree_fd, -100, SYSROOT, beneath=True)
+            syscall.umount(SYSROOT, mountapi.MNT_DETACH)
+    except Refusal:
+        booted.remove()
+        raise
+
+
+def attached() -> str | None:
+    """The composefs digest of the root that is mounted at /sysroot now, in hex; None if it is none of ours."""
+    at = [m for m in mountapi.mounts() if m.target == SYSROOT]
+    ours = at and at[-1].fstype == "overlay" and at[-1].source.startswith(_SOURCE_PREFIX)
+    return at[-1].source.removeprefix(_SOURCE_PREFIX) if ours else None
+
+
+def detach() -> None:
+    """Undoes attach() after a kill, wherever that came: the physical root is at /sysroot again. Raises OSError."""
+    at = [m for m in mountapi.mounts() if m.target == SYSROOT]
+    ours = [m for m in at if m.source.startswith(_SOURCE_PREFIX)]
+    if not ours:
+        return
+    physical = SYSROOT if at[-1] not in ours else SYSROOT + "/sysroot"
+    fd = os.open(physical, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    copy = mountapi.clone(fd)
+    os.close(fd)
+    for _ in at:
+        syscall.umount(SYSROOT, mountapi.MNT_DETACH)
+    mountapi.attach(copy, -100, SYSROOT)
+    booted.remove()
+
+
+class _Step:
+    """Turns the OSError of one step into a Refusal: `mount-failed`, or `unsupported` where the kernel has no such thing."""
+
+    def __init__(self, what: str, path: str) -> None:
+        self._what, self._path = what, path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        lacking = error.errno in (errno.ENOSYS, errno.ENODEV)
+        said = f" ({error.filename})" if error.filename else ""
+        verdict = messages.UNSUPPORTED if lacking else messages.MOUNT_FAILED
+        raise failed(error, verdict, self._what + said, self._path) from error
+
+
+def _attach_image(fd: int, path: str) -> None:
+    """EROFS from the very descriptor that was measured, attached where only this namespace sees it."""
+    with _Step("cannot mount the image as EROFS", path):
+        try:
+            image = _erofs(f"/proc/self/fd/{fd}")
+        except OSError as error:
+            if error.errno != errno.ENOTBLK:
+                raise
+            image = _erofs_on_loop(fd)  # EROFS without file-backed mounts: before Linux 6.12, or not built in
+        mountapi.attach(image, -100, _STAGE)
+        os.close(image)
+
+
+def _erofs(source: str) -> int:
+    return mountapi.new_filesystem("erofs", [("source", source), ("ro", None)], _READ_ONLY)
+
+
+def _erofs_on_loop(fd: int) -> int:
+    device, path = loop.attach(fd)
+    try:
+        return _erofs(path)
+    finally:
+        os.close(device)
+
+
+def _overlay(enrolled: Enrolled, deployment: Deployment, config: RootConfig) -> int:
+    """The root itself: the image over the objects, each object checked against its digest in the image when opened."""
+    verified = enrolled.pinned.verified
+    options: list[tuple[str, str | None]] = [
+        ("source", _SOURCE_PREFIX + verified.digest.value.hex()),
+        ("metacopy", "on"),
+        ("redirect_dir", "on"),
+        ("verity", "require"),
+        # "::" makes the objects a data-only layer: Documentation/filesystems/overlayfs.rst
+        ("lowerdir", f"{_STAGE}::/proc/self/fd/{deployment.objects_fd}"),
+    ]
+    path = enrolled.pinned.path
+    with _Step("cannot mount the root as overlay with verity=require", path):
+        if config.root_transient:
+            options += _upper(f"{_OSTREE_RUN}/.private/root")
+        attributes = _READ_ONLY if config.root_readonly else 0
+        root = mountapi.new_filesystem("overlay", options, attributes)
+        mountapi.attach(root, -100, _STAGE)
+        return root
+
+
+def _upper(directory: str) -> list[tuple[str, str | None]]:
+    """Upper and work directory on the tmpfs at /run; the private directory is closed to all without capabilities."""
+    if "/.private/" in directory:
+        os.makedirs(os.path.dirname(os.path.dirname(directory)), exist_ok=True)
+        os.makedirs(os.path.dirname(directory), mode=0, exist_ok=True)
+    for name, mode in (("upper", 0o755), ("work", 0o700)):
+        os.makedirs(f"{directory}/{name}", exist_ok=True)
+        os.chmod(f"{directory}/{name}", mode)
+    return [("upperdir", f"{directory}/upper"), ("workdir", f"{directory}/work")]
+
+
+def _checked_options(root: int, path: str) -> str:
+    """What the kernel says the overlay does: a kernel that dropped an option must not go unnoticed."""
+    options = mountapi.mount_of(root).super_options
+    if "verity=require" not in options.split(","):
+        what = f"the kernel mounted the overlay without verity=require ({options})"
+        raise Refusal(messages.MOUNT_FAILED, what, path)
+    return options
+
+
+def _mount_etc(root: int, deployment: Deployment, config: RootConfig) -> str:
+    """/etc: the deployment's own, writable, or a transient overlay over usr/etc. Returns the directory of the latter."""
+    if not config.etc_transient:
+        _bind(root, "etc", deployment.etc_fd, clear=_READ_ONLY)
+        return ""
+    with _Step("cannot mount the transient /etc", "/etc"):
+        os.makedirs(_OSTREE_RUN, exist_ok=True)
+        directory = f"{_OSTREE_RUN}/transient-etc.{os.urandom(6).hex()}"
+        os.mkdir(directory, 0o700)
+        lower = files.open_directory(root, "usr/etc")
+        options = [("source", "overlay"), ("lowerdir", f"/proc/self/fd/{lower}"), *_upper(directory)]
+        _attach_inside(root, "etc", mountapi.new_filesystem("overlay", options, 0))
+        return directory
+
+
+def _mount_boot(root: int, deployment: Deployment) -> bool:
+    """/boot, where it is a directory of the physical root (ostree's own test: boot/loader is a link)."""
+    try:
+        boot = files.open_directory(deployment.sysroot_fd, "boot")
+        os.readlink("loader", dir_fd=boot)
+        os.close(files.open_directory(root, "boot"))
+    except OSError:
+        return False
+    _bind(root, "boot", boot)
+    return True
+
+
+def _bind(root: int, name: str, fd: int, *, set_: int = 0, clear: int = 0) -> None:
+    with _Step(f"cannot mount /{name}", f"/{name}"):
+        tree = mountapi.clone(fd)
+        mountapi.set_attributes(tree, set_=set_, clear=clear)
+        _attach_inside(root, name, tree)
+
+
+def _attach_inside(root: int, name: str, tree: int) -> None:
+    target = files.open_directory(root, name)
+    mountapi.attach(tree, target, "")
+    os.close(target)
+    os.close(tree)

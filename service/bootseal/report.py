@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stage 8: what happened, in one verdict: STATUS, console, journal, /run/bootseal/boot.json, exit status. Decides nothing.
+
+A failure to report is never a reason to boot or not to boot.
+"""
+
+import json
+import os
+import time
+from contextlib import suppress
+from typing import Any
+
+from . import __version__, messages
+from .errors import Refusal, printable
+from .linux import journal
+from .messages import Verdict
+from .values import Candidate, Deployment, Enrolled, KernelKeys, Missing, Mounted, Pinned, Verified
+
+RUN = "/run/bootseal"
+PATH = RUN + "/boot.json"
+VERSION = 1
+_CONSOLE = "/dev/console"
+_PRIORITY = {True: "5", False: "2"}  # notice, critical: sd-daemon(3)
+_SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+_STUB_INFO = "/sys/firmware/efi/efivars/StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+
+Record = dict[str, Any]
+
+
+class Recorder:
+    """Collects the record of this boot as the stages hand on their values; absent means unknown."""
+
+    def __init__(self) -> None:
+        self.record: Record = {
+            "version": VERSION,
+            "boot_id": _first_line("/proc/sys/kernel/random/boot_id"),
+            "kernel": os.uname().release,
+            "bootseal": __version__,
+            "milliseconds": {},
+        }
+        self.notes: list[str] = []
+        self.debug = False
+        self._stage, self._since = "", time.monotonic()
+
+    def begin(self, stage: str, status: str) -> None:
+        """Ends the time of the stage before, and tells systemd what is being done now."""
+        now = time.monotonic()
+        if self._stage:
+            self.record["milliseconds"][self._stage] = round((now - self._since) * 1000, 1)
+        self._stage, self._since = stage, now
+        journal.notify(f"STATUS={status}")
+        if self.debug:
+            console(f"bootseal: debug: {stage}: {json.dumps(self.record, sort_keys=True)}")
+
+    def keyring(self, count: int, skipped: tuple[str, ...]) -> None:
+        self.record["keyring"] = {"certificates": count, "skipped": list(skipped)}
+        self.notes += [f"certificate skipped: {line}" for line in skipped]
+
+    def kernel_keys(self, keys: KernelKeys) -> None:
+        self.record["keyring"]["sealed"] = keys.sealed
+
+    def deployment(self, found: Deployment) -> None:
+        names = ("layout", "stateroot", "checksum", "serial", "path")
+        self.record["deployment"] = {name: _clean(getattr(found, name)) for name in names}
+
+    def candidate(self, candidate: Candidate) -> None:
+        if candidate.stands_in:
+            self.notes.append("the digest file cannot be opened (enrolled with a key that is gone): the image's digest was verified")
+
+    def verified(self, verified: Verified) -> None:
+        certificate = verified.signer.certificate
+        self.record["signature"] = {
+            "subject": certificate.subject_text,
+            "issuer": certificate.issuer_text,
+            "serial": certificate.serial.hex(),
+            "certificate_sha256": certificate.sha256,
+            "algorithm": verified.signer.algorithm,
+            "not_before": certificate.not_before,
+            "not_after": certificate.not_after,
+        }
+
+    def pinned(self, pinned: Pinned) -> None:
+        digest = pinned.verified.digest
+        self.record["image"] = {
+            "path": pinned.path,
+            "algorithm": digest.algorithm,
+            "digest": digest.value.hex(),
+            "size": pinned.size,
+        }
+
+    def enrolled(self, enrolled: Enrolled) -> None:
+        self.record["enrollment"] = {"method": enrolled.method, "first_boot": enrolled.first_boot, "missing": _texts(enrolled.missing)}
+        if enrolled.bytes_written is not None:
+            self.record["enrollment"]["bytes_written"] = enrolled.bytes_written
+        self.notes += [f"enrolling incomplete: {text}" for text in _texts(enrolled.missing)]
+
+    def mounted(self, mounted: Mounted) -> None:
+        self.record["mount"] = {"options": mounted.options}
+        self.record["not_covered"] = [*mounted.not_covered, *_unauthenticated()]
+
+    def end(self, verdict: Verdict, message: str, hint: str) -> Record:
+        self.begin("", message)
+        self.record |= {"verdict": verdict.name, "message": message}
+        if hint:
+            self.record["hint"] = hint
+        return self.record
+
+
+def verified(recorder: Recorder) -> int:
+    """Reports a mounted root; returns the exit status."""
+    record = recorder.end(messages.VERIFIED, _verified_line(recorder.record), "")
+    lines = [f"bootseal: {record['message']}"] + [f"bootseal: note: {note}" for note in recorder.notes]
+    status = "; ".join([record["message"], *recorder.notes])
+    return _publish(messages.VERIFIED, record, lines, status)
+
+
+def refused(recorder: Recorder, refusal: Refusal) -> int:
+    """Reports a refusal; returns the exit status."""
+    record = recorder.end(refusal.verdict, str(refusal), refusal.hint)
+    lines = [f"bootseal: {refusal}", f"bootseal: hint: {refusal.hint}"]
+    lines += [f"bootseal: note: {note}" for note in recorder.notes]
+    return _publish(refusal.verdict, record, lines, str(refusal))
+
+
+def load() -> Record:
+    """The record as it stands in /run; empty when there is none that can be read."""
+    try:
+        with open(PATH, encoding="utf-8") as file:
+            record = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) and record.get("version") == VERSION else {}
+
+
+def console(line: str) -> None:
+    """One line on the system console, whatever becomes of it."""
+    with suppress(OSError):
+        fd = os.open(_CONSOLE, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.write(fd, printable(line).encode() + b"\r\n")
+        finally:
+            os.close(fd)
+
+
+def _publish(verdict: Verdict, record: Record, lines: list[str], status: str) -> int:
+    _save(record)
+    for line in lines:
+        console(line)
+    journal.send(_fields(verdict, record))
+    for line in lines[1:]:
+        journal.send({"MESSAGE": line.removeprefix("bootseal: "), "PRIORITY": "4", "SYSLOG_IDENTIFIER": "bootseal"})
+    journal.notify(f"STATUS={status}")
+    return verdict.exit_status
+
+
+def _fields(verdict: Verdict, record: Record) -> dict[str, str]:
+    deployment, image = record.get("deployment", {}), record.get("image", {})
+    fields = {
+        "MESSAGE": record["message"],
+        "MESSAGE_ID": verdict.message_id,
+        "PRIORITY": _PRIORITY[verdict is messages.VERIFIED],
+        "SYSLOG_IDENTIFIER": "bootseal",
+        "BOOTSEAL_VERDICT": verdict.name,
+        "BOOTSEAL_HINT": record.get("hint", ""),
+        "BOOTSEAL_DEPLOYMENT": deployment.get("path", ""),
+        "BOOTSEAL_DIGEST": f"{image['algorithm']}:{image['digest']}" if image else "",
+        "BOOTSEAL_SIGNER": record.get("signature", {}).get("subject", ""),
+        "BOOTSEAL_ENROLL": record.get("enrollment", {}).get("method", ""),
+    }
+    return {key: value for key, value in fields.items() if value}
+
+
+def _verified_line(record: Record) -> str:
+    deployment, image, enrollment = record["deployment"], record["image"], record["enrollment"]
+    name = f"{deployment['stateroot']}/{deployment['checksum'][:12]}.{deployment['serial']}"
+    how = {"keyring": "checked by the kernel", "fsverity": "checked by the kernel, fs-verity built-in", "none": "checked by userspace alone"}
+    first = ", first boot" if enrollment["first_boot"] else ""
+    checked = "checked by userspace, enrolling incomplete" if enrollment["missing"] else how[enrollment["method"]]
+    return (
+        f"verified {name} {image['algorithm']}:{image['digest'][:12]}, signed by {record['signature']['subject']}, "
+        f"{checked}{first}; not covered: {', '.join(record['not_covered'])}"
+    )
+
+
+def _unauthenticated() -> list[str]:
+    """Without Secure Boot and a unified kernel image nobody vouches for initrd and command line, as far as we can tell."""
+    try:
+        with open(_SECURE_BOOT, "rb") as file:
+            secure = file.read()[-1:] == b"\1"
+    except OSError:
+        secure = False
+    return [] if secure and os.path.exists(_STUB_INFO) else ["initrd", "kernel command line"]
+
+
+def _save(record: Record) -> None:
+    temporary = PATH + ".new"
+    with suppress(OSError):
+        os.makedirs(RUN, mode=0o755, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(record, file, indent=2)
+            file.write("\n")
+        os.replace(temporary, PATH)
+
+
+def _texts(missing: tuple[Missing, ...]) -> list[str]:
+    return [printable(m.what) for m in missing]
+
+
+def _clean(value: str | int) -> str | int:
+    return printable(value) if isinstance(value, str) else value
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stage 4: Candidate and BootKeyring -> Verified, or a Refusal. The only maker of a Verified digest."""
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from . import cms, der, digest, messages
+from .digest import Digest
+from .errors import Refusal
+from .values import BootKeyring, Candidate, Certificate, Signer, Verified
+
+_HASHES: dict[str, type[hashes.SHA256] | type[hashes.SHA384] | type[hashes.SHA512]] = {
+    "sha256": hashes.SHA256,
+    "sha384": hashes.SHA384,
+    "sha512": hashes.SHA512,
+}
+
+
+def verify(candidate: Candidate, keyring: BootKeyring) -> Verified:
+    """Checks the signature over the very bytes that the candidate holds.
+
+    Raises Refusal: `bad-digest`, `bad-signature`, `untrusted-signer`, `wrong-signature`.
+    """
+    image = candidate.image_path
+    try:
+        expected = digest.from_bytes(candidate.digest)
+    except ValueError as error:
+        raise Refusal(messages.BAD_DIGEST, str(error), image + ".digest") from error
+    try:
+        info = cms.parse(candidate.signature)
+    except der.Malformed as error:
+        raise Refusal(messages.BAD_SIGNATURE, f"outside the signature profile: {error}", image + ".sig") from error
+    certificates = _named(info, keyring, image + ".sig")
+    # 'fsverity sign' may hash the digest file with SHA-512, too; either way the same bytes are what is signed.
+    for algorithm in digest.NUMBERS:
+        signed = digest.of_bytes(candidate.digest, algorithm)
+        for certificate in certificates:
+            if _made(info, certificate, signed):
+                signer = Signer(certificate, f"{info.scheme}-{info.hash_name}")
+                return Verified(expected, signed, candidate.signature, info.value, info.hash_name, signer)
+    raise Refusal(messages.WRONG_SIGNATURE, _wrong(expected, certificates), image + ".sig")
+
+
+def _named(info: cms.SignerInfo, keyring: BootKeyring, path: str) -> list[Certificate]:
+    """The certificates that the signature names, with a key of its kind."""
+    named = [c for c in keyring.certificates if (c.issuer, c.serial) == (info.issuer, info.serial)]
+    if not named:
+        serial = info.serial.hex()
+        trusted = ", ".join(c.subject_text for c in keyring.certificates)
+        what = f"no certificate of the boot keyring made this signature (serial {serial}; trusted: {trusted})"
+        raise Refusal(messages.UNTRUSTED_SIGNER, what, path)
+    wanted = rsa.RSAPublicKey if info.scheme == "rsa" else ec.EllipticCurvePublicKey
+    fitting = [c for c in named if isinstance(c.key, wanted)]
+    if not fitting:
+        raise Refusal(messages.BAD_SIGNATURE, f"labelled {info.scheme}, but the signer's key is of another kind", path)
+    return fitting
+
+
+def _made(info: cms.SignerInfo, certificate: Certificate, signed: Digest) -> bool:
+    key, hash_ = certificate.key, _HASHES[info.hash_name]()
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(info.value, signed.formatted(), padding.PKCS1v15(), hash_)
+        else:
+            key.verify(info.value, signed.formatted(), ec.ECDSA(hash_))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _wrong(expected: Digest, certificates: list[Certificate]) -> str:
+    return f"the signature of {certificates[0].subject_text} is not over the digest {expected}"
