@@ -1,0 +1,50 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Install what the tests need on a Debian 12 or later: packages by apt, Python tools into a virtual environment.
+# Prints the directory of that environment on stdout, progress on stderr. Quick when all is there.
+set -eu
+cache=${BOOTSEAL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bootseal}
+venv=$cache/venv
+packages="make mmdebstrap debian-archive-keyring qemu-system-x86 qemu-utils zstd cpio e2fsprogs btrfs-progs shellcheck
+    fsverity openssl python3 python3-venv uidmap man-db pkg-config xz-utils"
+tools="pytest ruff mypy cryptography pyudev"
+
+say() { echo "setup: $*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+missing_packages() {
+    for package in $packages; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || printf '%s ' "$package"
+    done
+}
+
+missing=$(missing_packages)
+if [ -n "$missing" ]; then
+    say "installing packages: $missing"
+    # Package lists from before the last point release name versions that are gone, and apt then says that
+    # a dependency "is not going to be installed".
+    as_root apt-get -q update >&2
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing >&2
+fi
+
+# The distribution's own interpreter: another one, first in PATH, may lack ensurepip or be gone tomorrow.
+wanted="$tools $(/usr/bin/python3 --version)"
+if [ "$(cat "$venv/.made-for" 2>/dev/null)" != "$wanted" ]; then
+    say "making a virtual environment: $venv"
+    mkdir -p "$cache"
+    rm -rf "$venv"
+    /usr/bin/python3 -m venv "$venv" >&2
+    # shellcheck disable=SC2086
+    "$venv/bin/pip" install -q $tools >&2
+    echo "$wanted" >"$venv/.made-for"
+fi
+say "ready: $venv"
+echo "$venv"

@@ -1,0 +1,63 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# deploy.sh BUILDER TREE OUT SCRATCH: commit TREE and deploy it with the ostree of BUILDER, on a directory instead of a disk.
+# OUT gets root/ (the physical root), image.cfs, deployment, karg, objects.
+set -eu
+builder=$1 tree=$2 out=$3 scratch=$4
+here=$(dirname "$(readlink -f "$0")")
+# shellcheck disable=SC1091
+. "$here/lib.sh"
+
+# The layout of an ostree operating system: /etc in /usr/etc, state in /var, the kernel beside its modules.
+ostree_layout() {
+    cd "$1"
+    kernel=$(ls usr/lib/modules)
+    test -f "usr/lib/modules/$kernel/vmlinuz" || cp -L "boot/vmlinuz-$kernel" "usr/lib/modules/$kernel/vmlinuz"
+    rm -rf boot home root opt srv mnt media var tmp run dev proc sys vmlinuz* initrd.img*
+    (cd "usr/lib/modules/$kernel/kernel" && rm -rf sound net drivers/net drivers/gpu drivers/scsi drivers/infiniband)
+    chroot . depmod "$kernel"
+    mv etc usr/etc
+    mkdir boot var tmp run dev proc sys sysroot
+    chmod 1777 tmp
+    ln -s sysroot/ostree ostree
+    ln -s var/home home
+    ln -s var/roothome root
+    ln -s var/opt opt
+    ln -s var/srv srv
+    ln -s var/mnt mnt
+    ln -s run/media media
+    mkdir -p usr/lib/ostree
+    printf '[composefs]\nenabled=verity\n' >usr/lib/ostree/prepare-root.conf
+    printf 'd /var/%s 0755 root root -\n' home opt srv mnt >usr/lib/tmpfiles.d/guest.conf
+    printf 'd /var/roothome 0700 root root -\n' >>usr/lib/tmpfiles.d/guest.conf
+}
+
+mkdir -p "$scratch/builder" "$scratch/tree" "$out/root"
+overlay "$builder" "$scratch/builder"
+overlay "$tree" "$scratch/tree"
+enter=$scratch/builder/merged
+(ostree_layout "$scratch/tree/merged")
+api_mounts "$enter"
+mkdir "$enter/tree" "$enter/target"
+mount --bind "$scratch/tree/merged" "$enter/tree"
+mount --bind "$out/root" "$enter/target"
+
+ostree() { chroot "$enter" ostree "$@"; }
+repo=--repo=/target/ostree/repo
+ostree admin init-fs --modern /target
+ostree admin stateroot-init --sysroot=/target guest
+ostree config "$repo" set sysroot.bootloader none
+ostree config "$repo" set ex-integrity.composefs true
+ostree config "$repo" set ex-integrity.fsverity maybe
+ostree commit "$repo" --branch=guest --generate-composefs-metadata --tree=dir=/tree
+ostree admin deploy --sysroot=/target --os=guest guest
+ostree config "$repo" set ex-integrity.fsverity yes
+
+cd "$out/root"
+deployment=$(echo ostree/deploy/guest/deploy/*.0)
+chattr -i "$deployment" || :
+echo "$deployment" >"$out/deployment"
+sed -n 's/^options .*ostree=\([^ ]*\).*/\1/p; s/^options ostree=\([^ ]*\).*/\1/p' boot/loader/entries/*.conf | head -n 1 >"$out/karg"
+cp "$deployment/.ostree.cfs" "$out/image.cfs"
+ostree ls "$repo" -R -C guest >"$out/objects"
+du -sm . | cut -f 1 >"$out/mebibytes"

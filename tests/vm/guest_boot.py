@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Boot a sealed image with an initrd and a test script, and hand back what the guest said."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest_cache import SCRIPTS, cache_dir, remove, step
+from guest_cpio import Content, with_files
+from guest_disk import Image
+from guest_qemu import Disk, Ended, Machine, bytes_written, command, overlay, run
+from guest_tree import guest_exit
+
+# The first boot's jobs (linker cache, hardware database, ...) cost an emulated guest half a minute and concern no test.
+ARGUMENTS = "console=ttyS0 panic=-1 systemd.condition_needs_update=0"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a boot came to. Passed is 123, refused as expected is 85; without `ended` "exit" the status is -9."""
+
+    status: int
+    ended: Ended
+    console: str
+    report: str
+    overlay: Path
+    seconds: float
+
+    def bytes_written(self) -> int:
+        """Bytes of the disk that were written, in whole blocks."""
+        return bytes_written(self.overlay)
+
+
+def _working_directory() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="run-", dir=cache_dir()))
+    owner = os.getpid()
+    atexit.register(lambda: remove(path) if os.getpid() == owner and not os.environ.get("BOOTSEAL_KEEP") else None)
+    return path
+
+
+def _test_files(emergency_script: str) -> dict[str, Content]:
+    """What every test initrd gets: a refused boot ends QEMU with a report, whoever starts which unit for it."""
+    unit = (SCRIPTS / "initrd/emergency.service").read_bytes()
+    return {
+        "etc/systemd/system/emergency.service": unit,
+        "etc/systemd/system/dracut-emergency.service": unit,
+        "usr/lib/bootseal-test/emergency": ((SCRIPTS / "initrd/emergency").read_bytes(), 0o755),
+        "usr/lib/bootseal-test/emergency-script": emergency_script.encode(),
+        "usr/lib/bootseal-test/guest-exit": (guest_exit(), 0o755),
+    }
+
+
+def _script_disk(script: str, to: Path) -> Path:
+    """A disk that is a shell script, filled up with empty lines."""
+    content = script.encode() + b"\n"
+    to.write_bytes(content + b"\n" * (-len(content) % 512))
+    return to
+
+
+def arguments(image: Image, *, rw: bool = False, append: str = "") -> str:
+    """The kernel command line."""
+    root = f"root=/dev/vda rootfstype={image.fs} {'rw' if rw else 'ro'} ostree={image.deployment.karg}"
+    return f"{ARGUMENTS} {root} {append}".strip()
+
+
+def boot(
+    image: Image,
+    initrd: Path,
+    *,
+    append: str = "",
+    karg: str | None = None,
+    extra_initrd_files: Mapping[str, Content] | None = None,
+    script: str = "",
+    emergency_script: str = "",
+    rw: bool = False,
+    timeout: float = 240,
+    disk: Path | None = None,
+    disks: Sequence[Disk] = (),
+    icount: bool = False,
+    snapshot: bool = True,
+    kill_after: float | None = None,
+    kill_on: str | None = None,
+    title: str = "boot",
+) -> Result:
+    """Boot `image` to the end of `script` (or, refused, of `emergency_script`).
+
+    `disk` replaces the image's disk: a changed copy (raw), or the overlay of an earlier boot (qcow2, by its suffix).
+    With `snapshot` off that overlay is written itself; a raw disk is never written. `karg` replaces the ostree= target
+    (the whole command line is ours when it is ""). `kill_after` and `kill_on` cut the power.
+    """
+    work = _working_directory()
+    source = disk or image.disk
+    qcow2 = source.suffix == ".qcow2"
+    top = source if qcow2 and not snapshot else overlay(source, work / "root.qcow2", format="qcow2" if qcow2 else "raw")
+    line = arguments(image, rw=rw, append=append)
+    if karg is not None:
+        line = line.replace(f"ostree={image.deployment.karg}", karg)
+    files = {**_test_files(emergency_script), **(extra_initrd_files or {})}
+    script_disk = Disk(_script_disk(script, work / "script.raw"), "raw", "guest-script", readonly=True)
+    machine = Machine(
+        kernel=image.kernel,
+        initrd=with_files(initrd, files, work / "initrd"),
+        append=line,
+        disks=(Disk(top, "qcow2", "guest-root"), script_disk, *disks),
+        timeout=timeout,
+        icount=icount,
+        kill_after=kill_after,
+        kill_on=kill_on,
+    )
+    with step(title):
+        ending = run(machine, work)
+    return Result(ending.status, ending.ended, ending.console, ending.report, top, ending.seconds)
+
+
+def overlay_written(result: Result) -> bool:
+    """Whether any byte of the disk was written."""
+    return result.bytes_written() > 0
+
+
+def shell_command(image: Image, initrd: Path, append: str = "") -> list[str]:
+    """The QEMU command line for a boot with its console on this terminal (Ctrl-A X ends it)."""
+    work = _working_directory()
+    disks = (
+        Disk(overlay(image.disk, work / "root.qcow2"), "qcow2", "guest-root"),
+        Disk(_script_disk("", work / "script.raw"), "raw", "guest-script", readonly=True),
+    )
+    machine = Machine(image.kernel, initrd, arguments(image, rw=True, append=f"guest.shell {append}"), disks)
+    return command(machine, ["mon:stdio", "null"])

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The cache of guest trees, disks and initrds, and the two ways in which work is done for it: steps and scripts."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SCRIPTS = HERE / "guest"
+CHECKOUT = HERE.parents[1]
+KEEP = 8  # entries of one kind; each change of the project's code makes new ones
+YOUNG = 2 * 3600  # seconds in which an entry may still be in use elsewhere
+
+
+class GuestError(Exception):
+    """Building or running a guest failed; the message says what and shows the end of its output."""
+
+
+def cache_dir() -> Path:
+    """Where everything that was built lives."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(os.environ.get("BOOTSEAL_CACHE") or Path(base) / "bootseal")
+    path.mkdir(parents=True, exist_ok=True)
+    return path.resolve()
+
+
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """Say on stderr what is being done and how long it took."""
+    print(f"guest: {title} ...", file=sys.stderr, flush=True)
+    start = time.monotonic()
+    yield
+    print(f"guest: {title}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+
+
+def digest_of(*parts: str | bytes | Path) -> str:
+    """A short hash of texts, bytes, and what files and directories hold."""
+    total = hashlib.sha256()
+    for part in parts:
+        content = _path_digest(part) if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        total.update(len(content).to_bytes(8, "big") + content)
+    return total.hexdigest()[:16]
+
+
+def _path_digest(path: Path) -> bytes:
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if "__pycache__" in file.parts:
+            continue
+        total.update(f"{file.relative_to(path)}\0{file.lstat().st_mode:o}\0".encode())
+        if file.is_symlink():
+            total.update(os.fsencode(file.readlink()))
+        elif file.is_file():
+            total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.digest()
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold a lock of this name: two runs never build the same thing."""
+    locks = cache_dir() / "locks"
+    locks.mkdir(exist_ok=True)
+    with (locks / name).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def cached(kind: str, key: str, title: str, build: Callable[[Path], None]) -> Path:
+    """The directory that `build` fills, made at most once per key; an interrupted build leaves nothing behind."""
+    path = cache_dir() / f"{kind}-{key}"
+    if not path.exists():
+        with locked(path.name):
+            if not path.exists():
+                _build(path, title, build)
+                _prune(kind)
+    os.utime(path)
+    return path
+
+
+def _build(path: Path, title: str, build: Callable[[Path], None]) -> None:
+    part = Path(tempfile.mkdtemp(prefix=f"part-{path.name}-", dir=cache_dir()))
+    try:
+        with step(title):
+            build(part)
+        part.rename(path)
+    except BaseException:
+        remove(part)
+        raise
+
+
+def _prune(kind: str) -> None:
+    entries = sorted(cache_dir().glob(f"{kind}-*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
+    for entry in entries[KEEP:]:
+        if time.time() - entry.stat().st_mtime > YOUNG:
+            remove(entry)
+
+
+def remove(path: Path) -> None:
+    """Remove a tree, also one that belongs to other users of our user namespace."""
+    if path.exists():
+        subprocess.run([*_namespace(), "rm", "-rf", "--", str(path)], check=False)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory for the upper layers of throw-away views; on the cache's filesystem, never on an overlay."""
+    path = Path(tempfile.mkdtemp(prefix="scratch-", dir=cache_dir()))
+    try:
+        yield path
+    finally:
+        remove(path)
+
+
+@contextmanager
+def run_dir() -> Iterator[Path]:
+    """A directory for the files of one boot."""
+    path = Path(tempfile.mkdtemp(prefix="run-", dir=cache_dir()))
+    try:
+        yield path
+    finally:
+        remove(path)
+
+
+def _namespace() -> list[str]:
+    if os.geteuid() == 0:
+        return ["unshare", "--mount", "--propagation", "private"]
+    return ["unshare", "--map-auto", "--map-root-user", "--mount", "--propagation", "private"]
+
+
+def run_script(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a script from `guest/` as (mapped) root in its own mount namespace; its output is in `stdout`."""
+    command = [*_namespace(), "sh", str(SCRIPTS / script), *map(str, arguments)]
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    return subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+
+
+def must_run(script: str, *arguments: str | Path) -> None:
+    """As run_script(), and a failure is an error."""
+    result = run_script(script, *arguments)
+    if result.returncode:
+        raise GuestError(f"{script} failed with status {result.returncode}:\n{result.stdout[-4000:]}")
+
+
+def clean() -> None:
+    """Remove everything that was built, and nothing else."""
+    shutil.rmtree(cache_dir() / "locks", ignore_errors=True)
+    for pattern in ("base-*", "os-*", "deployment-*", "disk-*", "initrd-*", "part-*", "scratch-*", "run-*"):
+        for entry in cache_dir().glob(pattern):
+            remove(entry)

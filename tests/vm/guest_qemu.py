@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Run one QEMU until its guest ends it with an agreed status, its time is over, or the test pulls the plug."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from guest_cache import GuestError, cache_dir
+
+PASSED = 123  # the booted system's test script passed
+REFUSED = 85  # the initrd's emergency environment was reached, and the script for it passed
+FAILED = 87  # a test script failed
+SLOTS = 2  # QEMUs at a time on the whole machine
+POLL = 0.2
+# QEMU's multi-threaded emulator sometimes delivers a breakpoint that the kernel, patching its own code, has removed.
+EMULATOR_OOPS = "Oops: int3"
+
+Ended = Literal["exit", "timeout", "killed"]
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of the guest: /dev/disk/by-id/virtio-SERIAL."""
+
+    path: Path
+    format: Literal["raw", "qcow2"]
+    serial: str
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What to run. `kill_after` (seconds) and `kill_on` (a regular expression for the console) cut the power."""
+
+    kernel: Path
+    initrd: Path
+    append: str
+    disks: Sequence[Disk]
+    timeout: float = 240
+    icount: bool = False
+    cpus: int = 2
+    memory: int = 1024
+    kill_after: float | None = None
+    kill_on: str | None = None
+    extra: Sequence[str] = field(default=())
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How it ended. `status` means something only where `ended` is "exit"; -9 otherwise."""
+
+    ended: Ended
+    status: int
+    console: str
+    report: str
+    seconds: float
+
+
+def accelerator(machine: Machine) -> list[str]:
+    """The emulator, so that results are the same everywhere; with `icount` guest time counts instructions."""
+    if machine.icount:
+        return ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on", "-smp", "1", "-cpu", "max,la57=off"]
+    return ["-accel", "tcg,thread=multi", "-smp", str(machine.cpus), "-cpu", "max,la57=off"]
+
+
+def command(machine: Machine, serials: Sequence[str]) -> list[str]:
+    """The QEMU command line, with ttyS0 and ttyS1 going to `serials`."""
+    line = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    line += accelerator(machine)
+    line += ["-m", str(machine.memory), "-kernel", str(machine.kernel), "-initrd", str(machine.initrd)]
+    line += ["-append", machine.append, "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
+    for serial in serials:
+        line += ["-serial", serial]
+    for disk in machine.disks:
+        options = f"if=none,id={disk.serial},file={disk.path},format={disk.format}"
+        line += ["-drive", options + (",readonly=on" if disk.readonly else "")]
+        line += ["-device", f"virtio-blk-pci,drive={disk.serial},serial={disk.serial}"]
+    return [*line, *machine.extra]
+
+
+@contextmanager
+def slot() -> Iterator[None]:
+    """One of the few places for a QEMU on this machine."""
+    locks = cache_dir() / "locks"
+    locks.mkdir(exist_ok=True)
+    while True:
+        for number in range(SLOTS):
+            with (locks / f"qemu-{number}").open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                yield
+                return
+        time.sleep(POLL)
+
+
+def run(machine: Machine, work: Path) -> Ending:
+    """Run the machine, its serial ports into files below `work`."""
+    fresh = {disk.path: disk.path.read_bytes() for disk in machine.disks if disk.format == "qcow2"}
+    ending = _run_once(machine, work)
+    if EMULATOR_OOPS in ending.console and machine.cpus > 1 and not machine.icount:
+        print("guest: the emulator lost a race between two CPUs: once more with one", file=sys.stderr, flush=True)
+        for path, content in fresh.items():
+            path.write_bytes(content)
+        ending = _run_once(replace(machine, cpus=1), work)
+    return ending
+
+
+def _run_once(machine: Machine, work: Path) -> Ending:
+    console, report, errors = work / "console", work / "report", work / "qemu"
+    for file in (console, report):
+        file.write_bytes(b"")
+    line = command(machine, [f"file:{console}", f"file:{report}"])
+    with slot(), errors.open("wb") as log:
+        start = time.monotonic()
+        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            ended = _wait(process, machine, console, start)
+        finally:
+            process.kill()
+            process.wait()
+        seconds = time.monotonic() - start
+    if ended == "exit" and (process.returncode < 0 or errors.stat().st_size):
+        raise GuestError(f"QEMU failed ({process.returncode}): {errors.read_text(errors='replace')[-2000:]}")
+    status = process.returncode if ended == "exit" else -9
+    return Ending(ended, status, _text(console), _text(report), seconds)
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace").replace("\r", "")
+
+
+def _wait(process: subprocess.Popen[bytes], machine: Machine, console: Path, start: float) -> Ended:
+    while process.poll() is None:
+        elapsed = time.monotonic() - start
+        if machine.kill_after is not None and elapsed > machine.kill_after:
+            return "killed"
+        if machine.kill_on is not None and re.search(machine.kill_on, _text(console)):
+            return "killed"
+        if elapsed > machine.timeout:
+            return "timeout"
+        time.sleep(POLL if machine.kill_on is None else POLL / 10)
+    return "exit"
+
+
+def overlay(backing: Path, to: Path, *, format: str = "raw") -> Path:
+    """An empty qcow2 over `backing`; with clusters of one block, so that what was written can be counted."""
+    options = ["-q", "-f", "qcow2", "-o", "cluster_size=4096", "-b", str(backing), "-F", format]
+    subprocess.run(["qemu-img", "create", *options, str(to)], check=True)
+    return to
+
+
+def bytes_written(overlay_: Path) -> int:
+    """How many bytes of a disk were written (whole blocks), by what its overlay holds."""
+    output = subprocess.run(
+        ["qemu-img", "map", "--output=json", str(overlay_)], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    return sum(int(extent["length"]) for extent in json.loads(output) if extent["depth"] == 0 and extent["present"])
