@@ -93,8 +93,10 @@ def _members(anchor: int) -> dict[str, int]:
 
 
 def _make_ring(anchor: int) -> int:
-    ring = keyctl.add_key("keyring", RING, None, keyctl.USER_KEYRING)
+    # Made where this process possesses it: a service's session keyring need not lead to root's user keyring.
+    ring = keyctl.add_key("keyring", RING, None, keyctl.PROCESS_KEYRING)
     keyctl.set_permissions(ring, _RING_OPEN)
+    keyctl.link(ring, keyctl.USER_KEYRING)
     keyctl.link(ring, anchor)
     return ring
 

@@ -3,7 +3,7 @@
 
 Everything is put together in a mount namespace of our own: whatever ends this process before attach() takes all of it away,
 and nobody else ever sees half a root. The finished tree goes *beneath* the physical root's mount, which is then taken off:
-one step, after which /sysroot is the verified root and the physical root is only at /sysroot/sysroot.
+/sysroot is the one or the other at any time, and in the end the physical root is only at /sysroot/sysroot.
 """
 
 import errno
@@ -63,8 +63,7 @@ def attach(mounted: Mounted, namespace_fd: int) -> None:
         booted.write(mounted.booted_keys)
     try:
         with _Step("cannot attach the verified root", SYSROOT):
-            mountapi.attach(mounted.tree_fd, -100, SYSROOT, beneath=True)
-            syscall.umount(SYSROOT, mountapi.MNT_DETACH)
+            _swap(mounted.tree_fd)
     except Refusal:
         booted.remove()
         raise
@@ -72,25 +71,53 @@ def attach(mounted: Mounted, namespace_fd: int) -> None:
 
 def attached() -> str | None:
     """The composefs digest of the root that is mounted at /sysroot now, in hex; None if it is none of ours."""
-    at = [m for m in mountapi.mounts() if m.target == SYSROOT]
-    ours = at and at[-1].fstype == "overlay" and at[-1].source.startswith(_SOURCE_PREFIX)
-    return at[-1].source.removeprefix(_SOURCE_PREFIX) if ours else None
+    stack = _stack()
+    return stack[-1].source.removeprefix(_SOURCE_PREFIX) if stack and _is_ours(stack[-1]) else None
 
 
 def detach() -> None:
     """Undoes attach() after a kill, wherever that came: the physical root is at /sysroot again. Raises OSError."""
-    at = [m for m in mountapi.mounts() if m.target == SYSROOT]
-    ours = [m for m in at if m.source.startswith(_SOURCE_PREFIX)]
-    if not ours:
+    stack = _stack()
+    if not any(_is_ours(m) for m in stack):
         return
-    physical = SYSROOT if at[-1] not in ours else SYSROOT + "/sysroot"
-    fd = os.open(physical, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    copy = mountapi.clone(fd)
-    os.close(fd)
-    for _ in at:
-        syscall.umount(SYSROOT, mountapi.MNT_DETACH)
-    mountapi.attach(copy, -100, SYSROOT)
     booted.remove()
+    if _is_ours(stack[-1]) and not _is_ours(stack[0]):  # on top of the physical root
+        syscall.umount(SYSROOT, mountapi.MNT_DETACH)
+        return
+    # Beneath the physical root, or alone and the physical root within.
+    fd = os.open(SYSROOT + "/sysroot" if _is_ours(stack[-1]) else SYSROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    physical = mountapi.clone(fd)
+    os.close(fd)
+    for _ in stack:
+        syscall.umount(SYSROOT, mountapi.MNT_DETACH)
+    mountapi.attach(physical, mountapi.AT_FDCWD, SYSROOT)
+
+
+def _swap(tree: int) -> None:
+    try:
+        mountapi.attach(tree, mountapi.AT_FDCWD, SYSROOT, beneath=True)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Older kernels mount nothing beneath a child of the namespace's root. Then it goes on top, and the physical root's
+        # mount stays below it, out of everybody's sight.
+        mountapi.attach(tree, mountapi.AT_FDCWD, SYSROOT)
+        return
+    syscall.umount(SYSROOT, mountapi.MNT_DETACH)
+
+
+def _stack() -> list[mountapi.MountInfo]:
+    """The mounts at /sysroot, the topmost last. Their order in mountinfo tells nothing; who is whose parent does."""
+    at = {m.parent: m for m in mountapi.mounts() if m.target == SYSROOT}
+    lowest = [m for parent, m in at.items() if parent not in {other.id for other in at.values()}]
+    stack = lowest[:1]
+    while stack and stack[-1].id in at:
+        stack.append(at[stack[-1].id])
+    return stack
+
+
+def _is_ours(info: mountapi.MountInfo) -> bool:
+    return info.fstype == "overlay" and info.source.startswith(_SOURCE_PREFIX)
 
 
 class _Step:
@@ -120,7 +147,7 @@ def _attach_image(fd: int, path: str) -> None:
             if error.errno != errno.ENOTBLK:
                 raise
             image = _erofs_on_loop(fd)  # EROFS without file-backed mounts: before Linux 6.12, or not built in
-        mountapi.attach(image, -100, _STAGE)
+        mountapi.attach(image, mountapi.AT_FDCWD, _STAGE)
         os.close(image)
 
 
@@ -153,7 +180,7 @@ def _overlay(enrolled: Enrolled, deployment: Deployment, config: RootConfig) -> 
             options += _upper(f"{_OSTREE_RUN}/.private/root")
         attributes = _READ_ONLY if config.root_readonly else 0
         root = mountapi.new_filesystem("overlay", options, attributes)
-        mountapi.attach(root, -100, _STAGE)
+        mountapi.attach(root, mountapi.AT_FDCWD, _STAGE)
         return root
 
 

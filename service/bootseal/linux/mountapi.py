@@ -10,6 +10,7 @@ import struct
 from . import syscall
 from .syscall import syscall as call
 
+AT_FDCWD = -100
 _EMPTY_PATH = 0x1000  # AT_EMPTY_PATH
 _RECURSIVE = 0x8000  # AT_RECURSIVE
 _OPEN_TREE_CLONE = 1
@@ -17,7 +18,7 @@ _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE, _FSCONFIG_CMD_RECONFIGURE = 0, 1, 6, 7
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = _FSPICK_CLOEXEC = 1
 _FSPICK_EMPTY_PATH = 8
-_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 _MOVE_MOUNT_BENEATH = 0x200
 
 MOUNT_ATTR_RDONLY = 0x1
@@ -85,8 +86,9 @@ def set_attributes(fd: int, *, set_: int = 0, clear: int = 0, propagation: int =
 
 
 def attach(tree: int, dirfd: int, path: str, *, beneath: bool = False) -> None:
-    """Moves a detached mount to `path`, on top of what is mounted there or just beneath it (Linux 6.5)."""
+    """Moves a detached mount to `path` (empty: to the descriptor itself), on top of what is mounted there or just beneath it (Linux 6.5)."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | (_MOVE_MOUNT_BENEATH if beneath else 0)
+    flags |= 0 if path else _MOVE_MOUNT_T_EMPTY_PATH
     call(syscall.MOVE_MOUNT, tree, b"", dirfd, os.fsencode(path), flags)
 
 
@@ -103,7 +105,7 @@ class MountInfo:
 
 
 def mounts() -> list[MountInfo]:
-    """The mounts of this namespace, the later on top."""
+    """The mounts of this namespace, in no order that means anything."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         return [MountInfo(line) for line in lines]
 

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The fs-verity digest of an image file, computed here: needs neither root nor a kernel with fs-verity."""
+
+import os
+import stat
+from collections.abc import Iterator
+
+from .. import digest
+from ..digest import BLOCK_SIZE, Digest
+from .output import DATA, IO_ERROR, NO_INPUT, USAGE, Failure, Progress, os_failure
+
+_CHUNK = 256 * BLOCK_SIZE
+
+
+def compute(path: str, algorithm: str) -> Digest:
+    """Reads the file once, with flat memory and a progress bar. Raises Failure, also when the file changes meanwhile."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise os_failure(NO_INPUT, f"Failed to open the image {path}", error, "to sign without the image, give its --digest=") from error
+    with open(fd, "rb", buffering=0) as file:
+        before = _checked(fd, path)
+        try:
+            with Progress(f"Computing the digest of {os.path.basename(path)}", before.st_size) as progress:
+                computed = digest.of_blocks(_blocks(file.fileno(), progress), algorithm)
+        except OSError as error:
+            raise os_failure(IO_ERROR, f"Failed to read the image {path}", error) from error
+        _check_unchanged(before, os.fstat(fd), path)
+    return computed
+
+
+def parse(text: str) -> Digest:
+    """The digest that a text such as sha256:0123... names. Raises Failure."""
+    algorithm, _, value = text.partition(":")
+    try:
+        parsed = Digest(algorithm, bytes.fromhex(value))
+    except ValueError:
+        parsed = Digest(algorithm, b"")
+    if digest.SIZES.get(algorithm) != len(parsed.value):
+        hint = "sha256: and 64 hexadecimal digits, or sha512: and 128, as 'fsverity digest' prints it"
+        raise Failure(USAGE, f"Failed to read the digest {text[:80]}: not in the form that is expected", hint)
+    return parsed
+
+
+def _checked(fd: int, path: str) -> os.stat_result:
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise Failure(DATA, f"Failed to read the image {path}: not a regular file")
+    if found.st_size == 0:
+        raise Failure(DATA, f"Failed to sign the image {path}: it is empty")
+    return found
+
+
+def _check_unchanged(before: os.stat_result, after: os.stat_result, path: str) -> None:
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise Failure(DATA, f"Failed to sign the image {path}: it changed while it was read", "sign it when it is finished")
+
+
+def _blocks(fd: int, progress: Progress) -> Iterator[bytes]:
+    chunk = bytearray(_CHUNK)
+    view = memoryview(chunk)
+    while size := _fill(fd, view):
+        for start in range(0, size, BLOCK_SIZE):
+            yield bytes(view[start : min(start + BLOCK_SIZE, size)])
+        progress.add(size)
+
+
+def _fill(fd: int, view: memoryview) -> int:
+    """Fills the whole buffer but at the end of the file: a short block in the middle would be another file's digest."""
+    size = 0
+    while size < len(view) and (got := os.readv(fd, [view[size:]])):
+        size += got
+    return size
