@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal [COMMAND]: `boot`, `cleanup` and `guard` are the units' own, `check-initrd` the dracut module's; every other command is of the running system.
+"""bootseal [COMMAND]: `boot`, `cleanup` and `guard` are the units' own, `check-initrd` the dracut module's.
+
+Every other command is of the running system.
 
 No argparse here: this is the way that each boot goes.
 """

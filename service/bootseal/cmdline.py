@@ -7,7 +7,17 @@ from .values import Request
 
 PATH = "/proc/cmdline"
 _OWN_PREFIX = "rd.bootseal."
-_BOOLEANS = {None: True, "1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
+_BOOLEANS = {
+    None: True,
+    "1": True,
+    "yes": True,
+    "true": True,
+    "on": True,
+    "0": False,
+    "no": False,
+    "false": False,
+    "off": False,
+}
 
 
 def read() -> str:

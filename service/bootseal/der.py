@@ -26,7 +26,7 @@ class Item(NamedTuple):
 
 def items(data: bytes) -> list[Item]:
     """The elements that follow each other in `data`, which they must fill exactly. At most 16."""
-    found = []
+    found: list[Item] = []
     while data:
         if len(found) == MAX_ITEMS:
             raise Malformed(f"more than {MAX_ITEMS} elements in one place")
@@ -68,7 +68,7 @@ def minimal(item: Item) -> bytes:
     content = item.content
     if item.tag != INTEGER or not content:
         raise Malformed("no INTEGER")
-    if len(content) > 1 and (content[0] == 0 and content[1] < 0x80 or content[0] == 0xFF and content[1] >= 0x80):
+    if len(content) > 1 and ((content[0] == 0 and content[1] < 0x80) or (content[0] == 0xFF and content[1] >= 0x80)):
         raise Malformed("an INTEGER with redundant leading bytes")
     return content
 

@@ -9,6 +9,7 @@ keyring, because it is what KEYCTL_INVALIDATE needs; that also keeps the kernel'
 """
 
 import errno
+from contextlib import suppress
 
 from .errors import reason
 from .linux import keyctl
@@ -108,10 +109,8 @@ def _locked(anchor: int) -> bool:
 
 
 def _seal(anchor: int) -> None:
-    try:
+    with suppress(FileExistsError):  # sealed already, by a run of ours that was cut short or by somebody else
         keyctl.restrict(anchor)
-    except FileExistsError:  # sealed already, by a run of ours that was cut short or by somebody else
-        pass
     keyctl.set_permissions(anchor, _KERNEL_KEYRING_LOCKED)
 
 

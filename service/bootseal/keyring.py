@@ -13,6 +13,7 @@ import warnings
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from . import der, messages
 from .errors import Refusal, printable
@@ -150,7 +151,7 @@ def _check_usage(extensions: x509.Extensions) -> None:
 
 
 def _for_code(usage: x509.ExtendedKeyUsage) -> bool:
-    allowed = (x509.ExtendedKeyUsageOID.CODE_SIGNING, x509.ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
+    allowed = (ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
     return any(purpose in allowed for purpose in usage)
 
 

@@ -4,11 +4,10 @@
 A damaged object is refused here, with a verdict. After the switch it would be a PID 1 that cannot start.
 """
 
-import errno
 import os
 
 from . import messages
-from .errors import Refusal, failed, reason
+from .errors import Refusal, reason
 from .linux import files
 
 # What 'systemctl switch-root' tries, see its own source; a name on the kernel command line (init=) comes first.

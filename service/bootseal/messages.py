@@ -20,7 +20,7 @@ BAD_COMMAND_LINE = Verdict(
     "bad-command-line",
     64,
     "a58cc77b190a41d8b769ac2475602ed0",
-    "correct the kernel arguments in the boot loader entry: one ostree=/ostree/boot.N/..., and of rd.bootseal.* only rd.bootseal.debug",
+    "correct the boot loader entry: one ostree=/ostree/boot.N/..., and no rd.bootseal.* but rd.bootseal.debug",
 )
 NO_DEPLOYMENT = Verdict(
     "no-deployment",
@@ -116,7 +116,7 @@ ENROLL_FAILED = Verdict(
     "enroll-failed",
     71,
     "494c7781051949c3a6214aca384073ac",
-    "see what the kernel said in 'dmesg'; [Enroll] Required=no boots without what the kernel cannot do, never without what it refuses",
+    "see what the kernel said in 'dmesg'; [Enroll] Required=no lets a boot go on that the kernel merely cannot check",
 )
 MOUNT_FAILED = Verdict(
     "mount-failed",

@@ -65,7 +65,9 @@ class Recorder:
 
     def candidate(self, candidate: Candidate) -> None:
         if candidate.stands_in:
-            self.notes.append("the digest file cannot be opened (enrolled with a key that is gone): the image's digest was verified")
+            self.notes.append(
+                "the digest file cannot be opened (enrolled with a key that is gone): the image's digest was verified"
+            )
 
     def verified(self, verified: Verified) -> None:
         certificate = verified.signer.certificate
@@ -89,7 +91,11 @@ class Recorder:
         }
 
     def enrolled(self, enrolled: Enrolled) -> None:
-        self.record["enrollment"] = {"method": enrolled.method, "first_boot": enrolled.first_boot, "missing": _texts(enrolled.missing)}
+        self.record["enrollment"] = {
+            "method": enrolled.method,
+            "first_boot": enrolled.first_boot,
+            "missing": _texts(enrolled.missing),
+        }
         if enrolled.bytes_written is not None:
             self.record["enrollment"]["bytes_written"] = enrolled.bytes_written
         self.notes += [f"enrolling incomplete: {text}" for text in _texts(enrolled.missing)]
@@ -173,7 +179,11 @@ def _fields(verdict: Verdict, record: Record) -> dict[str, str]:
 def _verified_line(record: Record) -> str:
     deployment, image, enrollment = record["deployment"], record["image"], record["enrollment"]
     name = f"{deployment['stateroot']}/{deployment['checksum'][:12]}.{deployment['serial']}"
-    how = {"keyring": "checked by the kernel", "fsverity": "checked by the kernel, fs-verity built-in", "none": "checked by userspace alone"}
+    how = {
+        "keyring": "checked by the kernel",
+        "fsverity": "checked by the kernel, fs-verity built-in",
+        "none": "checked by userspace alone",
+    }
     first = ", first boot" if enrollment["first_boot"] else ""
     checked = "checked by userspace, enrolling incomplete" if enrollment["missing"] else how[enrollment["method"]]
     return (

@@ -46,6 +46,8 @@ def rehearse(directory: str) -> None:
     """What a boot does before it needs a disk, right and wrong, so that whatever is imported late is imported now."""
     # cryptography uses it if it is there, for the passphrases of private keys.
     sys.modules["bcrypt"] = None  # type: ignore[assignment]
+    from contextlib import suppress
+
     import bootseal.__main__
     import bootseal.boot
     import bootseal.cleanup
@@ -65,10 +67,8 @@ def rehearse(directory: str) -> None:
         assert not verify._made(info, certificate, digest.of_bytes(b"another", "sha512"))
         assert not verify._made(info._replace(hash_name="sha512", value=value[::-1]), certificate, example)
     for call in (lambda: cms.parse(b"0"), lambda: keyring.certificate("", b"0"), mountapi.mounts, keyctl.listed_keys):
-        try:
+        with suppress(der.Malformed, keyring.Unusable, OSError):
             call()
-        except (der.Malformed, keyring.Unusable, OSError):
-            pass
     report.PATH = f"{directory}/boot.json"
     report.RUN = directory
     report._save(report.Recorder().end(messages.INTERNAL, errors.printable("\u00e9\udc80\n"), ""))

@@ -88,9 +88,7 @@ def stored_signature(fd: int) -> bytes:
     Raises OSError: ENODATA without fs-verity or without signature is returned as empty.
     """
     blob = ctypes.create_string_buffer(MAX_SIGNATURE_SIZE)
-    arg = _ReadMetadataArg(
-        metadata_type=_METADATA_TYPE_SIGNATURE, length=MAX_SIGNATURE_SIZE, buf_ptr=ctypes.addressof(blob)
-    )
+    arg = _ReadMetadataArg(metadata_type=_METADATA_TYPE_SIGNATURE, length=MAX_SIGNATURE_SIZE, buf_ptr=ctypes.addressof(blob))
     try:
         size: int = fcntl.ioctl(fd, _READ_METADATA, arg)
     except OSError as error:

@@ -86,7 +86,10 @@ def set_attributes(fd: int, *, set_: int = 0, clear: int = 0, propagation: int =
 
 
 def attach(tree: int, dirfd: int, path: str, *, beneath: bool = False) -> None:
-    """Moves a detached mount to `path` (empty: to the descriptor itself), on top of what is mounted there or just beneath it (Linux 6.5)."""
+    """Moves a detached mount to `path` (empty: to the descriptor itself): on top of what is mounted there, or just beneath.
+
+    Raises OSError: EINVAL where the kernel mounts nothing beneath (before Linux 6.5; below the root of a namespace later).
+    """
     flags = _MOVE_MOUNT_F_EMPTY_PATH | (_MOVE_MOUNT_BENEATH if beneath else 0)
     flags |= 0 if path else _MOVE_MOUNT_T_EMPTY_PATH
     call(syscall.MOVE_MOUNT, tree, b"", dirfd, os.fsencode(path), flags)
