@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # 'python3 -ISB /usr/lib/bootseal boot': a directory on the command line becomes the first place that is searched for
 # modules, even with -I; nothing else of the environment counts.
+import gc
 import os
 import sys
+
+# The process lives for less than a second: collecting garbage would only slow the imports down.
+gc.disable()
 
 # No signature of ours needs OpenSSL's legacy algorithms; cryptography would load their provider, or fail without it.
 os.environ["CRYPTOGRAPHY_OPENSSL_NO_LEGACY"] = "1"

@@ -113,6 +113,7 @@ _bootseal_install_configuration() {
 
 _bootseal_install_units() {
     inst_multiple "$systemdsystemunitdir/bootseal.service"
+    inst_multiple -o "$systemdsystemunitdir/modprobe@.service"
     inst_simple "$moddir/bootseal-guard.service" "$systemdsystemunitdir/bootseal-guard.service"
     inst_simple "$moddir/initrd-system.conf" /usr/lib/systemd/system.conf.d/50-bootseal.conf
     # Required, not wanted: without it the target is not reached.

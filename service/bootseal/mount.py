@@ -11,7 +11,7 @@ import os
 
 from . import booted, loader, messages
 from .errors import Refusal, failed
-from .linux import files, loop, mountapi, syscall
+from .linux import files, mountapi, syscall
 from .values import Deployment, Enrolled, Mounted, Request, RootConfig
 
 SYSROOT = "/sysroot"
@@ -156,6 +156,8 @@ def _erofs(source: str) -> int:
 
 
 def _erofs_on_loop(fd: int) -> int:
+    from .linux import loop  # few kernels need it
+
     device, path = loop.attach(fd)
     try:
         return _erofs(path)

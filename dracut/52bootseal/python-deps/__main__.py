@@ -51,7 +51,8 @@ def rehearse(directory: str) -> None:
     import bootseal.__main__
     import bootseal.boot
     import bootseal.cleanup
-    import bootseal.initrd  # noqa: F401
+    import bootseal.initrd
+    import bootseal.linux.loop  # noqa: F401
     from bootseal import cms, config, der, digest, errors, keyring, messages, report, verify
     from bootseal.linux import keyctl, mountapi
 
