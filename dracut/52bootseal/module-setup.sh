@@ -101,13 +101,18 @@ _bootseal_install_python() {
 }
 
 _bootseal_install_configuration() {
-    local _directory
+    local _directory _file
     for _directory in /usr/lib /etc; do
-        inst_multiple -o \
-            "$_directory/bootseal/bootseal.conf" "$_directory/bootseal/bootseal.conf.d/*.conf" \
-            "$_directory/bootseal/keys.d/*.crt" "$_directory/bootseal/keys.d/*.pem" \
-            "$_directory/bootseal/keys.d/*.cer" "$_directory/bootseal/keys.d/*.der" \
-            "$_directory/ostree/prepare-root.conf"
+        for _file in "$_directory"/{bootseal/bootseal.conf,bootseal/bootseal.conf.d/*.conf,ostree/prepare-root.conf} \
+            "$_directory"/bootseal/keys.d/*.{crt,pem,cer,der}; do
+            [[ -e $_file || -L $_file ]] || continue
+            if [[ $(readlink -f "$_file") == /dev/null ]]; then
+                # masks the file of the same name in /usr/lib
+                mkdir -p "$initdir${_file%/*}" && ln -sf /dev/null "$initdir$_file"
+            else
+                inst_simple "$_file" || _bootseal_fatal "cannot install $_file"
+            fi
+        done
     done
 }
 

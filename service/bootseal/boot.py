@@ -70,8 +70,11 @@ def _already_done() -> bool:
 
 
 def _place(error: BaseException) -> str:
-    """File and line where an exception was raised."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
+    """File and line of ours where an exception came from; other modules have no line numbers in an initrd."""
+    place, trace = "bootseal", error.__traceback__
+    while trace:
+        path = trace.tb_frame.f_code.co_filename
+        if os.path.dirname(path).endswith(("/bootseal", "/bootseal/linux")):
+            place = f"{os.path.basename(path)}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "bootseal"
+    return place

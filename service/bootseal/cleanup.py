@@ -32,7 +32,7 @@ def main() -> int:
 
 def guard() -> int:
     """bootseal-guard.service: the moment for a verdict has passed and there is none. Returns an exit status that is not 0."""
-    what = "masked or missing: it never ran"
+    what = "it never ran: masked, missing, or the physical root could not be mounted"
     return report.refused(report.Recorder(), Refusal(messages.INTERRUPTED, what, _SERVICE))
 
 

@@ -18,15 +18,17 @@ _READ_ONLY = 0x03030303
 # The kernel cannot: see the contract. Any other errno of the check itself means that it refuses.
 _LACKING = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOPKG})
 _IMPOSSIBLE = _LACKING | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
+_IMPOSSIBLE_TO_LOAD = _IMPOSSIBLE | {errno.EBADMSG}
 _IMPOSSIBLE_TO_ENABLE = _IMPOSSIBLE | {errno.EINVAL, errno.EPERM}
 
 
 def enroll(pinned: Pinned, deployment: Deployment, keys: KernelKeys, policy: Policy) -> Enrolled:
     """Raises Refusal: `enroll-failed`, `unsupported` (both for what is missing only with Required=yes), `io-error`."""
     if policy.method == "none":
-        return Enrolled(pinned, "none", first_boot=False, bytes_written=0, missing=())
+        return Enrolled(pinned, "none", kernel_checked=False, first_boot=False, bytes_written=0, missing=())
     verified = pinned.verified
-    missing = list(keys.missing) + _check(verified, keys, pinned.path + ".sig") + _record(verified, keys)
+    unchecked = _check(verified, keys, pinned.path + ".sig")
+    missing = [*keys.missing, *unchecked, *_record(verified, keys)]
     first_boot, written = False, 0 if policy.method == "keyring" else None
     if policy.method == "fsverity":
         try:
@@ -36,24 +38,28 @@ def enroll(pinned: Pinned, deployment: Deployment, keys: KernelKeys, policy: Pol
     if missing and policy.required:
         verdict = messages.UNSUPPORTED if any(m.lacking for m in missing) else messages.ENROLL_FAILED
         raise Refusal(verdict, f"cannot be enrolled ({'; '.join(m.what for m in missing)})", pinned.path + ".digest")
-    others = [m for sha256, m in keys.unloaded.items() if sha256 != verified.signer.certificate.sha256]
-    return Enrolled(pinned, policy.method, first_boot, written, tuple(missing + others))
+    return Enrolled(pinned, policy.method, not unchecked, first_boot, written, tuple(missing))
 
 
 def _check(verified: Verified, keys: KernelKeys, path: str) -> list[Missing]:
-    """The kernel verifies the signature with the key that userspace found."""
-    sha256 = verified.signer.certificate.sha256
-    if sha256 in keys.unloaded:
-        return [keys.unloaded[sha256]]
+    """The kernel verifies the signature with the key that userspace found; what it cannot do comes back as missing."""
+    certificate = verified.signer.certificate
     encoding = "pkcs1" if verified.signer.algorithm.startswith("rsa") else "x962"
     hashed = hashlib.new(verified.hash_name, verified.signed.formatted()).digest()
-    try:
-        keyctl.verify_signature(keys.loaded[sha256], f"enc={encoding} hash={verified.hash_name}", hashed, verified.value)
-    except OSError as error:
-        if error.errno in _IMPOSSIBLE:
-            return [Missing(f"the kernel cannot check the signature: {reason(error)}", error.errno in _LACKING)]
-        raise Refusal(messages.ENROLL_FAILED, f"the kernel refused the signature: {reason(error)}", path) from error
-    return []
+    number, what = keys.unloaded.get(certificate.sha256, 0), f"load the signer's certificate ({certificate.path})"
+    if not number:
+        what = "check the signature"
+        info = f"enc={encoding} hash={verified.hash_name}"
+        try:
+            keyctl.verify_signature(keys.loaded[certificate.sha256], info, hashed, verified.value)
+        except OSError as error:
+            number = error.errno or errno.EKEYREJECTED
+    if not number:
+        return []
+    said = f"{what}: {reason(OSError(number, ''))}"
+    if number in (_IMPOSSIBLE_TO_LOAD if certificate.sha256 in keys.unloaded else _IMPOSSIBLE):
+        return [Missing(f"the kernel cannot {said}", number in _LACKING)]
+    raise Refusal(messages.ENROLL_FAILED, f"the kernel refuses to {said}", path)
 
 
 def _record(verified: Verified, keys: KernelKeys) -> list[Missing]:

@@ -27,16 +27,16 @@ _LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOPKG)
 def load(keyring: BootKeyring, *, ring: bool, seal: bool) -> KernelKeys:
     """Loads every certificate, makes the keyring `bootseal` (`ring`), and seals and locks `.fs-verity` (`seal`)."""
     loaded: dict[str, int] = {}
-    unloaded: dict[str, Missing] = {}
+    unloaded: dict[str, int] = {}
     for certificate in keyring.certificates:
         try:
             loaded[certificate.sha256] = _add(certificate)
         except OSError as error:
-            unloaded[certificate.sha256] = _missing(error, f"the kernel does not load the certificate {certificate.path}")
+            unloaded[certificate.sha256] = error.errno or 0
     anchor = _find_anchor()
     if anchor is None:
         lacking = "no .fs-verity keyring: this kernel does not check built-in fs-verity signatures"
-        return KernelKeys(loaded, unloaded, None, False, (Missing(lacking, True),))
+        return KernelKeys(loaded, unloaded, None, False, (Missing(lacking, lacking=True),))
     return _fill(anchor, loaded, unloaded, ring=ring, seal=seal)
 
 
@@ -58,7 +58,7 @@ def _find_anchor() -> int | None:
     return next((k.serial for k in keys if (k.kind, k.description, k.uid) == ("keyring", KERNEL_KEYRING, 0)), None)
 
 
-def _fill(anchor: int, loaded: dict[str, int], unloaded: dict[str, Missing], *, ring: bool, seal: bool) -> KernelKeys:
+def _fill(anchor: int, loaded: dict[str, int], unloaded: dict[str, int], *, ring: bool, seal: bool) -> KernelKeys:
     present = _members(anchor)
     missing = []
     for sha256, key in loaded.items():

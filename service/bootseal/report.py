@@ -11,10 +11,10 @@ from contextlib import suppress
 from typing import Any
 
 from . import __version__, messages
-from .errors import Refusal, printable
+from .errors import Refusal, printable, reason
 from .linux import journal
 from .messages import Verdict
-from .values import Candidate, Deployment, Enrolled, KernelKeys, Missing, Mounted, Pinned, Verified
+from .values import Candidate, Deployment, Enrolled, KernelKeys, Mounted, Pinned, Verified
 
 RUN = "/run/bootseal"
 PATH = RUN + "/boot.json"
@@ -58,6 +58,9 @@ class Recorder:
 
     def kernel_keys(self, keys: KernelKeys) -> None:
         self.record["keyring"]["sealed"] = keys.sealed
+        lines = [f"{sha256[:16]}: {reason(OSError(number, ''))}" for sha256, number in keys.unloaded.items()]
+        self.record["keyring"]["not_in_kernel"] = lines
+        self.notes += [f"certificate not in the kernel: {line}" for line in lines]
 
     def deployment(self, found: Deployment) -> None:
         names = ("layout", "stateroot", "checksum", "serial", "path")
@@ -91,14 +94,16 @@ class Recorder:
         }
 
     def enrolled(self, enrolled: Enrolled) -> None:
+        missing = [printable(m.what) for m in enrolled.missing]
         self.record["enrollment"] = {
             "method": enrolled.method,
+            "kernel_checked": enrolled.kernel_checked,
             "first_boot": enrolled.first_boot,
-            "missing": _texts(enrolled.missing),
+            "missing": missing,
         }
         if enrolled.bytes_written is not None:
             self.record["enrollment"]["bytes_written"] = enrolled.bytes_written
-        self.notes += [f"enrolling incomplete: {text}" for text in _texts(enrolled.missing)]
+        self.notes += [f"enrolling incomplete: {text}" for text in missing]
 
     def mounted(self, mounted: Mounted) -> None:
         self.record["mount"] = {"options": mounted.options}
@@ -177,19 +182,20 @@ def _fields(verdict: Verdict, record: Record) -> dict[str, str]:
 
 
 def _verified_line(record: Record) -> str:
-    deployment, image, enrollment = record["deployment"], record["image"], record["enrollment"]
+    deployment, image = record["deployment"], record["image"]
     name = f"{deployment['stateroot']}/{deployment['checksum'][:12]}.{deployment['serial']}"
-    how = {
-        "keyring": "checked by the kernel",
-        "fsverity": "checked by the kernel, fs-verity built-in",
-        "none": "checked by userspace alone",
-    }
-    first = ", first boot" if enrollment["first_boot"] else ""
-    checked = "checked by userspace, enrolling incomplete" if enrollment["missing"] else how[enrollment["method"]]
     return (
         f"verified {name} {image['algorithm']}:{image['digest'][:12]}, signed by {record['signature']['subject']}, "
-        f"{checked}{first}; not covered: {', '.join(record['not_covered'])}"
+        f"{_how(record['enrollment'])}; not covered: {', '.join(record['not_covered'])}"
     )
+
+
+def _how(enrollment: Record) -> str:
+    words = ["checked by the kernel" if enrollment["kernel_checked"] else "checked by userspace alone"]
+    words += [f"method {enrollment['method']}"]
+    words += ["first boot"] if enrollment["first_boot"] else []
+    words += ["enrolling incomplete"] if enrollment["missing"] else []
+    return ", ".join(words)
 
 
 def _unauthenticated() -> list[str]:
@@ -210,10 +216,6 @@ def _save(record: Record) -> None:
             json.dump(record, file, indent=2)
             file.write("\n")
         os.replace(temporary, PATH)
-
-
-def _texts(missing: tuple[Missing, ...]) -> list[str]:
-    return [printable(m.what) for m in missing]
 
 
 def _clean(value: str | int) -> str | int:

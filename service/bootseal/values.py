@@ -71,13 +71,13 @@ class Missing(NamedTuple):
 
 
 class KernelKeys(NamedTuple):
-    """What the kernel holds of the boot keyring, by the SHA-256 of the certificate: a key's serial, or why there is none.
+    """What the kernel holds of the boot keyring, by the SHA-256 of the certificate: a key's serial, or the errno instead.
 
     `ring` is the keyring `bootseal`, if it is anchored in `.fs-verity`; `missing` what else could not be done.
     """
 
     loaded: dict[str, int]
-    unloaded: dict[str, Missing]
+    unloaded: dict[str, int]
     ring: int | None
     sealed: bool
     missing: tuple[Missing, ...]
@@ -141,6 +141,7 @@ class Enrolled(NamedTuple):
 
     pinned: Pinned
     method: str
+    kernel_checked: bool
     first_boot: bool
     bytes_written: int | None
     missing: tuple[Missing, ...]

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""bootseal verify: the verdict of the next boot, before it."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .. import image, keyring, messages
+from . import explain, initrdfile, objects
+from . import sysroot as sysroots
+from .judge import Record, Source, judge
+from .output import NO_INPUT, USAGE, Failure, emit, error, os_failure, table
+from .sysroot import Found
+
+# What the boot reads of its initrd.
+_DIRECTORIES = tuple(
+    f"{top}/{name}" for top in ("etc", "usr/lib") for name in ("bootseal", "bootseal/bootseal.conf.d", keyring.DIRECTORY, "ostree")
+)
+_COLOURS = {"verified": "green"} | {v.name: "red" for v in messages.VERDICTS if v is not messages.VERIFIED}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("deployment", nargs="?", metavar="DEPLOYMENT", help="checksum or its beginning, pending, or booted (default: what boots next)")
+    parser.add_argument("--all", action="store_true", help="every deployment, as a table")
+    parser.add_argument("--sysroot", metavar="DIR", help="physical root (default: the running system's)")
+    keys = parser.add_mutually_exclusive_group()
+    keys.add_argument("--initrd", metavar="FILE", help="initrd or UKI to take keys and configuration from (default: the deployment's own)")
+    keys.add_argument("--keys", metavar="DIR", help="directory with certificates to use instead")
+    keys.add_argument("--system-keys", action="store_true", help="certificates and configuration of the running system")
+    parser.add_argument("--cmdline", metavar="TEXT", help="kernel command line (default: that of the deployment's boot entry)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="each deviation of a refused signature or certificate by name")
+
+
+def run(arguments: argparse.Namespace, _command: list[str]) -> int:
+    sysroot = os.path.abspath(arguments.sysroot or sysroots.default_sysroot())
+    checker = Checker(sysroot, arguments)
+    if arguments.all:
+        if arguments.deployment or arguments.cmdline:
+            raise Failure(USAGE, "Failed to read the command line: --all takes no DEPLOYMENT and no --cmdline=")
+        return _print_all([(found, checker.check(found)) for found in sysroots.deployments(sysroot)], arguments)
+    found = sysroots.choose(sysroot, arguments.deployment)
+    if arguments.cmdline is not None:
+        found = found._replace(options=arguments.cmdline, state="" if found.state == "staged" else found.state)
+    return _print_one(found, checker.check(found), arguments, sysroot)
+
+
+class Checker:
+    """Judges deployments of one physical root; reads each initrd once."""
+
+    def __init__(self, sysroot: str, arguments: argparse.Namespace) -> None:
+        self._sysroot, self._arguments = sysroot, arguments
+        self._trees: dict[tuple[str, ...], initrdfile.Tree] = {}
+        self._store: objects.Store | None = None
+
+    def check(self, found: Found) -> Record:
+        """The record of judge(), with the state of the objects. Raises Failure."""
+        with self._source(found) as source:
+            record = judge(found, self._sysroot, source)
+        if record["verdict"] == messages.VERIFIED.name:
+            record["missing"] += self._objects(found)
+        return record
+
+    @contextmanager
+    def _source(self, found: Found) -> Iterator[Source]:
+        if self._arguments.system_keys:
+            yield Source("/", "the running system")
+            return
+        if self._arguments.keys:
+            with initrdfile.written_out(initrdfile.Tree({}), ()) as empty:
+                yield Source(empty, self._arguments.keys, keys=_directory(self._arguments.keys))
+            return
+        paths = (self._arguments.initrd,) if self._arguments.initrd else sysroots.initrd_files(found, self._sysroot)
+        tree = self._tree(paths, found)
+        with initrdfile.written_out(tree, _DIRECTORIES) as directory:
+            yield Source(directory, " ".join(paths), tree=tree)
+
+    def _tree(self, paths: tuple[str, ...], found: Found) -> initrdfile.Tree:
+        if not paths:
+            hint = "give it with --initrd=, or use --keys= or --system-keys"
+            raise Failure(NO_INPUT, f"Failed to find the initrd of {found.name}: none in its boot entry or in usr/lib/modules", hint)
+        try:
+            status = [os.stat(path) for path in paths]
+            identity = tuple(f"{s.st_dev}:{s.st_ino}:{s.st_mtime_ns}:{s.st_size}" for s in status)
+            if identity not in self._trees:
+                self._trees[identity] = initrdfile.read(paths)
+            return self._trees[identity]
+        except OSError as failed:
+            raise os_failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}", failed) from failed
+        except initrdfile.Damaged as damaged:
+            raise Failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}: {damaged}") from damaged
+
+    def _objects(self, found: Found) -> list[str]:
+        try:
+            if self._store is None:
+                directory = os.path.join(self._sysroot, "ostree/repo/objects")
+                self._store = objects.Store(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            with open(os.path.join(self._sysroot, found.path, image.IMAGE), "rb") as file:
+                return objects.lacking(self._store.check(file.read()))
+        except OSError as failed:
+            return [f"the objects could not be looked at: {failed}"]
+
+
+def _directory(path: str) -> str:
+    if not os.path.isdir(path):
+        raise Failure(NO_INPUT, f"Failed to read the certificates in {path}: no such directory")
+    return path
+
+
+def _print_one(found: Found, record: Record, arguments: argparse.Namespace, sysroot: str) -> int:
+    status: int = record["exit_status"]
+    findings = explain.findings(os.path.join(sysroot, found.path, image.IMAGE)) if arguments.verbose and status else []
+    if findings:
+        record["findings"] = [finding._asdict() for finding in findings]
+    emit(_with_name(found, record), arguments.json, _text(found, record))
+    if status:
+        error(record["message"], record.get("hint", ""))
+    return status
+
+
+def _print_all(records: list[tuple[Found, Record]], arguments: argparse.Namespace) -> int:
+    rows = [["DEPLOYMENT", "STATE", "VERDICT", "SIGNER", "MISSING"]]
+    for found, record in records:
+        signer = record.get("signature", {}).get("subject", "")
+        rows.append([found.name, found.state, record["verdict"], signer, str(len(record["missing"]) or "")])
+    emit([_with_name(*pair) for pair in records], arguments.json, table(rows, _COLOURS))
+    for found, record in records:
+        if record["exit_status"]:
+            error(f"{found.name}: {record['message']}", record.get("hint", ""))
+    return next((record["exit_status"] for _, record in records if record["exit_status"]), 0)
+
+
+def _with_name(found: Found, record: Record) -> Record:
+    return {"name": found.name, "state": found.state} | record
+
+
+def _text(found: Found, record: Record) -> str:
+    lines = [[found.name + (f" ({found.state})" if found.state else "") + ":", record["verdict"]]]
+    if "image" in record:
+        lines.append(["  digest", f"{record['image']['algorithm']}:{record['image']['digest']}"])
+    if signature := record.get("signature"):
+        lines.append(["  signer", f"{signature['subject']} ({signature['algorithm']}, until {signature['not_after']})"])
+    lines.append(["  keys", f"{record.get('keyring', {}).get('certificates', 0)} from {record['keys']}"])
+    lines += [["  missing", line] for line in record["missing"]]
+    if "not_covered" in record:
+        lines.append(["  not covered", ", ".join(record["not_covered"])])
+    for finding in record.get("findings", ()):
+        lines.append(["  deviation", f"{finding['name']}: the kernel {finding['kernel']}; {finding['remedy']}"])
+    head, *rest = lines
+    return "\n".join([table([head], _COLOURS), *([table(rest, {})] if rest else [])])

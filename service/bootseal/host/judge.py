@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Would this deployment boot? The stages of the boot themselves answer, in the boot's order, and nothing of it stays.
+
+A child process makes the answer, in a mount namespace of its own as at boot. As root it goes as far as a boot can without
+taking the place of one: the kernel checks the signature, the root is mounted and init opened through it, and then all of it
+goes away with the process. Nothing is written to the disk or to a keyring that others see.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from .. import candidate, config, enroll, image, initrd, kernelkeys, keyring, messages, mount, report, verify
+from ..errors import Refusal, reason
+from ..linux import keyctl
+from ..values import Certificate, Deployment, KernelKeys, Missing, Pinned, Policy, Request
+from . import sysroot as sysroots
+from .initrdfile import Tree
+from .sysroot import Found
+
+Record = dict[str, Any]
+_UNIT = "initrd-root-fs.target.requires/bootseal.service"
+_PREPARE_ROOT = "usr/lib/ostree/ostree-prepare-root"
+_UNIT_DIRECTORIES = ("usr/lib/systemd/system", "lib/systemd/system", "etc/systemd/system")
+
+
+class Source(NamedTuple):
+    """Where configuration and certificates are: a directory that stands for the initrd's /, and what it came from.
+
+    `keys` replaces the certificates, `tree` is the whole initrd; both may be missing.
+    """
+
+    directory: str
+    name: str
+    keys: str | None = None
+    tree: Tree | None = None
+
+
+def judge(found: Found, sysroot: str, source: Source) -> Record:
+    """The record of this boot, as far as it can be known before: keys as in boot.json, and `missing`."""
+    record: Record = _in_child(lambda: _judge(found, sysroot, source))
+    with suppress(OSError):
+        os.rmdir("/run/bootseal/stage")
+        os.rmdir("/run/bootseal")
+    return record
+
+
+def _judge(found: Found, sysroot: str, source: Source) -> Record:
+    recorder = report.Recorder()
+    for key in ("boot_id", "kernel", "milliseconds"):
+        del recorder.record[key]
+    missing: list[str] = []
+    try:
+        _stages(found, sysroot, source, recorder, missing)
+        ending: Record = {"verdict": messages.VERIFIED.name, "message": "would boot", "exit_status": 0}
+    except Refusal as refusal:
+        verdict = refusal.verdict
+        ending = {"verdict": verdict.name, "message": str(refusal), "hint": refusal.hint, "exit_status": verdict.exit_status}
+    return recorder.record | ending | {"keys": source.name, "missing": missing + recorder.notes}
+
+
+def _stages(found: Found, sysroot: str, source: Source, recorder: report.Recorder, missing: list[str]) -> None:
+    """boot.py's own order."""
+    if source.tree:
+        _check_initrd(source.tree, source.name)
+    policy = config.load(source.directory)
+    boot_keyring = keyring.load(_certificates(source))
+    recorder.keyring(len(boot_keyring.certificates), boot_keyring.skipped)
+    _check_kernel(found, sysroot, policy, missing)
+    request = sysroots.request(found)
+    if os.geteuid() == 0:
+        mount.private_namespace()
+    deployment = sysroots.opened(found, sysroot)
+    recorder.deployment(deployment)
+    claimed = candidate.read(deployment, lambda: image.enforced_digest(deployment, sysroot), sysroot)
+    recorder.candidate(claimed)
+    verified = verify.verify(claimed, boot_keyring)
+    recorder.verified(verified)
+    pinned = image.pin(deployment, verified, sysroot)
+    recorder.pinned(pinned)
+    if os.geteuid() == 0:
+        _rehearse(pinned, deployment, policy, request, recorder)
+    else:
+        missing.append("not tried without root: the kernel's check of the signature, and mounting")
+
+
+def _rehearse(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, recorder: report.Recorder) -> None:
+    """The kernel checks the signature and mounts the root; nothing is enrolled, sealed, attached or written."""
+    keys = _kernel_keys(pinned.verified.signer.certificate)
+    method = "none" if policy.method == "none" else "keyring"
+    enrolled = enroll.enroll(pinned, deployment, keys, policy._replace(method=method))
+    # A transient /etc or root would leave directories in /run.
+    root = policy.root._replace(root_transient=False, root_readonly=True, etc_transient=False)
+    recorder.mounted(mount.mount(enrolled, deployment, root, request))
+    for missing in enrolled.missing:
+        recorder.notes.append(f"would not be enrolled: {missing.what}")
+
+
+def _kernel_keys(certificate: Certificate) -> KernelKeys:
+    """The signer's certificate in this process's own keyring; `.fs-verity` is left alone."""
+    sha256 = certificate.sha256
+    try:
+        key = keyctl.add_key("asymmetric", kernelkeys.description(sha256), certificate.der, keyctl.PROCESS_KEYRING)
+    except OSError as error:
+        missing = Missing(f"this kernel does not load the certificate: {reason(error)}", lacking=True)
+        return KernelKeys({}, {sha256: missing}, None, sealed=False, missing=())
+    return KernelKeys({sha256: key}, {}, None, sealed=False, missing=())
+
+
+def _certificates(source: Source) -> list[str]:
+    if source.keys is None:
+        return config.drop_ins(source.directory, keyring.DIRECTORY, keyring.SUFFIXES)
+    names = sorted(name for name in os.listdir(source.keys) if name.endswith(keyring.SUFFIXES) and not name.startswith("."))
+    return [os.path.join(source.keys, name) for name in names]
+
+
+def _check_initrd(tree: Tree, name: str) -> None:
+    """What the initrd build refuses, too. Raises Refusal."""
+    if not any(tree.exists(f"{directory}/{_UNIT}") for directory in _UNIT_DIRECTORIES) or not tree.exists("usr/lib/bootseal"):
+        hint = 'add_dracutmodules+=" bootseal " in a file of /etc/dracut.conf.d, and build the initrd again'
+        raise Refusal(messages.NO_KEYS, "bootseal is not in this initrd: it would check nothing", name, hint)
+    if tree.exists(_PREPARE_ROOT):
+        hint = 'omit_dracutmodules+=" ostree " in a file of /etc/dracut.conf.d, and build the initrd again'
+        raise Refusal(messages.BAD_CONFIG, "ostree-prepare-root is in this initrd, too, and would mount the root unchecked", name, hint)
+
+
+def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]) -> None:
+    """Options of the deployment's own kernel. Raises Refusal."""
+    path = _kernel_config(os.path.join(sysroot, found.path))
+    if not path:
+        missing.append("no configuration of the deployment's kernel found: its options are not known")
+        return
+    with open(path, encoding="ascii", errors="replace") as file:
+        on = {line.partition("=")[0] for line in file if line.rstrip().endswith(("=y", "=m"))}
+    for option in initrd._kernel_options(policy):
+        if f"CONFIG_{option}" not in on:
+            raise Refusal(messages.UNSUPPORTED, f"the kernel lacks CONFIG_{option}", path)
+    if policy.method != "none" and "CONFIG_FS_VERITY_BUILTIN_SIGNATURES" not in on:
+        missing.append("the kernel lacks CONFIG_FS_VERITY_BUILTIN_SIGNATURES: it will not hold the digest itself")
+
+
+def _kernel_config(tree: str) -> str | None:
+    modules = os.path.join(tree, "usr/lib/modules")
+    releases = sorted(os.listdir(modules)) if os.path.isdir(modules) else []
+    places = [os.path.join(modules, release, "config") for release in releases]
+    places += [os.path.join(tree, f"usr/lib/ostree-boot/config-{release}") for release in releases]
+    places += [os.path.join(tree, f"boot/config-{release}") for release in releases]
+    return next((place for place in places if os.path.isfile(place)), None)
+
+
+def _in_child(work: Callable[[], Record]) -> Record:
+    """The result of a function that changes its process for good. Raises RuntimeError if it gives none."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        status = 1
+        try:
+            with open(writer, "w", encoding="utf-8") as file:
+                json.dump(work(), file)
+            status = 0
+        except BaseException as error:  # the child must end here, whatever it was
+            os.write(2, f"bootseal: {error.__class__.__name__}: {error}\n".encode(errors="replace"))
+        os._exit(status)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as file:
+        text = file.read()
+    os.waitpid(child, 0)
+    if not text:
+        raise RuntimeError("the check ended without a verdict")
+    result: Record = json.loads(text)
+    return result

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The objects that an image names: which are missing, and which have no fs-verity and could not be read after the boot."""
+
+import errno
+import os
+import re
+from typing import NamedTuple
+
+from ..digest import BLOCK_SIZE, NUMBERS
+from ..linux import fsverity
+from .output import OS_ERROR, Progress, os_failure
+
+# Where an object is stands in the image as a "redirect" extended attribute, as plain text.
+_NAME = re.compile(rb"/([0-9a-f]{2}/[0-9a-f]{62}(?:\.file)?)")
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Objects(NamedTuple):
+    missing: list[str]
+    unsealed: list[str]
+
+
+class Store:
+    """The objects of one repository, by a directory descriptor. Remembers: deployments share most of them."""
+
+    def __init__(self, directory: int) -> None:
+        self._directory = directory
+        self._states: dict[str, str] = {}
+
+    def check(self, image: bytes) -> Objects:
+        """The objects that an image names, and that are not as the boot needs them. Raises OSError."""
+        missing, unsealed = [], []
+        for name in sorted({match.decode() for match in _NAME.findall(image)}):
+            state = self._states.get(name) or self._state(name)
+            self._states[name] = state
+            if state == "missing":
+                missing.append(name)
+            elif state == "unsealed":
+                unsealed.append(name)
+        return Objects(missing, unsealed)
+
+    def _state(self, name: str) -> str:
+        try:
+            fd = os.open(name, _FLAGS, dir_fd=self._directory)
+        except FileNotFoundError:
+            return "missing"
+        try:
+            fsverity.measure(fd)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.ENOTTY, errno.EOPNOTSUPP):
+                raise
+            return "unsealed"
+        finally:
+            os.close(fd)
+        return "sealed"
+
+    def seal(self, names: list[str], directory: int) -> None:
+        """Enables fs-verity on objects, through a writable descriptor of their directory. Raises Failure."""
+        with Progress("Enabling fs-verity on objects", len(names)) as progress:
+            for name in names:
+                try:
+                    enable(name, directory, "sha256")
+                except OSError as error:
+                    raise os_failure(OS_ERROR, f"Failed to enable fs-verity on the object {name}", error, hint(error)) from error
+                progress.add(1)
+                self._states[name] = "sealed"
+
+
+def enable(name: str, directory: int, algorithm: str) -> bool:
+    """Enables fs-verity without a signature; False if it was on already. Raises OSError."""
+    fd = os.open(name, _FLAGS, dir_fd=directory)
+    try:
+        fsverity.enable(fd, NUMBERS[algorithm], BLOCK_SIZE, b"")
+    except FileExistsError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def hint(error: OSError) -> str:
+    if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY):
+        return "the filesystem has no fs-verity: ext4 needs 'tune2fs -O verity DEVICE'; btrfs and f2fs have it"
+    if error.errno == errno.EINVAL:
+        return "the filesystem's block size must be 4096"
+    return ""
+
+
+def lacking(found: Objects) -> list[str]:
+    """One line for each kind of lack."""
+    lines = []
+    for names, what in ((found.missing, "missing"), (found.unsealed, "without fs-verity, and cannot be read")):
+        if names:
+            lines.append(f"{len(names)} object{'s are' if len(names) > 1 else ' is'} {what}, such as {names[0]}")
+    return lines
+
+

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The deployments of a physical root, as ostree and the boot loader know them. Finds; judges nothing.
+
+Boot loader entries are those of the Boot Loader Specification that ostree writes. A staged deployment has none yet: ostree
+keeps it in /run, a GVariant of type a{sv}, and finalizes it at shutdown.
+"""
+
+import os
+import re
+import struct
+from typing import NamedTuple
+
+from .. import booted, cmdline, deployment, messages
+from ..errors import failed
+from ..linux import files
+from ..values import Deployment, Request
+from . import initrdfile
+from .output import NO_INPUT, USAGE, Failure, os_failure
+
+STAGED = "/run/ostree/staged-deployment"
+_PATH = re.compile(r"ostree/deploy/([^/]+)/deploy/([0-9a-f]{64})\.(\d+)")
+_STAGED = re.compile(rb"target\0+name\0+([0-9a-f]{64}\.\d+)\0.*?osname\0+([^\0/]+)\0\0s", re.DOTALL)
+_BOOTED_KEY = b"backing-root-device-inode\0"
+_UKI_DIRECTORIES = ("boot/EFI/Linux", "boot/efi/EFI/Linux", "efi/EFI/Linux")
+
+
+class Found(NamedTuple):
+    """A deployment: `options` is its kernel command line, `initrds` the files of its boot entry; both empty without one.
+
+    `state`: staged (finalized at shutdown), pending (boots next, and is not running), booted, or empty.
+    """
+
+    path: str
+    state: str
+    options: str
+    initrds: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """STATEROOT/CHECKSUM.SERIAL with a checksum that is long enough for people."""
+        stateroot, checksum, serial = self.parts
+        return f"{stateroot}/{checksum[:12]}.{serial}"
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        match = _PATH.fullmatch(self.path)
+        assert match
+        return match[1], match[2], match[3]
+
+
+def default_sysroot() -> str:
+    """Where the physical root of the running system is."""
+    return "/sysroot" if os.path.isdir("/sysroot/ostree") else "/"
+
+
+def deployments(sysroot: str) -> list[Found]:
+    """In boot order: the first is what the next boot takes. Those without boot entry come last. Raises Failure."""
+    if not os.path.isdir(os.path.join(sysroot, "ostree/deploy")):
+        hint = "give the physical root with --sysroot="
+        raise Failure(NO_INPUT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint)
+    running = _booted_inode()
+    found: dict[str, Found] = {}
+    staged = staged_path() if _is_running_sysroot(sysroot) else None
+    entries = ([] if staged is None else [Found(staged, "staged", "", ())]) + _boot_entries(sysroot)
+    for entry in entries + [Found(path, "", "", ()) for path in _on_disk(sysroot)]:
+        found.setdefault(entry.path, _with_state(entry, sysroot, running, first=not found))
+    return list(found.values())
+
+
+def choose(sysroot: str, name: str | None) -> Found:
+    """The deployment of this name (CHECKSUM[.SERIAL], the beginning is enough; pending; booted). Raises Failure.
+
+    Without a name it is what the next boot takes.
+    """
+    everything = deployments(sysroot)
+    if not everything:
+        raise Failure(NO_INPUT, f"Failed to find a deployment: there is none below {sysroot}")
+    if name is None:
+        return everything[0]
+    states = {"pending": ("pending", "staged"), "booted": ("booted",)}.get(name)
+    matching = [f for f in everything if (f.state in states if states else _is_named(f, name))]
+    if len(matching) == 1:
+        return matching[0]
+    what = "none is" if not matching else f"{len(matching)} are"
+    hint = f"there are: {', '.join(f.name for f in everything)}"
+    raise Failure(USAGE if matching else NO_INPUT, f"Failed to choose a deployment: {what} called {name}", hint)
+
+
+def opened(found: Found, sysroot: str) -> Deployment:
+    """The deployment as the boot will open it. Raises Refusal, as the boot does."""
+    if found.state == "staged":
+        return _opened_staged(found, sysroot)
+    return deployment.locate(request(found), sysroot)
+
+
+def request(found: Found) -> Request:
+    """What its command line asks for; without a boot entry, the deployment itself. Raises Refusal."""
+    return cmdline.parse(found.options) if found.options else Request("/" + found.path, "", debug=False)
+
+
+def initrd_files(found: Found, sysroot: str) -> tuple[str, ...]:
+    """The initrd of the boot entry; else what will become it, beside the kernel in the deployment. Empty: none there."""
+    if found.initrds:
+        return found.initrds
+    modules = os.path.join(sysroot, found.path, "usr/lib/modules")
+    for kernel in sorted(os.listdir(modules)) if os.path.isdir(modules) else ():
+        for name in sorted(os.listdir(os.path.join(modules, kernel))):
+            if name in ("initramfs.img", "initrd", "initrd.img") or name.endswith(".efi"):
+                return (os.path.join(modules, kernel, name),)
+    return ()
+
+
+def staged_path() -> str | None:
+    """The path of the staged deployment below the physical root. Raises Failure if there is one that cannot be read."""
+    try:
+        with open(STAGED, "rb") as file:
+            match = _STAGED.search(file.read(1 << 16))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise os_failure(NO_INPUT, f"Failed to read {STAGED}", error) from error
+    if not match:
+        raise Failure(NO_INPUT, f"Failed to read {STAGED}: not in the form that is known", "see 'ostree admin status'")
+    return f"ostree/deploy/{os.fsdecode(match[2])}/deploy/{match[1].decode()}"
+
+
+def _is_named(found: Found, name: str) -> bool:
+    stateroot, checksum, serial = found.parts
+    return len(name) >= 4 and f"{checksum}.{serial}".startswith(name.removeprefix(stateroot + "/"))
+
+
+def _with_state(entry: Found, sysroot: str, running: tuple[int, int] | None, *, first: bool) -> Found:
+    if entry.state:
+        return entry
+    try:
+        status = os.stat(os.path.join(sysroot, entry.path))
+    except OSError:
+        return entry
+    if running == (status.st_dev, status.st_ino):
+        return entry._replace(state="booted")
+    return entry._replace(state="pending" if first else "")
+
+
+def _is_running_sysroot(sysroot: str) -> bool:
+    try:
+        return os.path.samefile(sysroot, default_sysroot()) and os.path.exists(booted.PATH)
+    except OSError:
+        return False
+
+
+def _booted_inode() -> tuple[int, int] | None:
+    """Device and inode of the booted deployment's directory, from /run/ostree-booted (booted.py writes it)."""
+    try:
+        with open(booted.PATH, "rb") as file:
+            data = file.read(1 << 16)
+    except OSError:
+        return None
+    start = data.find(_BOOTED_KEY)
+    start += len(_BOOTED_KEY)
+    start += -start % 8
+    if start < 32 or len(data) < start + 16:
+        return None
+    device, inode = struct.unpack_from("=QQ", data, start)
+    return device, inode
+
+
+def _boot_entries(sysroot: str) -> list[Found]:
+    """Deployments with a boot loader entry or in a UKI, in boot order."""
+    boot = _boot_directory(sysroot)
+    directory = os.path.join(boot, "loader/entries")
+    entries = [_parse_entry(os.path.join(directory, name)) for name in _listed(directory, ".conf")]
+    entries.sort(key=_version, reverse=True)
+    found = []
+    for entry in entries:
+        options = " ".join(entry.get("options", ()))
+        initrds = tuple(_below_boot(boot, text) for line in entry.get("initrd", ()) for text in line.split())
+        found += _found(sysroot, options, initrds)
+    for uki_directory in _UKI_DIRECTORIES:
+        directory = os.path.join(sysroot, uki_directory)
+        for name in reversed(_listed(directory, ".efi")):
+            found += _found_uki(sysroot, os.path.join(directory, name))
+    return found
+
+
+def _found_uki(sysroot: str, path: str) -> list[Found]:
+    try:
+        options = initrdfile.pe_sections(path, (".cmdline",)).get(".cmdline", b"")
+    except (OSError, initrdfile.Damaged):
+        return []
+    return _found(sysroot, options.rstrip(b"\0").decode(errors="replace").strip(), (path,))
+
+
+def _found(sysroot: str, options: str, initrds: tuple[str, ...]) -> list[Found]:
+    """The deployment that a command line leads to, if it does; finding that out is the boot's matter, listing it is ours."""
+    target = next((word.removeprefix("ostree=") for word in options.split() if word.startswith("ostree=")), "")
+    if not target:
+        return []
+    try:
+        root = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = files.open_directory(root, target, files.CONFINED)
+        finally:
+            os.close(root)
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        os.close(fd)
+    except OSError:
+        return []
+    match = _PATH.search(path)
+    return [Found(match[0], "", options, initrds)] if match else []
+
+
+def _on_disk(sysroot: str) -> list[str]:
+    top = os.path.join(sysroot, "ostree/deploy")
+    paths = [f"ostree/deploy/{stateroot}/deploy/{name}" for stateroot in _listed(top) for name in _listed(f"{top}/{stateroot}/deploy")]
+    return [path for path in paths if _PATH.fullmatch(path)]
+
+
+def _boot_directory(sysroot: str) -> str:
+    """/boot of the physical root; on the running system it may be a partition that is mounted at /boot only."""
+    own = os.path.join(sysroot, "boot")
+    separate = not os.path.lexists(os.path.join(own, "loader")) and _is_running_sysroot(sysroot)
+    return "/boot" if separate else own
+
+
+def _parse_entry(path: str) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file.read(1 << 16).splitlines():
+                key, _, value = line.strip().partition(" ")
+                values.setdefault(key, []).append(value.strip())
+    except OSError:
+        return {}
+    return values
+
+
+def _version(entry: dict[str, list[str]]) -> int:
+    """ostree numbers its entries; the highest boots first."""
+    text = entry.get("version", [""])[0]
+    return int(text) if text.isdecimal() else 0
+
+
+def _below_boot(boot: str, path: str) -> str:
+    """A path of an entry is below the file system that /boot is on, with or without /boot in it."""
+    return os.path.join(boot, path.lstrip("/").removeprefix("boot/"))
+
+
+def _listed(directory: str, suffix: str = "") -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(directory) if name.endswith(suffix))
+    except OSError:
+        return []
+
+
+def _opened_staged(found: Found, sysroot: str) -> Deployment:
+    """A staged deployment has no /etc before it is finalized: its usr/etc stands in for it."""
+    stateroot, checksum, serial = found.parts
+    try:
+        root = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        places = (found.path, f"{found.path}/usr/etc", f"ostree/deploy/{stateroot}/var", "ostree/repo/objects")
+        fds = [files.open_directory(root, place) for place in places]
+    except OSError as error:
+        raise failed(error, messages.NO_DEPLOYMENT, "cannot be opened", f"{sysroot}/{found.path}") from error
+    return Deployment("ostree", stateroot, checksum, int(serial), found.path, root, *fds)
