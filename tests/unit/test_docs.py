@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Documentation against the code: keys, verdicts, message ids, journal fields, files, links; and that man pages render."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bootseal import config, messages, report
+from bootseal.messages import Verdict
+from unit.support import PACKAGE, SERVICE, TREE
+
+README = TREE / "README.md"
+ARCHITECTURE = TREE / "ARCHITECTURE.md"
+MAN = TREE / "packaging/man"
+SERVICE_PAGE, CONF_PAGE = MAN / "bootseal.service.8", MAN / "bootseal.conf.5"
+CATALOG = TREE / "packaging/bootseal.catalog"
+PAGES = sorted(MAN.glob("*.[1-8]"))
+TEXTS = (README, ARCHITECTURE, TREE / "CONTRIBUTING.md")
+IGNORED = {"__pycache__", "build", "dist"}
+
+# journalctl prints the bare name of a field that is missing: only what these verdicts always carry.
+ALWAYS = {"MESSAGE", "BOOTSEAL_VERDICT"}
+LOCATED = {
+    v.name: ALWAYS | {"BOOTSEAL_DEPLOYMENT"}
+    for v in (
+        messages.NO_IMAGE, messages.NO_DIGEST, messages.NO_SIGNATURE, messages.BAD_IMAGE, messages.BAD_DIGEST,
+        messages.BAD_SIGNATURE, messages.UNTRUSTED_SIGNER, messages.WRONG_SIGNATURE, messages.IMAGE_UNSEALED,
+        messages.IMAGE_MISMATCH,
+    )
+}  # fmt: skip
+VERIFIED = {
+    v.name: ALWAYS | {"BOOTSEAL_DEPLOYMENT", "BOOTSEAL_DIGEST", "BOOTSEAL_SIGNER"}
+    for v in (messages.ENROLL_FAILED, messages.VERIFIED)
+}
+VERIFIED[messages.VERIFIED.name] |= {"BOOTSEAL_ENROLL"}
+FIELDS = LOCATED | VERIFIED
+
+
+def roff(path: Path) -> str:
+    return path.read_text().replace(r"\-", "-")
+
+
+def status(verdict: Verdict) -> str:
+    """As documented: a service that was interrupted has no exit status of its own."""
+    return "-" if verdict is messages.INTERRUPTED else str(verdict.exit_status)
+
+
+STATUSES = {v.name: status(v) for v in messages.VERDICTS}
+
+
+def catalog() -> dict[str, tuple[str, str]]:
+    """{verdict: (id, text)} of the catalog; the verdict is the comment above an entry."""
+    parts = re.split(r"(?m)^# (\S+)\n-- (\S+)\n", CATALOG.read_text())
+    return {parts[n]: (parts[n + 1], parts[n + 2]) for n in range(1, len(parts), 3)}
+
+
+# --- configuration
+
+
+def man_options() -> dict[tuple[str, str], str]:
+    """{(section, key): text} of bootseal.conf(5)."""
+    options: dict[tuple[str, str], str] = {}
+    for section, body in re.findall(r"(?ms)^\.SH \[(\w+)\] SECTION OPTIONS\n(.*?)(?=^\.SH )", roff(CONF_PAGE)):
+        parts = re.split(r"(?m)^\.TP\n\.I (\w+)=\n", body)
+        options |= {(section, parts[n]): parts[n + 1] for n in range(1, len(parts), 2)}
+    return options
+
+
+def test_conf_page_has_every_key_and_no_other() -> None:
+    assert set(man_options()) == {(section.upper(), key) for section, key in config.KEYS}
+
+
+@pytest.mark.parametrize("key", list(config.KEYS), ids="/".join)
+def test_conf_page_has_every_value_and_the_default(key: tuple[str, str]) -> None:
+    allowed, default = config.KEYS[key]
+    text = man_options()[key[0].upper(), key[1]]
+    named = set(re.findall(r"^\.BR? (\w+)(?![\w.])", text, re.M))
+    if set(allowed) != {"yes", "no"}:
+        assert named == set(allowed)
+    around = rf"default\n\.BR? {default}\b|^\.BR? {default}\n(\(the default\)|(?:(?!^\.TP).)*This is the default)"
+    assert re.search(around, text, re.M | re.S), f"{default} is not said to be the default"
+
+
+def test_shipped_configuration_is_all_defaults_commented_out() -> None:
+    lines = (TREE / "units/bootseal.conf").read_text().splitlines()
+    assert not [line for line in lines if "=" in line and not line.startswith("#")]
+    uncommented = "\n".join(line.removeprefix("#") if re.match(r"#\w+=", line) else line for line in lines)
+    assert config.parse(uncommented, "") == {key: default for key, (_, default) in config.KEYS.items()}
+
+
+# --- verdicts
+
+
+def test_readme_has_every_verdict_with_its_exit_status() -> None:
+    assert dict(re.findall(r"(?m)^\| `([a-z-]+)` \| (\d+|-) \| \S.* \|$", README.read_text())) == STATUSES
+
+
+def test_service_page_has_every_verdict_with_its_exit_status() -> None:
+    assert dict(re.findall(r'(?m)^\.TP\n\.BR ([a-z-]+) " \((\d+|-)\)"$', roff(SERVICE_PAGE))) == STATUSES
+
+
+def test_service_page_has_every_journal_field() -> None:
+    record = {
+        "message": "x",
+        "hint": "x",
+        "deployment": {"path": "x"},
+        "image": {"algorithm": "x", "digest": "x"},
+        "signature": {"subject": "x"},
+        "enrollment": {"method": "x"},
+    }
+    sent = {name for name in report._fields(messages.VERIFIED, record) if name.startswith("BOOTSEAL_")}
+    assert set(re.findall(r"(?m)^\.TP\n\.I (BOOTSEAL_\w+)=$", roff(SERVICE_PAGE))) == sent
+
+
+def test_service_page_has_every_member_of_the_record() -> None:
+    source = (PACKAGE / "report.py").read_text()
+    members = set(report.Recorder().record) | set(re.findall(r'self\.record\["(\w+)"\] =', source)) | {"verdict", "message"}
+    page = roff(SERVICE_PAGE).split("boot.json\nThe record", 1)[1].split(".TP", 1)[0]
+    assert set(re.findall(r"(?m)^\.IR? (\w+)", page)) == members
+
+
+def test_catalog_has_every_verdict_with_its_id() -> None:
+    assert {name: found for name, (found, _) in catalog().items()} == {v.name: v.message_id for v in messages.VERDICTS}
+    assert len(re.findall(r"(?m)^-- ", CATALOG.read_text())) == len(messages.VERDICTS)
+
+
+@pytest.mark.parametrize("verdict", messages.VERDICTS, ids=lambda v: v.name)
+def test_catalog_entry(verdict: Verdict) -> None:
+    text = catalog()[verdict.name][1]
+    header, _, body = text.partition("\n\n")
+    assert re.fullmatch(r"Subject: .+\nDefined-By: bootseal\nDocumentation: (man:bootseal\.\w+\(\d\) ?)+", header)
+    assert len(body.strip().split("\n\n")) >= 3, "what happened, what to do, where to read on"
+    assert max(map(len, body.splitlines())) <= 76
+    assert set(re.findall(r"@(\w+)@", body)) <= FIELDS.get(verdict.name, ALWAYS)
+
+
+def test_catalog_compiles(tmp_path: Path) -> None:
+    if not shutil.which("journalctl"):
+        pytest.skip("needs journalctl")
+    directory = tmp_path / "usr/lib/systemd/catalog"
+    directory.mkdir(parents=True)
+    (tmp_path / "var/lib/systemd/catalog").mkdir(parents=True)
+    shutil.copy(CATALOG, directory)
+    command = ["journalctl", f"--root={tmp_path}"]
+    made = subprocess.run([*command, "--update-catalog"], capture_output=True, text=True, check=False)
+    assert (made.returncode, made.stderr) == (0, "")
+    listed = subprocess.run([*command, "--list-catalog"], capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"(?m)^([0-9a-f]{32}) bootseal: ", listed)) == {v.message_id for v in messages.VERDICTS}
+
+
+# --- man pages
+
+
+def test_there_are_man_pages() -> None:
+    assert {SERVICE_PAGE, CONF_PAGE} <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_man_page_renders_without_warning(page: Path) -> None:
+    if not shutil.which("man"):
+        pytest.skip("needs man (package man-db)")
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "MANWIDTH": "80"}
+    made = subprocess.run(["man", "--warnings=w", "-l", page], env=environment, capture_output=True, text=True, check=False)
+    assert (made.returncode, made.stderr) == (0, "")
+    assert "NAME" in made.stdout and "SEE ALSO" in made.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_man_page_passes_mandoc(page: Path) -> None:
+    if not shutil.which("mandoc"):
+        pytest.skip("needs mandoc")
+    made = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", page], capture_output=True, text=True, check=False)
+    assert made.stdout + made.stderr == ""
+
+
+# --- files
+
+
+def sources() -> set[str]:
+    """Every file below service/, as ARCHITECTURE.md names it."""
+    files = [f for f in SERVICE.rglob("*") if f.is_file() and not IGNORED & set(f.parts) and ".egg-info" not in str(f)]
+    return {str(f.relative_to(PACKAGE if PACKAGE in f.parents else SERVICE.parent)) for f in files}
+
+
+def entries() -> dict[str, list[str]]:
+    """{file: its bullets} of ARCHITECTURE.md; those of service/ itself with that prefix."""
+    found: dict[str, list[str]] = {}
+    section = name = ""
+    for line in ARCHITECTURE.read_text().splitlines():
+        if line.startswith("## "):
+            section, name = line[3:], ""
+        elif match := re.fullmatch(r"`([\w./]+)`", line):
+            name = ("service/" if section == "service/" else "") + match[1]
+            assert name not in found, f"{name} is there twice"
+            found[name] = []
+        elif line.startswith("- ") and name:
+            found[name].append(line[2:])
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """What a module imports of this project, as ARCHITECTURE.md names it, and cryptography; not for type checking alone."""
+    package = ["bootseal", *path.relative_to(PACKAGE).parts[:-1]] if PACKAGE in path.parents else []
+    tree = ast.parse(path.read_text())
+    typing_only = {id(n) for i in ast.walk(tree) if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.unparse(i.test)
+                   for n in ast.walk(i)}  # fmt: skip
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {_module(module, alias.name) for alias in node.names}
+    own = {name.removeprefix("bootseal.") for name in found if name.split(".")[0] == "bootseal"}
+    if PACKAGE not in path.parents:  # service/__main__.py names the package
+        own = {f"bootseal.{name}" for name in own}
+    return own | ({"cryptography"} if any(name.split(".")[0] == "cryptography" for name in found) else set())
+
+
+def _module(module: str, name: str) -> str:
+    """The module that 'from module import name' loads."""
+    place = SERVICE.joinpath(*module.split("."))
+    if (place / f"{name}.py").exists() or (place / name).is_dir():
+        return f"{module}.{name}"
+    return f"{module}.__init__" if (place / "__init__.py").exists() else module
+
+
+def test_architecture_has_every_file_of_service_and_no_other() -> None:
+    assert set(entries()) == sources()
+
+
+# Below host/ the folder's own rule is all there is: it may import everything.
+@pytest.mark.parametrize("name", sorted(n for n in sources() if not n.startswith("host/")))
+def test_architecture_says_what_a_file_imports(name: str) -> None:
+    what, may_import = entries()[name]
+    assert what
+    documented = set(re.findall(r"`([\w.]+)`", may_import)) if may_import != "Imports nothing." else set()
+    assert documented or may_import == "Imports nothing."
+    modules = {n.removesuffix(".py").replace("/", ".") for n in sources()} | {"cryptography", "bootseal.__main__"}
+    assert documented <= modules, "a module that does not exist"
+    path = TREE / name if name.startswith("service/") else PACKAGE / name
+    if path.suffix == ".py":
+        assert imports(path) <= documented
+
+
+def test_architecture_has_every_folder() -> None:
+    headings = "\n".join(re.findall(r"(?m)^## (\S+/)", ARCHITECTURE.read_text()))
+    folders = {f.name for f in TREE.iterdir() if f.is_dir() and f.name[0] != "." and f.name not in IGNORED}
+    missing = [name for name in sorted(folders) if not name.endswith(".egg-info") and f"{name}/" not in headings]
+    assert not missing
+
+
+# --- texts
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.name)
+def test_internal_links_lead_somewhere(text: Path) -> None:
+    links = re.findall(r"\]\((?!\w+:)([^)#]+)", text.read_text())
+    assert links
+    assert not [link for link in links if not (TREE / link).exists()]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.name)
+def test_make_targets_exist(text: Path) -> None:
+    targets = set(re.findall(r"(?m)^(\w+):", (TREE / "Makefile").read_text()))
+    assert set(re.findall(r"(?:`|^)make (\w+)", text.read_text(), re.M)) <= targets
+
+
+def test_licence_is_the_whole_text() -> None:
+    text = (TREE / "LICENSE").read_text()
+    assert "GNU LESSER GENERAL PUBLIC LICENSE\n                       Version 2.1, February 1999" in text
+    assert "END OF TERMS AND CONDITIONS" in text
