@@ -19,7 +19,7 @@ def main() -> int:
         return _boot(recorder)
     except Refusal as refusal:
         return report.refused(recorder, refusal)
-    except Exception as error:  # a bug must not boot, and must say so
+    except BaseException as error:  # a bug must not boot, nor exit with 0, and must say so
         what = f"{error.__class__.__name__}: {error}"
         return report.refused(recorder, Refusal(messages.INTERNAL, what, _place(error)))
 

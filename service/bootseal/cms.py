@@ -12,29 +12,18 @@ from . import der
 MAX_SIZE = 16128  # FS_VERITY_MAX_SIGNATURE_SIZE
 
 
-def _oid(text: str) -> bytes:
-    first, second, *rest = (int(part) for part in text.split("."))
-    encoded = bytes([first * 40 + second])
-    for arc in rest:
-        septets = [arc & 0x7F]
-        while arc := arc >> 7:
-            septets.insert(0, arc & 0x7F | 0x80)
-        encoded += bytes(septets)
-    return encoded
-
-
-_DATA = _oid("1.2.840.113549.1.7.1")
-_SIGNED_DATA = _oid("1.2.840.113549.1.7.2")
+_DATA = der.oid("1.2.840.113549.1.7.1")
+_SIGNED_DATA = der.oid("1.2.840.113549.1.7.2")
 _HASHES = {
-    _oid("2.16.840.1.101.3.4.2.1"): "sha256",
-    _oid("2.16.840.1.101.3.4.2.2"): "sha384",
-    _oid("2.16.840.1.101.3.4.2.3"): "sha512",
+    der.oid("2.16.840.1.101.3.4.2.1"): "sha256",
+    der.oid("2.16.840.1.101.3.4.2.2"): "sha384",
+    der.oid("2.16.840.1.101.3.4.2.3"): "sha512",
 }
-_RSA = _oid("1.2.840.113549.1.1.1")
+_RSA = der.oid("1.2.840.113549.1.1.1")
 _ECDSA = {
-    _oid("1.2.840.10045.4.3.2"): "sha256",
-    _oid("1.2.840.10045.4.3.3"): "sha384",
-    _oid("1.2.840.10045.4.3.4"): "sha512",
+    der.oid("1.2.840.10045.4.3.2"): "sha256",
+    der.oid("1.2.840.10045.4.3.3"): "sha384",
+    der.oid("1.2.840.10045.4.3.4"): "sha512",
 }
 
 

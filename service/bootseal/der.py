@@ -24,6 +24,18 @@ class Item(NamedTuple):
     raw: bytes
 
 
+def oid(text: str) -> bytes:
+    """The content of an OBJECT IDENTIFIER, from its dotted form."""
+    first, second, *rest = (int(part) for part in text.split("."))
+    encoded = bytes([first * 40 + second])
+    for arc in rest:
+        septets = [arc & 0x7F]
+        while arc := arc >> 7:
+            septets.insert(0, arc & 0x7F | 0x80)
+        encoded += bytes(septets)
+    return encoded
+
+
 def items(data: bytes) -> list[Item]:
     """The elements that follow each other in `data`, which they must fill exactly. At most 16."""
     found: list[Item] = []

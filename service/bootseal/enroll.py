@@ -6,6 +6,7 @@ Userspace has verified already. So what the kernel cannot do is noted, and what 
 
 import errno
 import hashlib
+from contextlib import suppress
 
 from . import builtin, messages
 from .errors import Refusal, reason
@@ -18,7 +19,6 @@ _READ_ONLY = 0x03030303
 # The kernel cannot: see the contract. Any other errno of the check itself means that it refuses.
 _LACKING = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOPKG})
 _IMPOSSIBLE = _LACKING | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
-_IMPOSSIBLE_TO_LOAD = _IMPOSSIBLE | {errno.EBADMSG}
 _IMPOSSIBLE_TO_ENABLE = _IMPOSSIBLE | {errno.EINVAL, errno.EPERM}
 
 
@@ -28,38 +28,45 @@ def enroll(pinned: Pinned, deployment: Deployment, keys: KernelKeys, policy: Pol
         return Enrolled(pinned, "none", kernel_checked=False, first_boot=False, bytes_written=0, missing=())
     verified = pinned.verified
     unchecked = _check(verified, keys, pinned.path + ".sig")
-    missing = [*keys.missing, *unchecked, *_record(verified, keys)]
+    missing = [*keys.missing, *unchecked]
     first_boot, written = False, 0 if policy.method == "keyring" else None
+    _weigh(missing, policy, pinned)
     if policy.method == "fsverity":
         try:
             first_boot, written = _enable(pinned, deployment, keys)
         except Impossible as error:
             missing.append(error.missing)
+    _weigh(missing, policy, pinned)
+    missing += _record(verified, keys)
+    _weigh(missing, policy, pinned)
+    return Enrolled(pinned, policy.method, not unchecked, first_boot, written, tuple(missing))
+
+
+def _weigh(missing: list[Missing], policy: Policy, pinned: Pinned) -> None:
+    """With Required=yes nothing may be missing; asked before each step that leaves something behind."""
     if missing and policy.required:
         verdict = messages.UNSUPPORTED if any(m.lacking for m in missing) else messages.ENROLL_FAILED
         raise Refusal(verdict, f"cannot be enrolled ({'; '.join(m.what for m in missing)})", pinned.path + ".digest")
-    return Enrolled(pinned, policy.method, not unchecked, first_boot, written, tuple(missing))
 
 
 def _check(verified: Verified, keys: KernelKeys, path: str) -> list[Missing]:
     """The kernel verifies the signature with the key that userspace found; what it cannot do comes back as missing."""
     certificate = verified.signer.certificate
+    if number := keys.unloaded.get(certificate.sha256):
+        what = f"load the signer's certificate ({certificate.path}): {reason(OSError(number, ''))}"
+        if number == errno.EKEYREJECTED:  # revoked: in the kernel's blacklist
+            raise Refusal(messages.ENROLL_FAILED, f"the kernel refuses to {what}", path)
+        return [Missing(f"the kernel cannot {what}", number in _LACKING)]
     encoding = "pkcs1" if verified.signer.algorithm.startswith("rsa") else "x962"
     hashed = hashlib.new(verified.hash_name, verified.signed.formatted()).digest()
-    number, what = keys.unloaded.get(certificate.sha256, 0), f"load the signer's certificate ({certificate.path})"
-    if not number:
-        what = "check the signature"
-        info = f"enc={encoding} hash={verified.hash_name}"
-        try:
-            keyctl.verify_signature(keys.loaded[certificate.sha256], info, hashed, verified.value)
-        except OSError as error:
-            number = error.errno or errno.EKEYREJECTED
-    if not number:
-        return []
-    said = f"{what}: {reason(OSError(number, ''))}"
-    if number in (_IMPOSSIBLE_TO_LOAD if certificate.sha256 in keys.unloaded else _IMPOSSIBLE):
-        return [Missing(f"the kernel cannot {said}", number in _LACKING)]
-    raise Refusal(messages.ENROLL_FAILED, f"the kernel refuses to {said}", path)
+    info = f"enc={encoding} hash={verified.hash_name}"
+    try:
+        keyctl.verify_signature(keys.loaded[certificate.sha256], info, hashed, verified.value)
+    except OSError as error:
+        if error.errno in _IMPOSSIBLE:
+            return [Missing(f"the kernel cannot check the signature: {reason(error)}", error.errno in _LACKING)]
+        raise Refusal(messages.ENROLL_FAILED, f"the kernel refuses the signature: {reason(error)}", path) from error
+    return []
 
 
 def _record(verified: Verified, keys: KernelKeys) -> list[Missing]:
@@ -68,16 +75,30 @@ def _record(verified: Verified, keys: KernelKeys) -> list[Missing]:
         return []  # why is in keys.missing
     text = str(verified.digest).encode()
     try:
-        if present := keyctl.members(keys.ring):
-            return [] if [keyctl.read(key) for key in present] == [text] else [_other_digest()]
-        key = keyctl.add_key("user", KEY_DESCRIPTION, text, keyctl.PROCESS_KEYRING)
-        keyctl.link(key, keys.ring)
-        keyctl.restrict(keys.ring)
-        keyctl.set_permissions(key, _READ_ONLY)
-        keyctl.set_permissions(keys.ring, _READ_ONLY)
+        present = keyctl.members(keys.ring)
+        if present and [keyctl.read(key) for key in present] != [text]:
+            return [_other_digest()]
+        _lock(present[0] if present else _add(text, keys.ring), keys.ring)
     except OSError as error:
         return [Missing(f"the digest is not in the kernel keyring: {reason(error)}", error.errno in _LACKING)]
     return []
+
+
+def _add(text: bytes, ring: int) -> int:
+    key = keyctl.add_key("user", KEY_DESCRIPTION, text, keyctl.PROCESS_KEYRING)
+    keyctl.link(key, ring)
+    return key
+
+
+def _lock(key: int, ring: int) -> None:
+    """Nothing is left to do where an earlier start has come to its end: the ring loses its permissions last."""
+    if keyctl.describe(ring).permissions == _READ_ONLY:
+        return
+    with suppress(FileExistsError):
+        keyctl.restrict(ring)
+    if keyctl.describe(key).permissions != _READ_ONLY:
+        keyctl.set_permissions(key, _READ_ONLY)
+    keyctl.set_permissions(ring, _READ_ONLY)
 
 
 def _other_digest() -> Missing:
@@ -92,9 +113,10 @@ class Impossible(Exception):
 
 def _enable(pinned: Pinned, deployment: Deployment, keys: KernelKeys) -> tuple[bool, int | None]:
     """Method fsverity: (first boot, bytes written to the device)."""
-    if any(m.lacking for m in keys.missing):
-        # Without .fs-verity the kernel would take any signature, and it would mean nothing.
-        raise Impossible(Missing("fs-verity is not enabled on the digest file: the kernel would check nothing", lacking=True))
+    if pinned.verified.signer.certificate.sha256 not in keys.anchored:
+        # Without .fs-verity the kernel would take any signature; without the certificate in it, this one never.
+        what = "fs-verity is not enabled on the digest file: the signer's certificate is not in .fs-verity"
+        raise Impossible(Missing(what, lacking=False))
     try:
         return builtin.enroll(deployment, pinned.verified, pinned.path + ".digest")
     except builtin.EnableFailed as failed:

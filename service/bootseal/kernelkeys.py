@@ -9,7 +9,8 @@ keyring, because it is what KEYCTL_INVALIDATE needs; that also keeps the kernel'
 """
 
 import errno
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from .errors import reason
 from .linux import keyctl
@@ -36,7 +37,7 @@ def load(keyring: BootKeyring, *, ring: bool, seal: bool) -> KernelKeys:
     anchor = _find_anchor()
     if anchor is None:
         lacking = "no .fs-verity keyring: this kernel does not check built-in fs-verity signatures"
-        return KernelKeys(loaded, unloaded, None, False, (Missing(lacking, lacking=True),))
+        return KernelKeys(loaded, unloaded, frozenset(), None, False, (Missing(lacking, lacking=True),))
     return _fill(anchor, loaded, unloaded, ring=ring, seal=seal)
 
 
@@ -60,28 +61,31 @@ def _find_anchor() -> int | None:
 
 def _fill(anchor: int, loaded: dict[str, int], unloaded: dict[str, int], *, ring: bool, seal: bool) -> KernelKeys:
     present = _members(anchor)
-    missing = []
-    for sha256, key in loaded.items():
-        if description(sha256) in present:  # a second start: the ring is sealed, and the certificate in it
-            continue
-        try:
-            keyctl.link(key, anchor)
-        except OSError as error:
-            missing.append(_missing(error, f"the certificate {sha256[:16]} is not in .fs-verity"))
+    missing: list[Missing] = []
+    # On a second start the ring is sealed, and they are in it.
+    anchored = {sha256 for sha256 in loaded if description(sha256) in present}
+    for sha256 in loaded.keys() - anchored:
+        with _noting(missing, f"the certificate {sha256[:16]} is not in .fs-verity"):
+            keyctl.link(loaded[sha256], anchor)
+            anchored.add(sha256)
     own = present.get(RING)
     if ring and own is None:
-        try:
+        with _noting(missing, "no keyring for the digest in .fs-verity"):
             own = _make_ring(anchor)
-        except OSError as error:
-            missing.append(_missing(error, "no keyring for the digest in .fs-verity"))
     sealed = _locked(anchor)
     if seal and not sealed:
-        try:
+        with _noting(missing, ".fs-verity is not sealed"):
             _seal(anchor)
             sealed = True
-        except OSError as error:
-            missing.append(_missing(error, ".fs-verity is not sealed"))
-    return KernelKeys(loaded, unloaded, own, sealed, tuple(missing))
+    return KernelKeys(loaded, unloaded, frozenset(anchored), own, sealed, tuple(missing))
+
+
+@contextmanager
+def _noting(missing: list[Missing], what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        missing.append(Missing(f"{what}: {reason(error)}", error.errno in _LACKING))
 
 
 def _members(anchor: int) -> dict[str, int]:
@@ -103,16 +107,12 @@ def _make_ring(anchor: int) -> int:
 
 
 def _locked(anchor: int) -> bool:
-    """Whether nobody may write to it, going by /proc/keys."""
+    """Whether nobody may write to it."""
     writers = 0x04040404
-    return any(key.serial == anchor and not key.permissions & writers for key in keyctl.listed_keys())
+    return not keyctl.describe(anchor).permissions & writers
 
 
 def _seal(anchor: int) -> None:
     with suppress(FileExistsError):  # sealed already, by a run of ours that was cut short or by somebody else
         keyctl.restrict(anchor)
     keyctl.set_permissions(anchor, _KERNEL_KEYRING_LOCKED)
-
-
-def _missing(error: OSError, what: str) -> Missing:
-    return Missing(f"{what}: {reason(error)}", error.errno in _LACKING)

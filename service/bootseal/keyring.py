@@ -23,6 +23,8 @@ DIRECTORY = "bootseal/keys.d"
 SUFFIXES = (".crt", ".pem", ".cer", ".der")
 MAX_FILES = 64
 MAX_SIZE = 64 * 1024
+# rsaEncryption, id-ecPublicKey
+_KEY_ALGORITHMS = (der.oid("1.2.840.113549.1.1.1"), der.oid("1.2.840.10045.2.1"))
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
@@ -68,22 +70,22 @@ def certificate(path: str, encoded: bytes) -> Certificate:
             parsed = x509.load_der_x509_certificate(encoded)
             key = _usable_key(parsed)
             _check_usage(parsed.extensions)
+            return Certificate(
+                path=path,
+                der=encoded,
+                sha256=hashlib.sha256(encoded).hexdigest(),
+                issuer=issuer,
+                serial=serial,
+                subject_text=_name(parsed.subject),
+                issuer_text=_name(parsed.issuer),
+                not_before=_time(parsed, "not_valid_before"),
+                not_after=_time(parsed, "not_valid_after"),
+                key=key,
+            )
         except Unusable:
             raise
         except Exception as error:  # the library raises ValueError, UnsupportedAlgorithm, TypeError and its own
             raise Unusable(f"no certificate that can be used ({error})") from error
-        return Certificate(
-            path=path,
-            der=encoded,
-            sha256=hashlib.sha256(encoded).hexdigest(),
-            issuer=issuer,
-            serial=serial,
-            subject_text=_name(parsed.subject),
-            issuer_text=_name(parsed.issuer),
-            not_before=_time(parsed, "not_valid_before"),
-            not_after=_time(parsed, "not_valid_after"),
-            key=key,
-        )
 
 
 def _encoded(data: bytes) -> list[bytes]:
@@ -114,14 +116,18 @@ def _pem_block(text: str) -> bytes:
 def _issuer_and_serial(encoded: bytes) -> tuple[bytes, bytes]:
     """As they stand in the certificate: a signature names them byte for byte (RFC 5280, section 4.1)."""
     try:
-        tbs = der.items(der.items(der.only(encoded, der.SEQUENCE).content)[0].content)
-        if tbs[0].tag == der.CONTEXT_0:  # the version, absent in X.509v1
-            tbs = tbs[1:]
-        serial, _, issuer = tbs[:3]
+        fields = der.items(der.items(der.only(encoded, der.SEQUENCE).content)[0].content)
+        if fields[0].tag == der.CONTEXT_0:  # the version, absent in X.509v1
+            fields = fields[1:]
+        serial, _, issuer, _, _, key = fields[:6]
         der.unsigned(serial)
-        return issuer.raw, serial.content
+        algorithm = der.items(der.items(key.content)[0].content)[0].content
     except (der.Malformed, ValueError, IndexError) as error:
         raise Unusable(f"not one DER certificate ({error})") from error
+    if algorithm not in _KEY_ALGORITHMS:
+        # cryptography gives an RSA key also where the certificate allows it for RSASSA-PSS alone
+        raise Unusable("neither an RSA nor an ECDSA key")
+    return issuer.raw, serial.content
 
 
 def _usable_key(parsed: x509.Certificate) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:

@@ -20,16 +20,24 @@ def check(root_fd: int, init: str, image_path: str) -> None:
     """Raises Refusal `mount-failed` if there is no init, or it or its loader cannot be read."""
     for path in ([init] if init else []) + list(_INITS):
         try:
-            interpreter = _read_through(root_fd, path)
-            if interpreter:
+            if not _exists(root_fd, path):
+                continue
+            if interpreter := _read_through(root_fd, path):
                 _read_through(root_fd, interpreter)
             return
-        except FileNotFoundError:
-            continue
         except (OSError, files.NotRegular) as error:
             why = reason(error) if isinstance(error, OSError) else "not a regular file"
             raise Refusal(messages.MOUNT_FAILED, f"init or its loader cannot be read: {why}", path) from error
     raise Refusal(messages.MOUNT_FAILED, "no init in the image", image_path)
+
+
+def _exists(root_fd: int, path: str) -> bool:
+    """Whether the image has it. Opening it may still fail, with ENOENT, too: when its object is missing."""
+    try:
+        os.close(files.openat2(root_fd, path, os.O_PATH, files.CONFINED))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _read_through(root_fd: int, path: str) -> str:

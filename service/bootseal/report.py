@@ -48,7 +48,7 @@ class Recorder:
         if self._stage:
             self.record["milliseconds"][self._stage] = round((now - self._since) * 1000, 1)
         self._stage, self._since = stage, now
-        journal.notify(f"STATUS={status}")
+        journal.notify(f"STATUS={printable(status)}")
         if self.debug:
             console(f"bootseal: debug: {stage}: {json.dumps(self.record, sort_keys=True)}")
 
@@ -87,7 +87,7 @@ class Recorder:
     def pinned(self, pinned: Pinned) -> None:
         digest = pinned.verified.digest
         self.record["image"] = {
-            "path": pinned.path,
+            "path": printable(pinned.path),
             "algorithm": digest.algorithm,
             "digest": digest.value.hex(),
             "size": pinned.size,

@@ -73,11 +73,13 @@ class Missing(NamedTuple):
 class KernelKeys(NamedTuple):
     """What the kernel holds of the boot keyring, by the SHA-256 of the certificate: a key's serial, or the errno instead.
 
-    `ring` is the keyring `bootseal`, if it is anchored in `.fs-verity`; `missing` what else could not be done.
+    `anchored` are the certificates that are in `.fs-verity`; `ring` is the keyring `bootseal`, if that is in it, too;
+    `missing` is what else could not be done.
     """
 
     loaded: dict[str, int]
     unloaded: dict[str, int]
+    anchored: frozenset[str]
     ring: int | None
     sealed: bool
     missing: tuple[Missing, ...]

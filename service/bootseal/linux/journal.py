@@ -24,7 +24,9 @@ def _field(key: str, value: str) -> bytes:
 def notify(state: str) -> bool:
     """Tells the service manager, e.g. "STATUS=..."; False when none listens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
-    return bool(address) and _datagram("\0" + address[1:] if address[0] == "@" else address, state.encode())
+    return bool(address) and _datagram(
+        "\0" + address[1:] if address[0] == "@" else address, state.encode(errors="backslashreplace")
+    )
 
 
 def _datagram(address: str, data: bytes) -> bool:

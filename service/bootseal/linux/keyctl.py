@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Kernel keys: add_key(2), keyctl(2), include/uapi/linux/keyctl.h, /proc/keys of proc_keys(5)."""
+"""Kernel keys: add_key(2), keyctl(2), include/uapi/linux/keyctl.h, /proc/keys."""
 
 import ctypes
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
 from .syscall import key_calls, syscall
@@ -10,7 +11,7 @@ from .syscall import key_calls, syscall
 PROCESS_KEYRING = -2
 USER_KEYRING = -4
 
-_SETPERM, _LINK, _SEARCH, _READ, _PKEY_VERIFY, _RESTRICT_KEYRING = 5, 8, 10, 11, 28, 29
+_SETPERM, _DESCRIBE, _LINK, _READ, _PKEY_VERIFY, _RESTRICT_KEYRING = 5, 6, 8, 11, 28, 29
 # Longest payload of a `user` key, bytes (security/keys/user_defined.c).
 _MAX_PAYLOAD = 32767
 
@@ -65,7 +66,7 @@ def verify_signature(key: int, info: str, digest: bytes, signature: bytes) -> No
     _keyctl(_PKEY_VERIFY, parameters, info.encode(), digest, signature)
 
 
-class ProcKey(NamedTuple):
+class Key(NamedTuple):
     serial: int
     permissions: int
     uid: int
@@ -73,13 +74,31 @@ class ProcKey(NamedTuple):
     description: str
 
 
-def listed_keys() -> list[ProcKey]:
-    """The keys that /proc/keys shows to this process. Raises OSError where the kernel has no keys."""
+def describe(key: int) -> Key:
+    """KEYCTL_DESCRIBE. Raises OSError: ENOKEY, EACCES without the right to view."""
+    buffer = ctypes.create_string_buffer(_MAX_PAYLOAD)
+    size = _keyctl(_DESCRIBE, key, buffer, _MAX_PAYLOAD)
+    # type;uid;gid;permissions;description
+    kind, uid, _, permissions, description = buffer.raw[: size - 1].decode(errors="backslashreplace").split(";", 4)
+    return Key(key, int(permissions, 16), int(uid), kind, description)
+
+
+def listed_keys() -> list[Key]:
+    """The keys that this process may view. Raises OSError where the kernel has no keys.
+
+    Of /proc/keys only the serials are taken, see proc_keys(5): a newline in a description can forge a line of it.
+    """
     with open("/proc/keys", encoding="ascii", errors="backslashreplace") as lines:
-        return [_parse(line) for line in lines]
+        serials = {serial for line in lines if (serial := _serial(line))}
+    found = []
+    for serial in sorted(serials):
+        with suppress(OSError):
+            found.append(describe(serial))
+    return found
 
 
-def _parse(line: str) -> ProcKey:
-    # serial flags usage timeout permissions uid gid type description: summary
-    serial, _, _, _, permissions, uid, _, kind, rest = line.split(None, 8)
-    return ProcKey(int(serial, 16), int(permissions, 16), int(uid), kind, rest.rpartition(":")[0])
+def _serial(line: str) -> int:
+    try:
+        return int(line[:8], 16)
+    except ValueError:
+        return 0

@@ -99,12 +99,18 @@ class MountInfo:
     """One line of /proc/self/mountinfo, see proc_pid_mountinfo(5)."""
 
     def __init__(self, line: str) -> None:
-        left, _, right = line.partition(" - ")
-        fields = left.split()
+        left, _, right = line.rstrip("\n").partition(" - ")
+        fields = left.split(" ")
         self.id, self.parent, self.device = int(fields[0]), int(fields[1]), fields[2]
-        self.target = fields[4].encode().decode("unicode_escape")
-        self.options = fields[5]
-        self.fstype, self.source, self.super_options = right.split()[:3]
+        self.target, self.options = _unescaped(fields[4]), fields[5]
+        self.fstype, source, self.super_options = right.split(" ")[:3]
+        self.source = _unescaped(source)
+
+
+def _unescaped(field: str) -> str:
+    """Space, tab, newline and backslash stand there in octal."""
+    raw = field.encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def mounts() -> list[MountInfo]:
@@ -117,4 +123,7 @@ def mount_of(fd: int) -> MountInfo:
     """The mount that a descriptor is on; it must be in this namespace. Raises LookupError."""
     with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
         wanted = next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
-    return next(m for m in mounts() if m.id == wanted)
+    for mount in mounts():
+        if mount.id == wanted:
+            return mount
+    raise LookupError(f"mount {wanted}")
