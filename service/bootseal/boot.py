@@ -66,7 +66,8 @@ def _already_done() -> bool:
     record = report.load()
     same_boot = record.get("boot_id") == report.Recorder().record["boot_id"]
     verified = record.get("verdict") == messages.VERIFIED.name
-    return same_boot and verified and mount.attached() == record.get("image", {}).get("digest")
+    digest = record.get("image", {}).get("digest", "")
+    return same_boot and verified and bool(digest) and mount.attached() == digest
 
 
 def _place(error: BaseException) -> str:
