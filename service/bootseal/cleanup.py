@@ -31,7 +31,12 @@ def main() -> int:
 
 
 def guard() -> int:
-    """bootseal-guard.service: the moment for a verdict has passed and there is none. Returns an exit status that is not 0."""
+    """bootseal-guard.service: the moment for a verdict has passed and no record of one is there.
+
+    Returns 0 only if a verified root is attached all the same: the record could not be written.
+    """
+    if mount.attached():
+        return 0
     what = "it never ran: masked, missing, or the physical root could not be mounted"
     return report.refused(report.Recorder(), Refusal(messages.INTERRUPTED, what, _SERVICE))
 
