@@ -23,8 +23,9 @@ def main() -> int:
     for undo in (mount.detach, builtin.restore_read_only):
         try:
             undo()
-        except OSError as error:
-            recorder.notes.append(f"could not put back what was begun: {reason(error)}")
+        except Exception as error:  # whatever it is, the other steps are tried and the end gets its verdict
+            why = reason(error) if isinstance(error, OSError) else repr(error)
+            recorder.notes.append(f"could not put back what was begun: {why}")
     if not _reported():
         report.refused(recorder, Refusal(messages.INTERRUPTED, _TEXTS.get(result, f"ended early ({result})"), _SERVICE))
     return 0
