@@ -34,13 +34,18 @@ def cache_dir() -> Path:
     return path.resolve()
 
 
+def say(line: str) -> None:
+    """A line of progress, to stderr; pytest, which captures that, puts another function in its place."""
+    print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Say on stderr what is being done and how long it took."""
-    print(f"guest: {title} ...", file=sys.stderr, flush=True)
+    """Say what is being done and how long it took."""
+    say(f"guest: {title} ...")
     start = time.monotonic()
     yield
-    print(f"guest: {title}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+    say(f"guest: {title}: {time.monotonic() - start:.1f} s")
 
 
 def digest_of(*parts: str | bytes | Path) -> str:
@@ -142,7 +147,13 @@ def run_script(script: str, *arguments: str | Path) -> subprocess.CompletedProce
     command = [*_namespace(), "sh", str(SCRIPTS / script), *map(str, arguments)]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
     return subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        check=False,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     )
 
 
@@ -156,6 +167,6 @@ def must_run(script: str, *arguments: str | Path) -> None:
 def clean() -> None:
     """Remove everything that was built, and nothing else."""
     shutil.rmtree(cache_dir() / "locks", ignore_errors=True)
-    for pattern in ("base-*", "os-*", "deployment-*", "disk-*", "initrd-*", "part-*", "scratch-*", "run-*"):
-        for entry in cache_dir().glob(pattern):
+    for kind in ("base", "os", "key", "signature", "deployment", "disk", "initrd", "part", "scratch", "run"):
+        for entry in cache_dir().glob(f"{kind}-*"):
             remove(entry)

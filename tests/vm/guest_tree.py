@@ -14,7 +14,7 @@ from guest_cache import CHECKOUT, SCRIPTS, GuestError, cached, digest_of, must_r
 
 SUITES = ("trixie", "forky")
 BUILDER = "forky"  # its ostree knows composefs
-PACKAGES = (
+PACKAGES: Sequence[str] = (  # noqa: SIM905
     "systemd systemd-sysv udev dbus dracut python3 python3-cryptography python3-pyudev python3-pydbus keyutils "
     "fsverity e2fsprogs btrfs-progs kmod ostree ostree-boot zstd cpio linux-image-cloud-amd64"
 ).split()
@@ -83,9 +83,8 @@ def base_tree(suite: str) -> Path:
         command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in UNWANTED_DOCS]
         # INITRD=No: the kernel's package would otherwise build an initrd that nobody uses.
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "INITRD": "No", "LC_ALL": "C.UTF-8"}
-        result = subprocess.run(
-            [*command, suite, str(archive), mirror()], env=environment, capture_output=True, text=True, errors="replace"
-        )
+        command += [suite, str(archive), mirror()]
+        result = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, errors="replace")
         if result.returncode:
             raise GuestError(f"mmdebstrap {suite} failed:\n{result.stderr[-4000:]}")
         must_run("base.sh", archive, path / "tree")
@@ -101,7 +100,7 @@ def _install_project(to: Path) -> Path:
     installed.mkdir()
     if (CHECKOUT / "Makefile").exists():
         command = ["make", "-s", "-C", str(CHECKOUT), "install", f"DESTDIR={installed}", "PREFIX=/usr"]
-        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        result = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if result.returncode:
             raise GuestError(f"make install failed:\n{result.stdout[-4000:]}")
     return installed

@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""make bench: what bootseal costs beside Debian's ostree-prepare-root in verity mode on the same disk. Asserts nothing.
+
+Guest time counts instructions (QEMU's icount, one CPU): it is the same on a busy host, and of use for comparison only.
+Each boot ends where the verified root has been mounted. The peer checks no signature: Debian builds it without ed25519.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import guest
+import guest_qemu
+import guest_tree
+from demo import IMAGE, make_key, sign
+from guest_cache import SCRIPTS, cached, digest_of, must_run, scratch
+
+SUITE = "forky"
+LARGE = "large.cfs"
+DIRECTORIES, FILES, NAME = 43, 1000, 240  # empty files with long names: an image about ten times larger
+OURS, PEER = "bootseal.service", "ostree-prepare-root.service"
+SERVICES = {"bootseal": OURS, "ostree": PEER}
+PROPERTIES = "Id,InactiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic,CPUUsageNSec,MemoryPeak"
+PROPERTIES += ",ExecMainStartTimestampMonotonic,ExecMainExitTimestampMonotonic"
+
+# PID 1 forgets the times of the initrd's units when it switches the root: they are asked for before.
+UNIT = """[Unit]
+DefaultDependencies=no
+After=initrd-root-fs.target
+Before=initrd-parse-etc.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /usr/lib/bootseal-test/bench
+"""
+SCRIPT = f"""exec >/dev/ttyS1 2>&1
+for unit in sysroot.mount {OURS} {PEER} initrd-root-fs.target; do
+    systemctl show --property={PROPERTIES} "$unit"
+    echo
+done
+echo 'boot.json:'
+test ! -e /run/bootseal/boot.json || cat /run/bootseal/boot.json
+exec /usr/lib/bootseal-test/guest-exit {guest.PASSED}
+"""
+INITRD_FILES: Mapping[str, guest.Content] = {
+    "usr/lib/bootseal-test/bench": SCRIPT.encode(),
+    "etc/systemd/system/bench.service": UNIT.encode(),
+    "etc/systemd/system/initrd.target.wants/bench.service": guest.Symlink("../bench.service"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One boot to measure."""
+
+    title: str
+    disk: Path
+    modules: str = "bootseal"
+    method: str = "keyring"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one boot cost; times in milliseconds."""
+
+    wall: float
+    cpu: float
+    window: float  # from sysroot.mount to initrd-root-fs.target
+    memory: int
+    written: int
+    stages: Mapping[str, float]
+    overlay: Path
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured: disks with the image as it is and with the large one, and initrds by their modules."""
+
+    image: guest.Image
+    normal: Path
+    large: Path
+    initrds: Mapping[str, Path]
+    sizes: tuple[int, int]
+
+
+def large_image() -> Path:
+    """The composefs image of such a system with many more files, made by ostree; nobody reads their objects."""
+    base = guest_tree.base_tree(SUITE)
+
+    def build(path: Path) -> None:
+        with scratch() as work:
+            installed, aids = work / "installed", work / "aids"
+            installed.mkdir()
+            shutil.copytree(SCRIPTS / "tree", aids, symlinks=True)
+            (aids / "usr/lib/bootseal-test/guest-exit").write_bytes(guest_tree.guest_exit())
+            for directory in (aids / f"usr/share/bench/{number}" for number in range(DIRECTORIES)):
+                directory.mkdir(parents=True)
+                for number in range(FILES):
+                    (directory / f"{number:x<{NAME}}").touch()
+            must_run("os.sh", base, installed, aids, work / "tree")
+            must_run("deploy.sh", base, work / "tree", work / "deployment", work / "view")
+            shutil.copy(work / "deployment/image.cfs", path / LARGE)
+
+    size = str((DIRECTORIES, FILES, NAME))
+    key = digest_of(base.parent.name, SCRIPTS / "os.sh", SCRIPTS / "deploy.sh", size)
+    return cached("bench-image", key, "large image", build) / LARGE
+
+
+def prepare(work: Path) -> Bench:
+    """Build all that is booted."""
+    make_key(work)
+    large = large_image()
+    image = guest.image(SUITE, files={LARGE: large.read_bytes()}, commands=f"fsverity enable {LARGE}\n")
+    home, cfs = image.deployment.path, image.deployment.cfs
+    names = {"normal": cfs, "large": large}
+    disks = {}
+    for name, file in names.items():
+        beside = {f"{home}/{path}": content for path, content in sign(file, work).items()}
+        disks[name] = guest.replace_files(image.disk, beside, work / f"{name}.raw")
+    swap = f"unlink /{home}/{IMAGE}\nln /{home}/{LARGE} /{home}/{IMAGE}\nunlink /{home}/{LARGE}\n"
+    guest.debugfs(disks["large"], swap, write=True)
+    initrds = {name: initrd(name, work) for name in ("plain", "ostree", "bootseal")}
+    sizes = (cfs.stat().st_size, large.stat().st_size)
+    return Bench(image, disks["normal"], disks["large"], initrds, sizes)
+
+
+def initrd(modules: str, work: Path) -> Path:
+    """An initrd by dracut, all alike but for the one module."""
+    made = guest.initrd(SUITE, modules, keys=[work / "demo.pem"] if modules == "bootseal" else [])
+    if made.status:
+        raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
+    return made.path
+
+
+def measure(bench: Bench, case: Case) -> Figures:
+    """Boot it, to the end of the initrd's work."""
+    files = {**INITRD_FILES, "etc/bootseal/bootseal.conf": f"[Enroll]\nMethod={case.method}\n".encode()}
+    result = guest.boot(
+        bench.image,
+        bench.initrds[case.modules],
+        disk=case.disk,
+        append="quiet fsck.mode=skip",
+        extra_initrd_files=files,
+        icount=True,
+        timeout=600,
+        title=case.title,
+    )
+    if result.status != guest.PASSED:
+        said = f"{result.console[-3000:]}\n{result.report[-1000:]}"
+        raise guest.GuestError(f"{case.title}: {result.ended} {result.status}\n{said}")
+    return figures(result, SERVICES[case.modules])
+
+
+def figures(result: guest.Result, service: str) -> Figures:
+    """What systemd said of the units, and boot.json."""
+    shown, _, record = result.report.partition("boot.json:\n")
+    blocks = (dict(line.split("=", 1) for line in block.splitlines()) for block in shown.strip().split("\n\n"))
+    units = {block["Id"]: block for block in blocks}
+
+    def at(unit: str, event: str) -> float:
+        return int(units[unit][f"{event}TimestampMonotonic"]) / 1000
+
+    return Figures(
+        wall=at(service, "ExecMainExit") - at(service, "ExecMainStart"),
+        cpu=int(units[service]["CPUUsageNSec"]) / 1e6,
+        window=at("initrd-root-fs.target", "ActiveEnter") - at("sysroot.mount", "ActiveEnter"),
+        memory=int(units[service]["MemoryPeak"]),
+        written=result.bytes_written(),
+        stages=json.loads(record)["milliseconds"] if record.strip() else {},
+        overlay=result.overlay,
+    )
+
+
+def measure_all(bench: Bench) -> dict[str, Figures]:
+    """Two boots at a time; the later boot of `fsverity` needs the disk that the first one left."""
+    normal, large = bench.normal, bench.large
+    cases = [
+        Case("ostree-prepare-root", normal, "ostree"),
+        Case("bootseal, keyring", normal),
+        Case("bootseal, fsverity, first boot", normal, method="fsverity"),
+        Case("bootseal, none", normal, method="none"),
+        Case("ostree-prepare-root, large image", large, "ostree"),
+        Case("bootseal, keyring, large image", large),
+        Case("bootseal, fsverity, first boot, large image", large, method="fsverity"),
+    ]
+    with ThreadPoolExecutor(guest_qemu.SLOTS) as pool:
+        measured = pool.map(lambda case: measure(bench, case), cases)
+        found = {case.title: this for case, this in zip(cases, measured, strict=True)}
+    first = found["bootseal, fsverity, first boot"].overlay
+    later = Case("bootseal, fsverity, later boot", first, method="fsverity")
+    return {**found, later.title: measure(bench, later)}
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns, the first one to the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells))
+    return "\n".join(lines)
+
+
+def times_table(found: Mapping[str, Figures]) -> str:
+    """Each boot beside the peer's on the same image."""
+    rows = [("", "unit ms", "ratio", "CPU ms", "mount to target ms", "ratio", "peak MiB", "bytes written")]
+    for title, this in found.items():
+        peer = found["ostree-prepare-root, large image" if "large" in title else "ostree-prepare-root"]
+        ratios = (f"{this.wall / peer.wall:.2f}", f"{this.window / peer.window:.2f}")
+        times = (f"{this.wall:.0f}", ratios[0], f"{this.cpu:.0f}", f"{this.window:.0f}", ratios[1])
+        rows.append((title, *times, f"{this.memory / 2**20:.1f}", f"{this.written:,}"))
+    return table(rows)
+
+
+def stages_table(found: Mapping[str, Figures]) -> str:
+    """Our own stages; the rest is the interpreter's start, its imports and its end."""
+    ours = {title: this for title, this in found.items() if this.stages}
+    names = list(next(iter(ours.values())).stages)
+    rows = [("stage, ms", *names, "rest")]
+    for title, this in ours.items():
+        values = [this.stages[name] for name in names]
+        rows.append((title, *(f"{value:.0f}" for value in values), f"{this.wall - sum(values):.0f}"))
+    return table(rows)
+
+
+def sizes_table(initrds: Mapping[str, Path]) -> str:
+    """Whole initrds: dracut's first, uncompressed archive (kernel modules that are compressed already) and the rest."""
+    size = {name: path.stat().st_size for name, path in initrds.items()}
+    peer = size["ostree"] - size["plain"]
+    rows = [("initrd, zstd", "bytes", "added", "ratio")]
+    for name, total in size.items():
+        added = total - size["plain"]
+        rows.append((name, f"{total:,}", f"{added:,}", f"{added / peer:.2f}" if added else ""))
+    return table(rows)
+
+
+def report(bench: Bench, found: Mapping[str, Figures]) -> str:
+    """All of it, for people."""
+    large = found["bootseal, keyring, large image"].wall / found["bootseal, keyring"].wall
+    kernel = bench.image.kernel.name.removeprefix("vmlinuz-")
+    return "\n\n".join(
+        (
+            f"{SUITE}, Linux {kernel}, emulated; ratios are to ostree-prepare-root's.\n"
+            "1 ms is a million instructions, or real time when waiting: for the disk, the busier the host, the longer.",
+            times_table(found),
+            stages_table(found),
+            sizes_table(bench.initrds),
+            f"large image: {bench.sizes[1]:,} bytes instead of {bench.sizes[0]:,} ({bench.sizes[1] / bench.sizes[0]:.1f}): "
+            f"the unit takes {large:.2f} times as long",
+        )
+    )
+
+
+def main() -> None:
+    with scratch() as work:
+        bench = prepare(work)
+        print(report(bench, measure_all(bench)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except guest.GuestError as error:
+        sys.exit(f"bench: {error}")

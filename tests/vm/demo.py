@@ -1,0 +1,328 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""make demo: a signed root boots, boots again, and is refused after its image was swapped; all of it shown from inside.
+
+Everything is real: Debian packages, ostree, dracut, QEMU. The key is made for this run and gone with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import guest
+import guest_cache
+
+SUITE = "forky"
+IMAGE = ".ostree.cfs"
+SIGNER = "bootseal demo key"
+ALTERED = "An operating system that nobody signed"
+
+# In the guest that seals the disk: a second image from a commit of its own, as complete and valid as the first one.
+MAKE_ALTERED = f"""
+mkdir -p /altered/usr/lib
+echo 'PRETTY_NAME="{ALTERED}"' >/altered/usr/lib/os-release
+echo 'ID=altered' >>/altered/usr/lib/os-release
+ostree --repo=/mnt/ostree/repo commit --branch=altered --tree=ref=guest --tree=dir=/altered
+ostree --repo=/mnt/ostree/repo checkout --composefs altered /mnt/altered.cfs
+fsverity measure /mnt/altered.cfs
+"""  # that checkout enables fs-verity, too
+
+FIRST_BOOT = """
+echo '=== systemctl status bootseal'
+systemctl --no-pager --full --lines=0 status bootseal.service
+echo '=== cat /run/bootseal/boot.json'
+cat /run/bootseal/boot.json
+echo '=== ostree admin status'
+ostree admin status
+echo '=== findmnt /'
+findmnt --noheadings --output SOURCE,FSTYPE /
+"""
+
+# The root user of the running system may write to the disk: that is the attacker.
+SECOND_BOOT = f"""
+echo '=== systemctl show --property=ActiveState,StatusText bootseal'
+systemctl show --property=ActiveState,StatusText bootseal.service
+echo '=== cat /run/bootseal/boot.json'
+cat /run/bootseal/boot.json
+echo '=== fsverity measure {IMAGE}.digest'
+cd /sysroot/DEPLOYMENT
+fsverity measure {IMAGE}.digest
+echo '=== the other image, mounted with all its fs-verity digests checked'
+mkdir /run/altered
+mount -t composefs -o basedir=/sysroot/ostree/repo/objects,verity /sysroot/altered.cfs /run/altered
+grep PRETTY_NAME /usr/lib/os-release /run/altered/usr/lib/os-release
+umount /run/altered
+echo '=== the swap'
+mount -o remount,rw /sysroot
+chattr -i .
+fsverity measure {IMAGE} ../../../../../altered.cfs
+mv -f /sysroot/altered.cfs {IMAGE}
+chattr +i .
+fsverity measure {IMAGE}
+"""
+
+Record = dict[str, Any]
+
+
+class Show:
+    """What people read, on stdout."""
+
+    def __init__(self) -> None:
+        self._colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self._start = time.monotonic()
+        self._number = 0
+        guest_cache.say = self.progress
+        self._durations: list[tuple[str, float]] = []
+        self._checks: list[tuple[str, bool]] = []
+
+    def _styled(self, code: str, text: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if self._colours else text
+
+    def line(self, text: str = "") -> None:
+        print(text, flush=True)
+
+    def progress(self, line: str) -> None:
+        """What the harness begins to do; how long it took is said for the whole step."""
+        if line.endswith("..."):
+            self.line(self._styled("2", f"   {line.removeprefix('guest: ')}"))
+
+    @contextmanager
+    def step(self, title: str, why: str) -> Iterator[None]:
+        """A numbered heading, and how long it took."""
+        self._number += 1
+        self.line("\n" + self._styled("1", f"{self._number}. {title}"))
+        self.line(f"   {why}")
+        start = time.monotonic()
+        yield
+        self._durations.append((title, time.monotonic() - start))
+        self.line(self._styled("2", f"   ({self._durations[-1][1]:.1f} s)"))
+
+    def block(self, title: str, text: str) -> None:
+        """Something that a program said, word for word."""
+        self.line("   " + self._styled("36", title))
+        for line in text.strip("\n").splitlines():
+            self.line(f"     | {line}")
+
+    def check(self, what: str, *, seen: bool) -> None:
+        """Something that has to be seen for the demo to have succeeded."""
+        self._checks.append((what, seen))
+        if not seen:
+            self.line(self._styled("1;31", f"   NOT SEEN: {what}"))
+
+    def missed(self) -> list[str]:
+        """What should have been seen by now and was not."""
+        return [what for what, seen in self._checks if not seen]
+
+    def end(self) -> int:
+        """The summary; the exit status."""
+        self.line("\n" + self._styled("1", "Summary"))
+        for title, seconds in self._durations:
+            self.line(f"   {seconds:6.1f} s  {title}")
+        self.line(f"   {time.monotonic() - self._start:6.1f} s  in all\n")
+        for what, seen in self._checks:
+            mark = self._styled("32", "seen    ") if seen else self._styled("1;31", "NOT SEEN")
+            self.line(f"   {mark}  {what}")
+        missed = len(self.missed())
+        self.line(f"\n   {missed} of {len(self._checks)} not seen." if missed else "\n   All of it was seen.")
+        return 1 if missed else 0
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What boots: a disk with the signature on it, and the initrd with the certificate."""
+
+    image: guest.Image
+    disk: Path
+    initrd: Path
+    digest: str
+
+
+def run(*command: str | Path) -> str:
+    """The output of a program, which must succeed."""
+    result = subprocess.run([str(word) for word in command], check=False, capture_output=True, text=True)
+    if result.returncode:
+        raise guest.GuestError(f"{command[0]} failed:\n{result.stderr}")
+    return result.stdout
+
+
+def make_key(work: Path) -> None:
+    """A signing key and its certificate in `work`."""
+    extensions = ("-addext", "keyUsage=critical,digitalSignature", "-addext", "basicConstraints=critical,CA:FALSE")
+    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", f"/CN={SIGNER}")
+    run("openssl", "req", "-x509", *kind, *extensions, "-keyout", work / "demo.key", "-out", work / "demo.pem")
+
+
+def sign(cfs: Path, work: Path) -> dict[str, bytes]:
+    """What belongs beside an image, signed with the key in `work`."""
+    digest = run("fsverity", "digest", "--compact", cfs).strip()
+    (work / "digest").write_bytes(bytes.fromhex(digest))
+    key, certificate = work / "demo.key", work / "demo.pem"
+    run("fsverity", "sign", work / "digest", work / "sig", f"--key={key}", f"--cert={certificate}")
+    return {f"{IMAGE}.digest": (work / "digest").read_bytes(), f"{IMAGE}.sig": (work / "sig").read_bytes()}
+
+
+def build(show: Show, work: Path) -> Sealed:
+    """From Debian packages to a signed disk and its initrd."""
+    with show.step("A small operating system", f"Debian {SUITE}, from packages; 'make install' adds bootseal."):
+        guest.os_tree(SUITE)
+        show.line(f"   {guest.kernel(SUITE).name}")
+    why = "ostree commits that tree and deploys it; composefs makes one image of all its metadata."
+    with show.step("Commit and deploy", why):
+        deployed = guest.deployment(SUITE)
+        show.line(f"   commit {deployed.checksum}")
+        show.line(f"   image  {deployed.path}/{IMAGE}, {deployed.cfs.stat().st_size:,} bytes")
+    why = "A guest enables fs-verity on all objects and the image; and makes a second image, of an altered system."
+    with show.step("Disk", why):
+        image = guest.image(SUITE, commands=MAKE_ALTERED)
+    why = "openssl makes a key for this run alone; 'fsverity sign' signs the image's digest."
+    with show.step("Key and signature", why):
+        make_key(work)
+        signed = sign(deployed.cfs, work)
+        beside = {f"{deployed.path}/{name}": content for name, content in signed.items()}
+        disk = guest.replace_files(image.disk, beside, work / "disk.raw")
+        digest = signed[f"{IMAGE}.digest"].hex()
+        show.line(f"   sha256:{digest}")
+        show.line("   " + ", ".join(f"{name} ({len(content)} bytes)" for name, content in signed.items()))
+    with show.step("Initrd", "dracut with the module 'bootseal', that certificate, and [Enroll] Method=fsverity."):
+        made = guest.initrd(SUITE, "bootseal", keys=[work / "demo.pem"], conf="[Enroll]\nMethod=fsverity\n")
+        if made.status:
+            raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
+        show.line(f"   {made.path.stat().st_size:,} bytes")
+    return Sealed(image, disk, made.path, digest)
+
+
+def sections(report: str) -> dict[str, str]:
+    """What the commands in the guest said, by their '=== ' titles."""
+    parts = re.split(r"^=== (.*)\n", report, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def console_lines(console: str) -> list[str]:
+    """Our lines on the console, without systemd's cursor movements before them."""
+    return re.findall(r"bootseal: (?:verified|refused|hint|note)\b.*", console)
+
+
+def ended(show: Show, result: guest.Result, status: int, what: str) -> None:
+    """The guest itself must have ended with the agreed status; otherwise show where it stopped."""
+    show.check(f"{what} (agreed exit status {status} from inside)", seen=result.status == status)
+    if result.status != status:
+        tail = "\n".join([*result.console.splitlines()[-25:], *result.report.splitlines()[-25:]])
+        show.block(f"the guest ended with: {result.ended} {result.status}", tail)
+
+
+def record_of(said: dict[str, str]) -> Record:
+    """boot.json; empty if the guest did not print one."""
+    try:
+        record = json.loads(said.get("cat /run/bootseal/boot.json", ""))
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def first_boot(show: Show, sealed: Sealed) -> Path:
+    """Returns the disk as that boot left it."""
+    why = "The initrd verifies the signature, enrolls it in the kernel, mounts the image; then the system starts."
+    with show.step("First boot", why):
+        result = guest.boot(sealed.image, sealed.initrd, disk=sealed.disk, script=FIRST_BOOT, title="first boot")
+        said, lines = sections(result.report), console_lines(result.console)
+        show.block("console", "\n".join(lines))
+        for title, text in said.items():
+            show.block(title, text)
+    ended(show, result, guest.PASSED, "first boot reaches the system")
+    record, status = record_of(said), said.get("systemctl status bootseal", "")
+    show.check("console: verified", seen=any(line.startswith("bootseal: verified guest/") for line in lines))
+    active = "active (exited)" in status and '"verified guest/' in status
+    show.check("systemctl status: active (exited), verified", seen=active)
+    show.check("boot.json: verdict, and the digest that was signed", seen=_is_verified(record, sealed))
+    enrolled = _enrolled(record.get("enrollment", {}), first=True)
+    show.check("boot.json: enrolled on this first boot, nothing missing", seen=enrolled)
+    booted = f"* guest {sealed.image.deployment.checksum}.0"
+    show.check("ostree admin status: this deployment is booted", seen=booted in said.get("ostree admin status", ""))
+    show.check("the mounted root names that digest", seen=sealed.digest in said.get("findmnt /", ""))
+    return result.overlay
+
+
+def _is_verified(record: Record, sealed: Sealed) -> bool:
+    signer, digest = record.get("signature", {}).get("subject", ""), record.get("image", {}).get("digest")
+    return record.get("verdict") == "verified" and digest == sealed.digest and SIGNER in signer
+
+
+def _enrolled(enrollment: Record, *, first: bool) -> bool:
+    how = (enrollment.get("method"), enrollment.get("first_boot"), enrollment.get("missing"))
+    written = enrollment.get("bytes_written", -1)
+    return how == ("fsverity", first, []) and (0 < written < 128 * 1024 if first else written == 0)
+
+
+def second_boot(show: Show, sealed: Sealed, disk: Path) -> None:
+    """Boots again, and ends with the image swapped."""
+    why = "The same disk: enrolled already, verified again. Then root swaps the image for the other one."
+    with show.step("Second boot, and an attack", why):
+        script = SECOND_BOOT.replace("DEPLOYMENT", sealed.image.deployment.path)
+        result = guest.boot(sealed.image, sealed.initrd, disk=disk, snapshot=False, script=script, title="second boot")
+        said, lines = sections(result.report), console_lines(result.console)
+        record = record_of(said)
+        enrollment = record.get("enrollment", {})
+        show.block("console", "\n".join(lines))
+        show.block("enrollment in boot.json", json.dumps(enrollment))
+        for title, text in said.items():
+            if title != "cat /run/bootseal/boot.json":
+                show.block(title, text)
+    ended(show, result, guest.PASSED, "second boot reaches the system, and the image is swapped")
+    show.check("second boot: verified, same digest", seen=_is_verified(record, sealed) and bool(lines))
+    show.check("second boot: enrolled before, nothing written", seen=_enrolled(enrollment, first=False))
+    swap = re.findall(r"sha256:([0-9a-f]{64}) ", said.get("the swap", ""))
+    show.check("the other image is valid and has fs-verity, too", seen=len(swap) == 3 and swap[0] == sealed.digest)
+    show.check("it stands in the place of the signed one", seen=len(swap) == 3 and swap[2] == swap[1] != sealed.digest)
+
+
+def refused_boot(show: Show, sealed: Sealed, disk: Path) -> None:
+    """The swapped image must not boot."""
+    why = "The image is a valid one; its fs-verity digest is not the signed one. Nothing of it may be mounted."
+    with show.step("Boot with the swapped image", why):
+        script = "echo '=== mounts'\ngrep ' /sysroot' /proc/self/mountinfo\n"
+        result = guest.boot(sealed.image, sealed.initrd, disk=disk, emergency_script=script, title="refused boot")
+        lines, mounts = console_lines(result.console), sections(result.report).get("mounts", "")
+        show.block("console", "\n".join(lines))
+        show.block("mounted at and below /sysroot in the initrd", mounts)
+    ended(show, result, guest.REFUSED, "third boot ends in the initrd's emergency target")
+    refusal = next((line for line in lines if line.startswith("bootseal: refused (image-mismatch): ")), "")
+    show.check("console: refused (image-mismatch), naming the image", seen=refusal.endswith(f"/{IMAGE}"))
+    hint = any(line.startswith("bootseal: hint: ") for line in lines)
+    show.check("console: a second line says what to do", seen=hint)
+    physical = mounts.count("\n") == 1 and " - ext4 /dev/vda " in mounts
+    show.check("nothing but the physical root is mounted", seen=physical)
+    show.check("boot.json: the same verdict", seen='"verdict": "image-mismatch"' in result.report)
+    show.check("no switch to the altered system", seen="guest: booted" not in result.console)
+
+
+def demo() -> int:
+    """All steps; the exit status."""
+    show = Show()
+    show.line("bootseal demo: a root filesystem that boots only if its digest is signed by a key in the initrd")
+    show.line("(no virtualization is used: guests are emulated, and some tens of times slower than a real machine)")
+    with guest_cache.scratch() as work:
+        sealed = build(show, work)
+        disk = first_boot(show, sealed)
+        for boot in (second_boot, refused_boot):
+            if not show.missed():  # each one needs what the boot before it did
+                boot(show, sealed, disk)
+    return show.end()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(demo())
+    except guest.GuestError as error:
+        sys.exit(f"demo: {error}")
+    except KeyboardInterrupt:
+        sys.exit("demo: interrupted")

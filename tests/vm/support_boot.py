@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Good boots, several in a row from one disk, and what each of them was asked from inside."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import guest
+import support
+
+# Read in the initrd, right before and right after the service: the disk's own counters, and all mounts.
+_STAT = "/sys/class/block/vda/stat"
+_DROP_IN = f"""[Service]
+ExecStartPre=/bin/sh -c 'cat {_STAT} >/run/guest-stat-before'
+ExecStartPost=/bin/sh -c 'cat {_STAT} >/run/guest-stat-after; cat /proc/self/mountinfo >/run/guest-mountinfo'
+"""
+_SECTORS_WRITTEN = 6
+_SECTOR = 512
+TIMEOUT = 480  # a boot takes 35 s, and many times that where others use the processors, too
+
+
+def _script(deployment: guest.Deployment) -> str:
+    directory = f"/sysroot/{deployment.path}"
+    digest = f"{directory}/{support.DIGEST}"
+    return support.script(
+        show="systemctl show -p ActiveState,SubState,Result,StatusText bootseal.service",
+        active="systemctl is-active bootseal.service",
+        failed="systemctl --failed --no-legend --plain",
+        kernel="uname -r; cat /proc/sys/kernel/random/boot_id",
+        record="cat /run/bootseal/boot.json",
+        journal="journalctl -b -o json BOOTSEAL_VERDICT=verified",
+        catalog="journalctl --update-catalog && journalctl -b -x --no-pager BOOTSEAL_VERDICT=verified",
+        initrd_mounts="cat /run/guest-mountinfo",
+        mounts="cat /proc/self/mountinfo",
+        stat="cat /run/guest-stat-before /run/guest-stat-after",
+        run="find /run/bootseal /run/ostree* /run/systemd/volatile-root | sort",
+        keys="cat /proc/keys",
+        anchored="keyctl rlist 0x$(sed -n '/ keyring  *[.]fs-verity/s/ .*//p' /proc/keys) | tr ' ' '\\n'",
+        recorded="key=$(sed -n '/ user  *composefs-digest/s/ .*//p' /proc/keys); test -z \"$key\" || keyctl pipe 0x$key",
+        ostree="ostree admin status || true",
+        digest=f"fsverity measure {digest} 2>&1 || true",
+        built_in=f"fsverity dump_metadata signature {digest} | od -An -v -tx1 | tr -d ' \\n' || true",
+        flags=f"lsattr -d {directory}",
+        write_usr="touch /usr/guest-mark 2>&1 || true",
+        write_sysroot="touch /sysroot/guest-mark 2>&1 || true",
+        marks="cat /etc/guest-marks /var/guest-marks 2>&1 || true; echo mark >>/etc/guest-marks; echo mark >>/var/guest-marks",
+        object="head -c 8 /usr/share/bootseal-test/tamper",
+    )
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A disk, an initrd, and how often to boot."""
+
+    name: str
+    suite: str
+    method: str
+    boots: int
+    fs: str = "ext4"
+    kind: str = "p256"
+    algorithm: str = "sha256"
+    rw: bool = False
+    root: str = "[composefs]\nenabled=verity\n"
+
+    def run(self) -> Boots:
+        """Boot it `boots` times, each from the disk that the one before has left."""
+        image = support.image(self.suite, self.fs, algorithm=self.algorithm)
+        key = support.key(self.kind)
+        files = support.beside(image.deployment.cfs, key, self.algorithm)
+        if self.kind != "p256":
+            image = replace(image, disk=support.in_deployment(image, {support.SIGNATURE: files[support.SIGNATURE]}))
+        boots = Boots(self, image, key, files)
+        while len(boots.results) < self.boots:
+            boots.results.append(self._boot(boots))
+        return boots
+
+    def _boot(self, boots: Boots) -> guest.Result:
+        before = boots.results[-1].overlay if boots.results else None
+        files = support.settings(f"[Enroll]\nMethod={self.method}\n", self.root, [boots.key])
+        files["etc/systemd/system/bootseal.service.d/50-guest.conf"] = _DROP_IN.encode()
+        return guest.boot(
+            boots.image,
+            support.initrd(self.suite),
+            append="fsck.mode=skip",
+            extra_initrd_files=files,
+            script=_script(boots.image.deployment),
+            rw=self.rw,
+            timeout=TIMEOUT,
+            disk=before,
+            snapshot=before is None,
+            title=f"{self.name}, boot {len(boots.results) + 1}",
+        )
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A line of /proc/PID/mountinfo, see proc(5)."""
+
+    root: str
+    options: tuple[str, ...]
+    fstype: str
+    source: str
+    super_options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A line of /proc/keys, see keyrings(7)."""
+
+    serial: int
+    permissions: str
+    uid: int
+    kind: str
+    description: str
+
+
+@dataclass
+class Inside:
+    """What one boot was asked from inside."""
+
+    number: int
+    result: guest.Result
+
+    @cached_property
+    def said(self) -> dict[str, str]:
+        """The sections of the report."""
+        support.ended(self.result, guest.PASSED)
+        return support.sections(self.result.report)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """boot.json."""
+        record: dict[str, Any] = json.loads(self.said["record"])
+        return record
+
+    @cached_property
+    def properties(self) -> dict[str, str]:
+        """What systemd says of the unit."""
+        return dict(line.split("=", 1) for line in self.said["show"].splitlines())
+
+    def mounts(self, section: str = "mounts") -> dict[str, Mount]:
+        """By target, the topmost; in the booted system or (`initrd_mounts`) right after the service."""
+        return dict(_mount(line) for line in self.said[section].splitlines())
+
+    def kernel_keys(self) -> list[Key]:
+        """What /proc/keys lists."""
+        return [_key(line) for line in self.said["keys"].splitlines()]
+
+    def bytes_written(self) -> int:
+        """What the disk counted as written while the service ran."""
+        before, after = (int(line.split()[_SECTORS_WRITTEN]) for line in self.said["stat"].splitlines())
+        return (after - before) * _SECTOR
+
+
+@dataclass
+class Boots:
+    """The boots of a chain. `beside` is what stands beside the image on its disk."""
+
+    chain: Chain
+    image: guest.Image
+    key: support.Key
+    beside: dict[str, bytes]
+    results: list[guest.Result] = field(default_factory=list)
+
+    @cached_property
+    def inside(self) -> list[Inside]:
+        """Each boot; the first is number 1."""
+        return [Inside(number, result) for number, result in enumerate(self.results, 1)]
+
+    @property
+    def directory(self) -> str:
+        """The deployment directory, as the record names it."""
+        return self.image.deployment.path
+
+
+def _mount(line: str) -> tuple[str, Mount]:
+    mount, _, filesystem = line.partition(" - ")
+    _, _, _, root, target, options, *_ = mount.split()
+    fstype, source, super_options = filesystem.split()
+    return target, Mount(root, tuple(options.split(",")), fstype, source, tuple(super_options.split(",")))
+
+
+def _key(line: str) -> Key:
+    serial, _flags, _usage, _expiry, permissions, uid, _gid, kind, description = line.split(maxsplit=8)
+    return Key(int(serial, 16), permissions, int(uid), kind, description)

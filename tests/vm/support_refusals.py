@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Refused and disturbed boots: changed disks, what a refusal must look like, a saboteur and an early end in the initrd."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import guest
+import support
+
+from bootseal import messages
+
+# The contract's table: exit status of the unit by verdict. `interrupted` has none of its own.
+EXIT_STATUS = {
+    "verified": 0, "bad-command-line": 64, "no-deployment": 66, "no-image": 66, "no-digest": 66, "no-signature": 66,
+    "bad-image": 65, "bad-digest": 65, "bad-signature": 65, "untrusted-signer": 77, "wrong-signature": 77,
+    "image-unsealed": 77, "image-mismatch": 77, "no-keys": 78, "bad-config": 78, "unsupported": 69, "io-error": 74,
+    "enroll-failed": 71, "mount-failed": 71, "internal": 70,
+}  # fmt: skip
+UNREAD_DISK = "fsck.mode=skip"
+_TEST_DIRECTORY = "usr/lib/bootseal-test"
+_UNITS = "etc/systemd/system"
+
+# What the initrd's emergency environment says about the boot that ended there.
+WITNESS = support.script(
+    unit="systemctl show -p ActiveState,Result,ExecMainStatus,StatusText bootseal.service",
+    targets="systemctl show -p Id,ActiveState initrd-root-fs.target initrd-switch-root.target initrd-switch-root.service",
+    times="systemctl show -p ActiveEnterTimestampMonotonic sysroot.mount; cat /proc/uptime",
+    journal="journalctl --quiet --boot --output=json SYSLOG_IDENTIFIER=bootseal",
+    run="ls -A /run /run/bootseal",
+)
+
+
+# --- changed disks
+
+
+@dataclass(frozen=True)
+class Names:
+    """Paths below the physical root, for debugfs commands."""
+
+    deployment: str
+    image: str
+    digest: str
+    signature: str
+    stateroot: str
+    link: str  # what ostree= names: a link to the deployment
+
+    @classmethod
+    def of(cls, image: guest.Image) -> Names:
+        path = image.deployment.path
+        stateroot = path.split("/deploy/")[1]
+        link = image.deployment.karg.lstrip("/").replace("/boot.1/", "/boot.1.1/").replace("/boot.0/", "/boot.0.1/")
+        names = [f"{path}/{name}" for name in (support.IMAGE, support.DIGEST, support.SIGNATURE)]
+        return cls(path, names[0], names[1], names[2], f"ostree/deploy/{stateroot}", link)
+
+
+# Changes a copied disk in place.
+Change = Callable[[guest.Image, Path], None]
+
+
+def commands(*lines: str) -> Change:
+    """debugfs commands, with {deployment}, {image}, {digest}, {signature}, {stateroot} and {link} for paths."""
+
+    def change(image: guest.Image, disk: Path) -> None:
+        text = "".join(line.format_map(vars(Names.of(image))) + "\n" for line in lines)
+        guest.debugfs(disk, text, write=True)
+
+    return change
+
+
+def put(name: str, content: bytes | Callable[[guest.Image], bytes]) -> Change:
+    """Another content for a file; `name` as in commands()."""
+
+    def change(image: guest.Image, disk: Path) -> None:
+        path = name.format_map(vars(Names.of(image)))
+        source = support.temporary() / "content"
+        source.write_bytes(content(image) if callable(content) else content)
+        if "File not found" not in support.run("sh", "-c", f"debugfs -R 'stat /{path}' {disk} 2>&1"):
+            guest.debugfs(disk, f"rm /{path}\n", write=True)
+        guest.debugfs(disk, f"write {source} /{path}\n", write=True)
+
+    return change
+
+
+def flip(path: str | Callable[[guest.Image], str], offset: int) -> Change:
+    """Flips a byte of a file's data, behind the back of the filesystem."""
+
+    def change(image: guest.Image, disk: Path) -> None:
+        name = path(image) if callable(path) else path.format_map(vars(Names.of(image)))
+        guest.flip_byte(disk, name, offset)
+
+    return change
+
+
+def object_of(path: str) -> Callable[[guest.Image], str]:
+    """The object of a file of the OS tree."""
+    return lambda image: image.deployment.object_of(path)
+
+
+def several(*changes: Change) -> Change:
+    """One change after the other."""
+
+    def change(image: guest.Image, disk: Path) -> None:
+        for each in changes:
+            each(image, disk)
+
+    return change
+
+
+def changed(image: guest.Image, change: Change | None) -> Path:
+    """The image's disk, or a changed copy of it."""
+    if change is None:
+        return image.disk
+    disk = guest.copy_disk(image.disk, support.temporary() / "disk.raw")
+    change(image, disk)
+    return disk
+
+
+# --- boots
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A boot, with all that needs its disk; the disk itself may be gone."""
+
+    result: guest.Result
+    image: guest.Image
+    written: int
+
+    @property
+    def console(self) -> list[str]:
+        """The console's lines, without the colours and cursor movements of systemd's."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.result.console).splitlines()
+
+    @property
+    def sections(self) -> dict[str, str]:
+        return support.sections(self.result.report)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """boot.json, as the emergency environment printed it."""
+        text = self.result.report.partition("guest: boot.json\n")[2].partition("guest: mountinfo\n")[0]
+        found = json.loads(text)
+        assert isinstance(found, dict)
+        return found
+
+    @property
+    def mounts(self) -> list[dict[str, str]]:
+        """/proc/self/mountinfo, as the emergency environment printed it."""
+        text = self.result.report.partition("guest: mountinfo\n")[2].partition("guest: emergency script\n")[0]
+        return [_mount(line) for line in text.splitlines()]
+
+
+def _mount(line: str) -> dict[str, str]:
+    before, _, after = line.partition(" - ")
+    fields, rest = before.split(), after.split()
+    return {"at": fields[4], "options": fields[5], "type": rest[0], "source": rest[1], "super": rest[2]}
+
+
+def boot(change: Change | None = None, *, suite: str = "forky", initrd: Path | None = None, **options: Any) -> Outcome:
+    """Boot a disk with a change; its copy is removed afterwards."""
+    image = support.image(suite)
+    disk = changed(image, change)
+    try:
+        result = guest.boot(image, initrd or support.initrd(suite), disk=disk, **options)
+        return Outcome(result, image, result.bytes_written())
+    finally:
+        if change is not None:
+            disk.unlink()
+
+
+# --- what a refusal looks like
+
+
+def check_refusal(outcome: Outcome, verdict: str, what: str, *, written: bool = False) -> None:
+    """Everything that the contract says of a refusal. `what` is a regular expression for all after the verdict."""
+    support.ended(outcome.result, guest.REFUSED)
+    message = _check_console(outcome, verdict, what)
+    _check_record(outcome, verdict, message)
+    _check_unit(outcome, verdict, message)
+    _check_journal(outcome, verdict, message)
+    check_nothing_mounted(outcome)
+    if not written:
+        assert outcome.written == 0
+
+
+def _check_console(outcome: Outcome, verdict: str, what: str) -> str:
+    lines = [line for line in outcome.console if "bootseal: refused" in line or "bootseal: hint:" in line]
+    assert len(lines) == 2, lines
+    assert re.fullmatch(rf"bootseal: refused \({verdict}\): {what}", lines[0]), lines[0]
+    assert lines[1] == f"bootseal: hint: {_verdict(verdict).hint}"
+    assert outcome.console.index(lines[1]) > outcome.console.index(lines[0])
+    return lines[0].removeprefix("bootseal: ")
+
+
+def _verdict(name: str) -> messages.Verdict:
+    return next(verdict for verdict in messages.VERDICTS if verdict.name == name)
+
+
+def _check_record(outcome: Outcome, verdict: str, message: str) -> None:
+    record = outcome.record
+    assert (record["version"], record["verdict"], record["message"]) == (1, verdict, message)
+    assert record["hint"] == _verdict(verdict).hint
+    assert "mount" not in record
+
+
+def _check_unit(outcome: Outcome, verdict: str, message: str) -> None:
+    unit = properties(outcome.sections["unit"])
+    assert unit["ActiveState"] == "failed"
+    assert unit["StatusText"] == message
+    if verdict in EXIT_STATUS:
+        assert (unit["Result"], unit["ExecMainStatus"]) == ("exit-code", str(EXIT_STATUS[verdict]))
+
+
+def _check_journal(outcome: Outcome, verdict: str, message: str) -> None:
+    entries = [e for e in support.json_lines(outcome.sections["journal"]) if "BOOTSEAL_VERDICT" in e]
+    assert [(e["BOOTSEAL_VERDICT"], e["MESSAGE"], e["MESSAGE_ID"]) for e in entries] == [
+        (verdict, message, _verdict(verdict).message_id)
+    ]
+
+
+def check_nothing_mounted(outcome: Outcome) -> None:
+    """/sysroot is the physical root and read-only, nothing of ours is anywhere, and nothing went on."""
+    at_sysroot = [m for m in outcome.mounts if (m["at"] + "/").startswith("/sysroot/")]
+    assert [(m["at"], m["source"], m["type"]) for m in at_sysroot] == [("/sysroot", "/dev/vda", outcome.image.fs)]
+    assert {option for m in at_sysroot for option in (m["options"] + "," + m["super"]).split(",")} & {"ro", "rw"} == {"ro"}
+    assert not [m for m in outcome.mounts if m["type"] in ("erofs", "overlay") or "bootseal" in m["at"]]
+    targets = outcome.sections["targets"]
+    assert targets.count("ActiveState=inactive") == targets.count("Id=") == 3, targets
+    run = outcome.sections["run"].split()
+    assert not {"ostree-booted", "ostree", "superblock-was-read-only"} & set(run), run
+    assert not [line for line in outcome.console if "Switching root" in line or "Switch Root" in line]
+
+
+def properties(text: str) -> dict[str, str]:
+    """What `systemctl show` printed of one unit."""
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def seconds_after_sysroot(outcome: Outcome) -> float:
+    """From the mount of the physical root to the emergency environment's script."""
+    lines = outcome.sections["times"].splitlines()
+    return float(lines[1].split()[0]) - int(lines[0].partition("=")[2]) / 1e6
+
+
+# --- units that only disturbed boots have
+
+
+def _service(name: str, unit: str, service: str, wanted_by: str) -> dict[str, guest.Content]:
+    text = f"[Unit]\nDefaultDependencies=no\n{unit}\n[Service]\n{service}\nStandardError=journal+console\n"
+    return {
+        f"{_UNITS}/{name}": text.encode(),
+        f"{_UNITS}/{wanted_by}.wants/{name}": guest.Symlink(f"../{name}"),
+    }
+
+
+def saboteur(when: str, then: str, *, spin: int = 0) -> Mapping[str, guest.Content]:
+    """Files for the initrd: do `then` to the service ($pid) as soon as `when` holds (both of them shell builtins).
+
+    It polls without pause, for what it waits for may last a few milliseconds.
+    """
+    script = f"""\
+procs=/sys/fs/cgroup/system.slice/bootseal.service/cgroup.procs
+until read -r pid <$procs && test -n "$pid"; do :; done 2>/dev/null
+until {when}; do test -e /proc/$pid || exit 1; done
+spin={spin}
+while test $spin -gt 0; do spin=$((spin - 1)); done
+{then}
+echo "guest: saboteur done" >/dev/console
+"""
+    unit = "After=sysroot.mount\nBefore=bootseal.service"
+    service = f"ExecStart=/bin/sh /{_TEST_DIRECTORY}/saboteur"
+    return {
+        f"{_TEST_DIRECTORY}/saboteur": script.encode(),
+        **_service("bootseal-test-saboteur.service", unit, service, "initrd.target"),
+    }
+
+
+def end_in_initrd(script: str) -> Mapping[str, guest.Content]:
+    """Files for the initrd: a verified boot ends after all mounts of the initrd and before the switch, with `script`."""
+    runner = f"""\
+if sh -e /{_TEST_DIRECTORY}/end-script </dev/null >/dev/ttyS1 2>&1; then
+    exec /{_TEST_DIRECTORY}/guest-exit {guest.PASSED}
+fi
+exec /{_TEST_DIRECTORY}/guest-exit {guest.FAILED}
+"""
+    unit = "After=bootseal.service initrd-root-fs.target initrd-fs.target\nBefore=initrd-cleanup.service"
+    service = f"Type=oneshot\nExecStart=/bin/sh /{_TEST_DIRECTORY}/end"
+    return {
+        f"{_TEST_DIRECTORY}/end": runner.encode(),
+        f"{_TEST_DIRECTORY}/end-script": script.encode(),
+        **_service("bootseal-test-end.service", unit, service, "initrd-cleanup.service"),
+    }

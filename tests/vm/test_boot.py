@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Good boots: each method, kernel, filesystem and key, up to three times from one disk, and what they must look like."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import support
+from support import Job
+from support_boot import Boots, Chain, Inside
+
+import bootseal
+from bootseal import messages
+
+pytest_plugins = ["background"]
+
+LIMIT = 128 * 1024
+STAGES = {"configuration", "keyring", "locate", "verify", "enroll", "mount"}
+TRANSIENT_ETC = "[composefs]\nenabled=verity\n[etc]\ntransient=true\n[sysroot]\nreadonly=false\n"
+TRANSIENT_ROOT = "[composefs]\nenabled=verity\n[root]\ntransient=true\n"
+
+# Pairs rather than all combinations; each value at least once, each method three times in a row.
+CHAINS = [
+    Chain("fsverity-forky", "forky", "fsverity", 3),
+    Chain("keyring-trixie", "trixie", "keyring", 3, kind="p384"),
+    Chain("none-forky", "forky", "none", 3, kind="rsa2048", rw=True),
+    Chain("fsverity-trixie", "trixie", "fsverity", 2, kind="rsa4096", rw=True),
+    Chain("fsverity-btrfs", "forky", "fsverity", 2, fs="btrfs"),
+    Chain("keyring-sha512", "forky", "keyring", 1, kind="rsa2048", algorithm="sha512"),
+    Chain("keyring-transient-etc", "forky", "keyring", 2, kind="rsa4096", root=TRANSIENT_ETC),
+    Chain("none-transient-root", "trixie", "none", 1, root=TRANSIENT_ROOT),
+]
+JOBS = {chain.name: Job(chain.run) for chain in CHAINS}
+
+
+def chains(*, method: str = "", root: str = "", suite: str = "") -> pytest.MarkDecorator:
+    """Parametrize a test with the chains of a method, a prepare-root.conf, a suite."""
+    chosen = [
+        pytest.param(JOBS[chain.name], id=chain.name)
+        for chain in CHAINS
+        if method in ("", chain.method) and root in ("", chain.root) and suite in ("", chain.suite)
+    ]
+    return pytest.mark.parametrize("job", chosen)
+
+
+pytestmark = pytest.mark.vm
+
+
+def signer_algorithm(kind: str) -> str:
+    return {"p256": "ecdsa-sha256", "p384": "ecdsa-sha256"}.get(kind, "rsa-sha256")
+
+
+@chains()
+def test_the_unit_is_active_with_its_status(job: Job[Boots]) -> None:
+    for inside in job.result().inside:
+        assert inside.said["active"] == "active"
+        assert inside.properties["ActiveState"] == "active"
+        assert inside.properties["SubState"] == "exited"
+        assert inside.properties["Result"] == "success"
+        assert inside.properties["StatusText"] == inside.record["message"]
+        assert inside.said["failed"] == ""
+
+
+@chains()
+def test_the_console_has_the_verdict_in_one_line(job: Job[Boots]) -> None:
+    for inside in job.result().inside:
+        ours = [line for line in inside.result.console.splitlines() if line.startswith("bootseal: ")]
+        assert ours == [f"bootseal: {inside.record['message']}"]
+
+
+@chains()
+def test_the_record_says_what_was_booted(job: Job[Boots]) -> None:
+    boots = job.result()
+    deployment = boots.image.deployment
+    for inside in boots.inside:
+        record = inside.record
+        assert (record["version"], record["verdict"], record["bootseal"]) == (1, "verified", bootseal.__version__)
+        assert record["message"].startswith("verified ")
+        assert "hint" not in record
+        assert [record["kernel"], record["boot_id"]] == inside.said["kernel"].split()
+        assert record["deployment"] == {
+            "layout": "ostree",
+            "stateroot": "guest",
+            "checksum": deployment.checksum,
+            "serial": 0,
+            "path": deployment.path,
+        }
+        assert record["image"] == {
+            "path": f"/sysroot/{deployment.path}/{support.IMAGE}",
+            "algorithm": boots.chain.algorithm,
+            "digest": boots.beside[support.DIGEST].hex(),
+            "size": deployment.cfs.stat().st_size,
+        }
+        assert set(record["milliseconds"]) == STAGES
+        assert all(figure > 0 for figure in record["milliseconds"].values())
+
+
+@chains()
+def test_the_record_names_the_signer(job: Job[Boots]) -> None:
+    boots = job.result()
+    certificate = boots.key.certificate
+    fields = ("-noout", "-serial", "-fingerprint", "-sha256")
+    serial, fingerprint = support.run("openssl", "x509", "-in", certificate, *fields).split("\n")[:2]
+    for inside in boots.inside:
+        signature = dict(inside.record["signature"])
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", signature.pop("not_before"))
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", signature.pop("not_after"))
+        assert int(signature.pop("serial"), 16) == int(serial.split("=")[1], 16)
+        assert signature == {
+            "subject": f"CN=guest {boots.chain.kind}",
+            "issuer": f"CN=guest {boots.chain.kind}",
+            "certificate_sha256": fingerprint.split("=")[1].replace(":", "").lower(),
+            "algorithm": signer_algorithm(boots.chain.kind),
+        }
+
+
+@chains()
+def test_the_record_says_what_is_covered(job: Job[Boots]) -> None:
+    boots = job.result()
+    etc = [] if boots.chain.root == TRANSIENT_ETC else ["/etc"]
+    for inside in boots.inside:
+        record = inside.record
+        assert record["not_covered"] == [*etc, "/var", "/boot", "initrd", "kernel command line"]
+        assert (record["keyring"]["certificates"], record["keyring"]["sealed"]) == (1, True)
+        assert "verity=require" in record["mount"]["options"].split(",")
+        assert all(text in record["message"] for text in record["not_covered"])
+
+
+@chains()
+def test_the_journal_has_one_entry_with_all_fields(job: Job[Boots]) -> None:
+    boots = job.result()
+    for inside in boots.inside:
+        (entry,) = support.json_lines(inside.said["journal"])
+        ours = {name: value for name, value in entry.items() if name.startswith("BOOTSEAL_")}
+        assert ours == {
+            "BOOTSEAL_VERDICT": "verified",
+            "BOOTSEAL_DEPLOYMENT": boots.directory,
+            "BOOTSEAL_DIGEST": f"{boots.chain.algorithm}:{boots.beside[support.DIGEST].hex()}",
+            "BOOTSEAL_SIGNER": f"CN=guest {boots.chain.kind}",
+            "BOOTSEAL_ENROLL": boots.chain.method,
+        }
+        assert entry["MESSAGE"] == inside.record["message"]
+        assert entry["MESSAGE_ID"] == messages.VERIFIED.message_id
+        assert entry["_SYSTEMD_UNIT"] == "bootseal.service"
+        assert "See bootseal.service(8)." in inside.said["catalog"]
+
+
+@chains()
+def test_the_root_is_the_signed_image_and_nothing_else(job: Job[Boots]) -> None:
+    boots = job.result()
+    for inside in boots.inside:
+        for section, prefix in (("initrd_mounts", "/sysroot"), ("mounts", "")):
+            root = inside.mounts(section)[prefix or "/"]
+            assert (root.fstype, root.source) == ("overlay", f"composefs:{boots.beside[support.DIGEST].hex()}")
+            assert {"verity=require", "metacopy=on"} <= set(root.super_options)
+            sysroot = inside.mounts(section)[f"{prefix}/sysroot"]
+            assert (sysroot.root, sysroot.source) == ("/", "/dev/vda")
+            assert sysroot.options[0] == ("rw" if boots.chain.root == TRANSIENT_ETC else "ro")
+            var = inside.mounts(section)[f"{prefix}/var"]
+            assert (var.root, var.options[0]) == ("/ostree/deploy/guest/var", "rw")
+        assert inside.said["object"] == "TTTTTTTT"
+
+
+@chains()
+def test_nobody_mounted_anything_over_usr(job: Job[Boots]) -> None:
+    for inside in job.result().inside:
+        assert [target for target in inside.mounts() if target.startswith("/usr")] == []
+
+
+@chains()
+def test_etc_is_the_deployments_or_transient(job: Job[Boots]) -> None:
+    boots = job.result()
+    for inside in boots.inside:
+        etc = inside.mounts()["/etc"]
+        if boots.chain.root == TRANSIENT_ETC:
+            assert etc.fstype == "overlay"
+        else:
+            assert etc.root == f"/{boots.directory}/etc"
+        assert etc.options[0] == "rw"
+
+
+@chains()
+def test_usr_is_read_only_unless_transient(job: Job[Boots]) -> None:
+    boots = job.result()
+    for inside in boots.inside:
+        assert inside.mounts()["/"].options[0] == ("rw" if boots.chain.root == TRANSIENT_ROOT else "ro")
+        refused = "" if boots.chain.root == TRANSIENT_ROOT else "Read-only file system"
+        assert refused in inside.said["write_usr"]
+        assert bool(refused) == bool(inside.said["write_usr"])
+
+
+@chains()
+def test_state_survives_where_it_should(job: Job[Boots]) -> None:
+    boots = job.result()
+    for inside in boots.inside:
+        places = 1 if boots.chain.root == TRANSIENT_ETC else 2
+        assert inside.said["marks"].splitlines().count("mark") == places * (inside.number - 1)
+
+
+@chains()
+def test_the_superblock_is_as_it_was(job: Job[Boots]) -> None:
+    boots = job.result()
+    for inside in boots.inside:
+        sysroot = inside.mounts("initrd_mounts")["/sysroot/sysroot"]
+        assert sysroot.super_options[0] == ("rw" if boots.chain.rw else "ro")
+
+
+@chains()
+def test_nothing_of_ours_is_left_over(job: Job[Boots]) -> None:
+    for inside in job.result().inside:
+        left = {line for line in inside.said["run"].splitlines() if line.startswith("/run/bootseal")}
+        assert left == {"/run/bootseal", "/run/bootseal/boot.json"}
+        for section in ("initrd_mounts", "mounts"):
+            assert [t for t, m in inside.mounts(section).items() if m.fstype == "erofs" or t.startswith("/run/bootseal")] == []
+
+
+@chains(suite="forky")
+def test_ostree_shows_the_booted_deployment(job: Job[Boots]) -> None:
+    boots = job.result()
+    for inside in boots.inside:
+        assert f"* guest {boots.image.deployment.checksum}.0" in inside.said["ostree"].splitlines()
+
+
+# --- enrolling
+
+
+def enrollment(inside: Inside) -> dict[str, Any]:
+    """What the contract has of it in the record."""
+    said = inside.record["enrollment"]
+    return {name: said[name] for name in ("method", "first_boot", "bytes_written", "missing")}
+
+
+@chains()
+def test_the_keyring_of_the_kernel_is_sealed_and_holds_the_certificate(job: Job[Boots]) -> None:
+    for inside in job.result().inside:
+        (anchor,) = [key for key in inside.kernel_keys() if key.description.startswith(".fs-verity:")]
+        assert (anchor.permissions, anchor.uid) == ("08030000", 0)
+        sha256 = inside.record["signature"]["certificate_sha256"]
+        (certificate,) = [key for key in inside.kernel_keys() if key.description.startswith(f"bootseal:{sha256}")]
+        assert str(certificate.serial) in inside.said["anchored"].split()
+
+
+@chains(method="keyring")
+def test_keyring_writes_nothing(job: Job[Boots]) -> None:
+    for inside in job.result().inside:
+        assert enrollment(inside) == {"method": "keyring", "first_boot": False, "bytes_written": 0, "missing": []}
+        assert inside.bytes_written() == 0
+        assert "No data available" in inside.said["built_in"]
+
+
+@chains(method="none")
+def test_none_leaves_nothing(job: Job[Boots]) -> None:
+    boots = job.result()
+    for inside in boots.inside:
+        assert enrollment(inside) == {"method": "none", "first_boot": False, "bytes_written": 0, "missing": []}
+        assert boots.chain.rw or inside.bytes_written() == 0
+        assert [key for key in inside.kernel_keys() if key.description.startswith(("bootseal: ", "composefs-digest"))] == []
+        assert "No data available" in inside.said["built_in"]
+
+
+def _ring_of(inside: Inside) -> None:
+    (ring,) = [key for key in inside.kernel_keys() if key.kind == "keyring" and key.description.startswith("bootseal:")]
+    (record,) = [key for key in inside.kernel_keys() if key.description.startswith("composefs-digest")]
+    assert (ring.permissions, record.permissions, record.kind) == ("03030303", "03030303", "user")
+    assert str(ring.serial) in inside.said["anchored"].split()
+    image = inside.record["image"]
+    assert inside.said["recorded"] == f"{image['algorithm']}:{image['digest']}"
+
+
+@chains(method="keyring")
+def test_keyring_records_the_digest(job: Job[Boots]) -> None:
+    for inside in job.result().inside:
+        _ring_of(inside)
+
+
+@chains(method="fsverity")
+def test_fsverity_records_the_digest_as_well(job: Job[Boots]) -> None:
+    for inside in job.result().inside:
+        _ring_of(inside)
+
+
+@chains(method="fsverity")
+def test_fsverity_builds_the_signature_into_the_digest_file(job: Job[Boots]) -> None:
+    boots = job.result()
+    for inside in boots.inside:
+        assert inside.said["digest"].startswith("sha256:")
+        assert inside.said["built_in"] == boots.beside[support.SIGNATURE].hex()
+        assert "i" in inside.said["flags"].split()[0]  # the deployment's directory is immutable, as ostree made it
+
+
+@chains(method="fsverity")
+def test_fsverity_writes_little_once_and_then_nothing(job: Job[Boots]) -> None:
+    boots = job.result()
+    for inside in boots.inside:
+        said = enrollment(inside)
+        written = said.pop("bytes_written")
+        first = inside.number == 1
+        assert said == {"method": "fsverity", "first_boot": first, "missing": []}
+        assert 0 < written < LIMIT if first else written == 0
+        if not boots.chain.rw:
+            assert inside.bytes_written() == written
+        assert ("first boot" in inside.record["message"]) == first

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The dracut module: what is in a good initrd and what is not, and the builds that must fail, each with one clear line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+
+import guest
+import guest_tree
+import pytest
+import support
+from support import Job
+from support_dracut import contents
+
+pytest_plugins = ["background"]
+pytestmark = pytest.mark.vm
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+# dracut.conf(5) is shell, sourced in the throw-away tree before anything is looked at.
+KERNEL = "$(ls /usr/lib/modules)"
+BYPASSING = ("usrmount", "resume")
+WITHOUT = guest_tree.OMITTED_MODULES.split()
+
+
+def _omitting(*but: str) -> str:
+    """dracut's configuration that omits what the guests' own does, but for some, and adds those."""
+    kept = " ".join(name for name in WITHOUT if name not in but)
+    ostree = "" if "ostree" in but else "ostree"
+    return f'omit_dracutmodules=" {ostree} {kept} "\nadd_dracutmodules+=" {" ".join(but)} "\n'
+
+
+def _without_option(option: str) -> str:
+    """The kernel's configuration lies in one of two places, or in both."""
+    places = f"/boot/config-{KERNEL} /usr/lib/modules/{KERNEL}/config"
+    return f"for file in {places}; do test ! -e $file || sed -i '/^CONFIG_{option}=/d' $file; done\n"
+
+
+def _build(
+    suite: str,
+    *,
+    keys: tuple[Path, ...] | None = None,
+    files: tuple[tuple[str, bytes], ...] = (),
+    conf: str | None = None,
+    dracut_conf: str = "",
+    hostonly: bool = False,
+) -> guest.Initrd:
+    chosen = [support.named(support.key().certificate)] if keys is None else keys
+    return guest.initrd(suite, keys=chosen, extra_files=dict(files), conf=conf, dracut_conf=dracut_conf, hostonly=hostonly)
+
+
+# --- builds that must fail
+
+
+JUNK = ("etc/bootseal/keys.d/junk.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+SECRET = ("etc/bootseal/keys.d/secret.pem", (VECTORS / "keys/p256.pem").read_bytes())
+WEAK = ("etc/bootseal/keys.d/weak.der", (VECTORS / "certs/rsa1024.der").read_bytes())
+
+# What is wrong, and what the one line must say.
+FAILING: dict[str, tuple[Callable[[str], guest.Initrd], str]] = {
+    "no-key": (partial(_build, keys=()), r"no usable certificate in the boot keyring .*/etc/bootseal/keys\.d"),
+    "bad-certificate": (partial(_build, files=(JUNK,)), r"no usable certificate: /etc/bootseal/keys\.d/junk\.pem: .+"),
+    "weak-certificate": (partial(_build, files=(WEAK,)), r"no usable certificate: .*weak\.der: an RSA key of 1024 bits"),
+    "private-key": (partial(_build, files=(SECRET,)), r"no usable certificate: .*secret\.pem: a private key"),
+    "unknown-config-key": (
+        partial(_build, conf="[Enroll]\nMethods=none\n"),
+        r"unknown key \[Enroll\] Methods=: /etc/bootseal/bootseal\.conf",
+    ),
+    "bad-prepare-root": (
+        partial(_build, files=(("etc/ostree/prepare-root.conf", b"[etc]\ntransient=perhaps\n"),)),
+        r"\[etc\] transient=perhaps: .*/etc/ostree/prepare-root\.conf",
+    ),
+    "ostree-beside-it": (
+        partial(_build, dracut_conf=_omitting("ostree")),
+        r"dracut module 'ostree' mounts the root without this check: omit_dracutmodules\+=\" ostree \"",
+    ),
+    "no-kernel-module": (
+        partial(_build, dracut_conf=f"rm -f /usr/lib/modules/{KERNEL}/kernel/fs/erofs/erofs.ko*; depmod {KERNEL}\n"),
+        r"kernel \S+ has no module erofs",
+    ),
+    "omitted-kernel-module": (partial(_build, dracut_conf='omit_drivers+=" overlay "\n'), r".*overlay"),
+    "no-kernel-option": (
+        partial(_build, dracut_conf=_without_option("FS_VERITY")),
+        r"kernel \S+ lacks CONFIG_FS_VERITY",
+    ),
+    "no-option-that-is-required": (
+        partial(
+            _build,
+            conf="[Enroll]\nRequired=yes\n",
+            dracut_conf=_without_option("FS_VERITY_BUILTIN_SIGNATURES"),
+        ),
+        r"kernel \S+ lacks CONFIG_FS_VERITY_BUILTIN_SIGNATURES",
+    ),
+    "no-cryptography": (
+        partial(_build, dracut_conf="rm -rf /usr/lib/python3/dist-packages/cryptography\n"),
+        r"Python module 'cryptography' not found: install python3-cryptography",
+    ),
+}
+FAILURES = [
+    pytest.param(Job(partial(build, suite)), line, id=f"{name}-{suite}")
+    for name, (build, line) in FAILING.items()
+    for suite in guest.SUITES
+]
+
+
+@pytest.mark.parametrize(("job", "line"), FAILURES)
+def test_the_build_fails_with_one_clear_line(job: Job[guest.Initrd], line: str) -> None:
+    made = job.result()
+    fatal = [text for text in made.output.splitlines() if re.match(r"dracut(\[F\])?: .*bootseal: ", text)]
+    assert made.status != 0, made.output[-2000:]
+    assert len(fatal) == 1, made.output[-2000:]
+    assert re.search(r"bootseal: " + line, fatal[0])
+    assert "Traceback" not in made.output
+    assert not made.path.exists()
+
+
+# --- good initrds
+
+
+GOOD: dict[str, Callable[[str], guest.Initrd]] = {
+    "plain": _build,
+    "hostonly": partial(_build, hostonly=True),
+    # What a distribution's own configuration may switch on: left out or refused, but never in the initrd.
+    "bypasses-added": partial(_build, dracut_conf=_omitting(*BYPASSING)),
+}
+JOBS = {f"{name}-{suite}": Job(partial(build, suite)) for name, build in GOOD.items() for suite in guest.SUITES}
+
+
+def good(*names: str) -> pytest.MarkDecorator:
+    """Parametrize a test with some of the good initrds."""
+    chosen = [pytest.param(job, id=name) for name, job in JOBS.items() if name.rsplit("-", 1)[0] in names]
+    return pytest.mark.parametrize("job", chosen)
+
+
+every_good = good("plain", "hostonly")
+
+
+@cache
+def _contents(path: Path) -> dict[str, bytes]:
+    return contents(path)
+
+
+def files_of(job: Job[guest.Initrd]) -> dict[str, bytes]:
+    made = job.result()
+    assert made.status == 0, made.output[-3000:]
+    return _contents(made.path)
+
+
+@every_good
+@pytest.mark.parametrize("module", ["fs/erofs/erofs", "fs/overlayfs/overlay", "drivers/block/loop"])
+def test_the_kernel_modules_are_there(job: Job[guest.Initrd], module: str) -> None:
+    pattern = re.compile(rf"(usr/)?lib/modules/[^/]+/kernel/{module}\.ko(\.xz|\.zst)?")
+    assert [name for name in files_of(job) if pattern.fullmatch(name)]
+
+
+@every_good
+def test_our_code_is_there_as_bytecode_only(job: Job[guest.Initrd]) -> None:
+    files = files_of(job)
+    assert {"usr/lib/bootseal/__main__.pyc", "usr/lib/bootseal/bootseal/boot.pyc"} <= set(files)
+    assert [name for name in files if name.endswith(".py")] == []
+    assert [name for name in files if "/host/" in name or "__pycache__" in name] == []
+
+
+@every_good
+def test_the_certificates_and_the_configuration_are_there(job: Job[guest.Initrd]) -> None:
+    files = files_of(job)
+    assert files[support.CERTIFICATE] == support.key().certificate.read_bytes()
+    assert files[support.PREPARE_ROOT] == b"[composefs]\nenabled=verity\n"
+    assert [name for name in files if "PRIVATE KEY" in files[name][:64].decode(errors="replace")] == []
+
+
+@every_good
+def test_the_units_are_required_and_wanted(job: Job[guest.Initrd]) -> None:
+    files, units = files_of(job), "usr/lib/systemd/system"
+    for link in ("initrd-root-fs.target.requires/bootseal.service", "initrd.target.wants/bootseal-guard.service"):
+        assert f"{units}/{link}" in files
+        assert f"{units}/{link.split('/')[1]}" in files
+    assert b"SYSTEMD_SYSROOT_FSTAB=/dev/null" in files["usr/lib/systemd/system.conf.d/50-bootseal.conf"]
+
+
+BYPASSES = re.compile(
+    r".*/systemd-(debug|hibernate-resume)-generator|.*/systemd-(sysext|confext)[^/]*\.service|.*/(ostree-prepare-root)[^/]*"
+)
+
+
+def bypasses(files: dict[str, bytes]) -> set[str]:
+    """What is in an initrd that mounts or runs something else than what was verified."""
+    modules = set(files["usr/lib/dracut/modules.txt"].decode().split()) & {*BYPASSING, "ostree"}
+    return modules | {match[0].rpartition("/")[2] for name in files if (match := BYPASSES.fullmatch(name))}
+
+
+@good("plain", "hostonly", "bypasses-added")
+def test_what_undoes_the_check_is_not_there(job: Job[guest.Initrd]) -> None:
+    assert bypasses(files_of(job)) == set()
+
+
+@good("plain")
+def test_the_build_says_how_a_refused_boot_ends(job: Job[guest.Initrd]) -> None:
+    assert "a refused boot ends in the emergency target: a root shell" in job.result().output
+
+
+def test_a_control_initrd_has_what_is_looked_for() -> None:
+    """The patterns above find what they are for: in an initrd without bootseal it is there."""
+    made = guest.initrd("forky", "plain", dracut_conf=_omitting(*BYPASSING, "ostree"))
+    assert made.status == 0, made.output[-3000:]
+    generators = {"systemd-debug-generator", "systemd-hibernate-resume-generator"}
+    assert {*BYPASSING, *generators, "ostree", "ostree-prepare-root.service"} <= bypasses(_contents(made.path))

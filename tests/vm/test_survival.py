@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a system has to survive, and what an attacker has to fail at: kills, power cuts, rotated keys, masks, fstab, root."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import guest
+import pytest
+import support
+import support_refusals as refusals
+from support import Job
+from support_refusals import Outcome, end_in_initrd, flip, object_of, put, saboteur
+
+pytest_plugins = ["background"]
+pytestmark = pytest.mark.vm
+
+FSVERITY = "[Enroll]\nMethod=fsverity\n"
+MARKER = "/run/bootseal/superblock-was-read-only"
+TAMPERED = "/usr/share/bootseal-test/tamper"
+UNIT = "etc/systemd/system/bootseal.service"
+MINUTE = 60.0
+
+# In the initrd, after the verified root was mounted and before the switch.
+SEEN = support.script(
+    record="cat /run/bootseal/boot.json",
+    mounts="cat /proc/self/mountinfo",
+    run="ls -A /run/bootseal",
+    again="/usr/bin/python3 -ISB /usr/lib/bootseal boot && cat /proc/self/mountinfo",
+)
+
+
+def _refused(title: str, files: Mapping[str, guest.Content], *, initrd: Path | None = None, append: str = "") -> Job[Outcome]:
+    return Job(
+        lambda: refusals.boot(
+            initrd=initrd,
+            append=f"{refusals.UNREAD_DISK} {append}",
+            extra_initrd_files=files,
+            emergency_script=refusals.WITNESS,
+            title=title,
+        )
+    )
+
+
+def _check_interrupted(outcome: Outcome, what: str) -> None:
+    support.ended(outcome.result, guest.REFUSED)
+    lines = [line for line in outcome.console if line.startswith("bootseal: ")]
+    assert re.fullmatch(rf"bootseal: refused \(interrupted\): {what}: bootseal\.service", lines[0]), lines
+    assert lines[1].startswith("bootseal: hint: ")
+    assert outcome.record["verdict"] == "interrupted"
+    refusals.check_nothing_mounted(outcome)
+    assert refusals.seconds_after_sysroot(outcome) < MINUTE
+
+
+# --- the service does not run, or not to its end
+
+NEVER = "it never ran: masked, missing, or the physical root could not be mounted"
+DISTURBED = {
+    "masked": (_refused("masked", {UNIT: guest.Symlink("/dev/null")}), NEVER),
+    "missing": (_refused("missing", {"usr/lib/systemd/system/bootseal.service": guest.Symlink("/nowhere")}), NEVER),
+    "killed": (_refused("killed", saboteur("test -d /run/bootseal/stage", "kill -9 $pid")), "killed"),
+    "hanging": (_refused("hanging", saboteur("test -d /run/bootseal/stage", "kill -STOP $pid")), "out of time"),
+    "killed-while-writable": (
+        _refused("killed while writable", {**saboteur(f"test -e {MARKER}", "kill -9 $pid"), **support.settings(FSVERITY)}),
+        "killed",
+    ),
+}
+
+
+@pytest.mark.parametrize(("job", "what"), DISTURBED.values(), ids=list(DISTURBED))
+def test_interrupted(job: Job[Outcome], what: str) -> None:
+    outcome = job.result()
+    _check_interrupted(outcome, what)
+    assert "guest: saboteur done" in outcome.result.console or what == NEVER
+
+
+def _ending(on_refusal: str) -> Job[Outcome]:
+    def run() -> Outcome:
+        keys = [support.named(support.key().certificate)]
+        made = guest.initrd("forky", keys=keys, conf=f"[Policy]\nOnRefusal={on_refusal}\n")
+        return refusals.boot(initrd=made.path, append="rd.bootseal.nonsense", title=f"OnRefusal={on_refusal}")
+
+    return Job(run)
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        pytest.param(_ending("reboot"), "reboot: Restarting system", id="reboot"),
+        pytest.param(_ending("poweroff"), "reboot: Power down", id="poweroff"),
+    ],
+)
+def test_on_refusal(job: Job[Outcome], said: str) -> None:
+    outcome = job.result()
+    assert outcome.result.ended == "exit"
+    assert outcome.result.status not in (guest.PASSED, guest.REFUSED, guest.FAILED)
+    assert "bootseal: refused (bad-command-line)" in outcome.result.console
+    assert said in outcome.result.console
+    assert "emergency environment" not in outcome.result.console
+
+
+# --- the disk's fstab, a second start, systemd's own switches
+
+FSTAB = b"/evil /usr none bind 0 0\n/dev/vda /usr/share ext4 x-initrd.mount 0 0\ntmpfs /opt tmpfs x-initrd.mount 0 0\n"
+FSTAB_JOB = Job(
+    lambda: refusals.boot(
+        put("{deployment}/etc/fstab", FSTAB),
+        append=f"{refusals.UNREAD_DISK} rd.systemd.mask=bootseal.service",
+        extra_initrd_files=end_in_initrd(SEEN),
+        title="fstab of the disk",
+    )
+)
+
+
+def _targets(mountinfo: str) -> list[str]:
+    return sorted(line.split()[4] for line in mountinfo.splitlines() if line.split()[4].startswith("/sysroot"))
+
+
+@pytest.mark.parametrize("job", [pytest.param(FSTAB_JOB, id="fstab")])
+def test_nothing_is_mounted_over_the_verified_root(job: Job[Outcome]) -> None:
+    outcome = job.result()
+    support.ended(outcome.result, guest.PASSED)
+    assert json.loads(outcome.sections["record"])["verdict"] == "verified"
+    expected = ["/sysroot", "/sysroot/boot", "/sysroot/etc", "/sysroot/sysroot", "/sysroot/var"]
+    assert _targets(outcome.sections["mounts"]) == expected
+    assert outcome.written == 0
+
+
+@pytest.mark.parametrize("job", [pytest.param(FSTAB_JOB, id="fstab")])
+def test_a_second_start_changes_nothing(job: Job[Outcome]) -> None:
+    outcome = job.result()
+    assert outcome.sections["again"].splitlines() == outcome.sections["mounts"].splitlines()
+    assert sorted(outcome.sections["run"].split()) == ["boot.json", "stage"]
+    assert outcome.result.console.count("bootseal: verified") == 1
+
+
+# --- root of the booted system against the kernel's keyrings
+
+ATTACK = r"""python3 - <<'EOF'
+import json, subprocess
+def keyctl(*words):
+    done = subprocess.run(["keyctl", *words], capture_output=True, text=True)
+    return done.returncode, (done.stdout + done.stderr).strip()
+listed = [line.split(None, 8) for line in open("/proc/keys")]
+anchor = next("0x" + k[0] for k in listed if k[8].startswith(".fs-verity:"))
+members = keyctl("rlist", anchor)[1].split()
+named = {m: keyctl("rdescribe", m)[1].split(";")[-1] for m in members}
+ring = next(m for m in members if named[m] == "bootseal")
+certificate = next(m for m in members if named[m].startswith("bootseal:"))
+digest = keyctl("rlist", ring)[1].split()[0]
+own = keyctl("newring", "own", "@u")[1]
+other = keyctl("add", "user", "other", "x", own)[1]
+attacks = [("padd", "user", "x", anchor), ("padd", "user", "composefs-digest", ring), ("update", digest, "x")]
+for key in (anchor, ring, digest, certificate):
+    attacks += [("revoke", key), ("invalidate", key), ("setperm", key, "0x3f3f3f3f"), ("chown", key, "65534"),
+                ("chgrp", key, "65534"), ("timeout", key, "1"), ("link", key, own)]
+for target in (anchor, ring):
+    attacks += [("clear", target), ("link", other, target), ("restrict_keyring", target), ("move", other, own, target),
+                ("newring", "bootseal", target)]
+    attacks += [("unlink", key, target) for key in (ring, digest, certificate)]
+attacks += [("move", digest, ring, own), ("move", ring, anchor, own), ("move", certificate, anchor, own)]
+succeeded = [a for a in attacks if keyctl(*a)[0] == 0]
+subprocess.run(["keyctl", "clear", "@u"])
+forged = keyctl("newring", "bootseal", "@u")[1]
+print(json.dumps({"attacks": len(attacks), "succeeded": succeeded, "members": keyctl("rlist", anchor)[1].split() == members,
+                  "digest": keyctl("print", digest)[1], "forged": forged in keyctl("rlist", anchor)[1].split()}))
+EOF"""
+ATTACK_JOBS = {
+    suite: Job(
+        lambda suite=suite: refusals.boot(  # type: ignore[misc]
+            suite=suite,
+            script=support.script(record="cat /run/bootseal/boot.json", attack=ATTACK),
+            title=f"attack on {suite}",
+        )
+    )
+    for suite in ("forky", "trixie")
+}
+
+
+@pytest.mark.parametrize("job", ATTACK_JOBS.values(), ids=list(ATTACK_JOBS))
+def test_root_cannot_change_the_keyrings(job: Job[Outcome]) -> None:
+    outcome = job.result()
+    support.ended(outcome.result, guest.PASSED)
+    image = json.loads(outcome.sections["record"])["image"]
+    found = json.loads(outcome.sections["attack"])
+    assert found["succeeded"] == []
+    assert found["attacks"] > 40
+    assert found["members"]
+    assert not found["forged"]
+    assert found["digest"] == f"{image['algorithm']}:{image['digest']}"
+
+
+# --- a changed object
+
+OBJECT_JOB = Job(
+    lambda: refusals.boot(
+        flip(object_of(TAMPERED), 20000),
+        script=support.script(
+            tampered=f"cat {TAMPERED} 2>&1 >/dev/null || true",
+            others="cat /usr/bin/* /usr/lib/systemd/system/*.service >/dev/null && echo whole",
+        ),
+        title="changed object",
+    )
+)
+
+
+@pytest.mark.parametrize("job", [pytest.param(OBJECT_JOB, id="object")])
+def test_a_changed_object_cannot_be_read(job: Job[Outcome]) -> None:
+    outcome = job.result()
+    support.ended(outcome.result, guest.PASSED)
+    assert "Input/output error" in outcome.sections["tampered"]
+    assert outcome.sections["others"] == "whole"
+
+
+# --- power cuts and a rotated key, with the method that writes
+
+CUT = "guest: cut here"
+SEEN_ENROLLED = support.script(
+    record="cat /run/bootseal/boot.json",
+    mounts="cat /proc/self/mountinfo",
+    leftovers="ls -A /sysroot/sysroot/ostree/deploy/guest/deploy",
+)
+
+
+def _overlay_of(result: guest.Result, **options: object) -> guest.Result:
+    """A later boot of the same disk, which ends in the initrd."""
+    return guest.boot(
+        support.image(),
+        support.initrd(),
+        disk=result.overlay,
+        snapshot=False,
+        extra_initrd_files={**end_in_initrd(SEEN_ENROLLED), **support.settings(FSVERITY)},
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def _cut(spin: int) -> Job[tuple[guest.Result, guest.Result, guest.Result]]:
+    def run() -> tuple[guest.Result, guest.Result, guest.Result]:
+        files = {**saboteur(f"test -e {MARKER}", f'echo "{CUT}" >/dev/console', spin=spin), **support.settings(FSVERITY)}
+        cut = guest.boot(
+            support.image(), support.initrd(), extra_initrd_files=files, kill_on=CUT, title=f"power cut after {spin} turns"
+        )
+        second = _overlay_of(cut, title="boot after the power cut")
+        return cut, second, _overlay_of(second, title="and once more")
+
+    return Job(run)
+
+
+CUTS = {f"{spin}-turns": _cut(spin) for spin in (0, 300, 1500, 6000)}
+
+
+@pytest.mark.parametrize("job", CUTS.values(), ids=list(CUTS))
+def test_a_power_cut_while_enrolling(job: Job[tuple[guest.Result, guest.Result, guest.Result]]) -> None:
+    cut, second, third = job.result()
+    assert cut.ended == "killed"
+    for result in (second, third):
+        support.ended(result, guest.PASSED)
+        found = support.sections(result.report)
+        record = json.loads(found["record"])
+        assert record["verdict"] == "verified"
+        assert record["enrollment"]["missing"] == []
+        assert not [name for name in found["leftovers"].split() if name.startswith(".bootseal")]
+        assert {line.split(" - ")[1].split()[2] for line in found["mounts"].splitlines() if " /sysroot/sysroot " in line} == {
+            "ro"
+        }
+    assert json.loads(support.sections(third.report)["record"])["enrollment"]["first_boot"] is False
+
+
+def _rotated(method: str) -> Job[guest.Result]:
+    """Enrolled with one key; then signed with another one, whose certificate is the only one in the next initrd."""
+
+    def run() -> guest.Result:
+        first = _first_enrolled()
+        new = support.key(name="new")
+        signature = support.sign(support.image_digest(support.image().deployment.cfs), new)
+        raw = support.temporary() / "rotated.raw"
+        support.run("qemu-img", "convert", "-O", "raw", first.overlay, raw)
+        disk = guest.replace_files(
+            raw, {f"{support.image().deployment.path}/{support.SIGNATURE}": signature}, raw.with_name("signed.raw")
+        )
+        raw.unlink()
+        files = support.settings(f"[Enroll]\nMethod={method}\n", keys=[new])
+        script = support.script(
+            record="cat /run/bootseal/boot.json",
+            digest=f"cd /sysroot/{support.image().deployment.path}\nfsverity measure {support.DIGEST}\nwc -c <{support.DIGEST}",
+            flags="lsattr -d .",
+            leftovers="ls -A ..",
+        )
+        return guest.boot(
+            support.image(),
+            support.initrd(),
+            disk=disk,
+            extra_initrd_files=files,
+            script=script,
+            title=f"rotated key, {method}",
+        )
+
+    return Job(run)
+
+
+def _first_enrolled() -> guest.Result:
+    files = {**end_in_initrd(SEEN_ENROLLED), **support.settings(FSVERITY)}
+    result = guest.boot(support.image(), support.initrd(), extra_initrd_files=files, title="enrolled with the old key")
+    support.ended(result, guest.PASSED)
+    return result
+
+
+@pytest.mark.parametrize("job", [pytest.param(_rotated("fsverity"), id="fsverity")])
+def test_a_rotated_key_under_an_enrolled_digest_file(job: Job[guest.Result]) -> None:
+    result = job.result()
+    support.ended(result, guest.PASSED)
+    found = support.sections(result.report)
+    record = json.loads(found["record"])
+    assert record["signature"]["subject"] == "CN=new p256"
+    assert (record["enrollment"]["first_boot"], record["enrollment"]["missing"]) == (True, [])
+    assert 0 < record["enrollment"]["bytes_written"] < 128 * 1024
+    assert "the digest file cannot be opened" in result.console
+    assert found["digest"].split()[-1] == "32"
+    assert "i" in found["flags"].split()[0]
+    assert not [name for name in found["leftovers"].split() if name.startswith(".bootseal")]
+
+
+@pytest.mark.parametrize("job", [pytest.param(_rotated("keyring"), id="keyring")])
+def test_a_rotated_key_without_writing(job: Job[guest.Result]) -> None:
+    """The method keyring leaves the old file as it is, so it can still not be opened."""
+    result = job.result()
+    record = json.loads(support.sections(result.report)["record"])
+    assert (record["verdict"], record["enrollment"]["bytes_written"]) == ("verified", 0)
+    assert "the digest file cannot be opened" in result.console
+    support.ended(result, guest.FAILED)  # `fsverity measure` cannot open it either

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every vector through the kernel and through our verifier, in one guest boot for each kernel."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import guest
+import pytest
+import support
+from guest_cache import SCRIPTS
+from support import Job
+
+pytest_plugins = ["background"]
+pytestmark = pytest.mark.vm
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+MANIFEST: dict[str, Any] = json.loads((VECTORS / "manifest.json").read_text())
+KERNELS = {"trixie": "6.12", "forky": "7.2"}
+# Accepted in userspace, with a certificate that the kernel does not load.
+NOT_LOADED = {"C-1960": "EBADMSG"}
+SCRIPT = support.script(
+    record="cat /run/bootseal/boot.json",
+    vectors="mkdir /var/vectors\ntar -xf /dev/disk/by-id/virtio-vectors -C /var/vectors\npython3 -B /var/vectors/vectors.py",
+)
+
+Found = dict[str, dict[str, Any]]
+
+
+def _disk() -> guest.Disk:
+    """The vectors and the guest's script, as a tar archive on a disk."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in ("manifest.json", "certs", "content", "sigs"):
+            tar.add(VECTORS / name, name)
+        tar.add(SCRIPTS / "vectors.py", "vectors.py")
+    path = support.temporary() / "vectors.raw"
+    path.write_bytes(archive.getvalue())
+    return guest.Disk(path, "raw", "vectors", readonly=True)
+
+
+def _boot(suite: str) -> Found:
+    files = support.settings("[Keyring]\nSeal=no\n")
+    result = guest.boot(
+        support.image(suite),
+        support.initrd(suite),
+        extra_initrd_files=files,
+        script=SCRIPT,
+        disks=[_disk()],
+        rw=True,
+        timeout=600,
+        title=f"vectors on {suite}",
+    )
+    support.ended(result, guest.PASSED)
+    said = support.sections(result.report)
+    assert json.loads(said["record"])["keyring"]["sealed"] is False
+    return {found["id"]: found for found in support.json_lines(said["vectors"])}
+
+
+JOBS = [pytest.param(Job(partial(_boot, suite)), kernel, id=suite) for suite, kernel in KERNELS.items()]
+on_each_kernel = pytest.mark.parametrize(("job", "kernel"), JOBS)
+
+
+@on_each_kernel
+def test_every_vector_was_tried(job: Job[Found], kernel: str) -> None:
+    assert list(job.result()) == [vector["id"] for vector in MANIFEST["vectors"]]
+    assert len(job.result()) == MANIFEST["counts"]["vectors"] == 126
+
+
+@on_each_kernel
+def test_the_kernel_loads_the_certificates_of_the_manifest(job: Job[Found], kernel: str) -> None:
+    loads = {path: errno for found in job.result().values() for path, errno in found["loads"].items()}
+    expected = {path: MANIFEST["certificates"][Path(path).name]["kernel_load"][kernel] for path in loads}
+    assert loads == expected
+
+
+@on_each_kernel
+def test_the_kernel_judges_as_in_the_manifest(job: Job[Found], kernel: str) -> None:
+    judged = {name: found["kernel"] for name, found in job.result().items()}
+    assert judged == {vector["id"]: vector["kernel_errno"][kernel] for vector in MANIFEST["vectors"]}
+
+
+@on_each_kernel
+def test_our_verifier_judges_as_in_the_manifest(job: Job[Found], kernel: str) -> None:
+    judged = {name: "accept" if found["userspace"] == "accept" else "reject" for name, found in job.result().items()}
+    assert judged == {vector["id"]: vector["userspace"] for vector in MANIFEST["vectors"]}
+
+
+@on_each_kernel
+def test_the_kernels_key_check_takes_what_our_verifier_takes(job: Job[Found], kernel: str) -> None:
+    checked = {name: found["checked"] for name, found in job.result().items() if found["userspace"] == "accept"}
+    assert len(checked) == MANIFEST["counts"]["userspace_accept"]
+    assert {name: errno for name, errno in checked.items() if errno != "OK"} == NOT_LOADED
