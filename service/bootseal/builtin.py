@@ -241,10 +241,12 @@ def _step(step: str) -> Iterator[None]:
 
 
 def _bytes_written(fd: int) -> int | None:
-    """Bytes that the block device behind a descriptor has written since it is there; None where it has no number."""
-    device = os.fstat(fd).st_dev
+    """Bytes that the block device behind a descriptor has written since it is there; None where that cannot be told."""
     try:
+        device = os.fstat(fd).st_dev
+        if not os.major(device):  # btrfs numbers its subvolumes, not its device
+            device = os.stat(mountapi.mount_of(fd).source).st_rdev
         with open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat", encoding="ascii") as file:
             return int(file.read().split()[6]) * _SECTOR
-    except OSError:
+    except (OSError, LookupError):
         return None

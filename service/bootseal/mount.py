@@ -8,6 +8,7 @@ and nobody else ever sees half a root. The finished tree goes *beneath* the phys
 
 import errno
 import os
+from contextlib import suppress
 
 from . import booted, loader, messages
 from .errors import Refusal, failed
@@ -67,6 +68,7 @@ def attach(mounted: Mounted, namespace_fd: int) -> None:
     except Refusal:
         booted.remove()
         raise
+    _remove_stage()
 
 
 def attached() -> str | None:
@@ -77,6 +79,7 @@ def attached() -> str | None:
 
 def detach() -> None:
     """Undoes attach() after a kill, wherever that came: the physical root is at /sysroot again. Raises OSError."""
+    _remove_stage()
     stack = _stack()
     if not any(_is_ours(m) for m in stack):
         return
@@ -91,6 +94,12 @@ def detach() -> None:
     for _ in stack:
         syscall.umount(SYSROOT, mountapi.MNT_DETACH)
     mountapi.attach(physical, mountapi.AT_FDCWD, SYSROOT)
+
+
+def _remove_stage() -> None:
+    """What is mounted there is in another namespace, and goes with it."""
+    with suppress(OSError):
+        os.rmdir(_STAGE)
 
 
 def _swap(tree: int) -> None:

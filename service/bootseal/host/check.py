@@ -7,29 +7,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .. import image, keyring, messages
+from ..values import BootKeyring
 from . import explain, initrdfile, objects
 from . import sysroot as sysroots
-from .judge import Record, Source, judge
+from .judge import Record, Source, certificates, judge
 from .output import NO_INPUT, USAGE, Failure, emit, error, os_failure, table
 from .sysroot import Found
 
 # What the boot reads of its initrd.
 _DIRECTORIES = tuple(
-    f"{top}/{name}" for top in ("etc", "usr/lib") for name in ("bootseal", "bootseal/bootseal.conf.d", keyring.DIRECTORY, "ostree")
+    f"{top}/{name}"
+    for top in ("etc", "usr/lib")
+    for name in ("bootseal", "bootseal/bootseal.conf.d", keyring.DIRECTORY, "ostree")
 )
-_COLOURS = {"verified": "green"} | {v.name: "red" for v in messages.VERDICTS if v is not messages.VERIFIED}
+_COLOURS = (
+    {"unknown": "yellow"} | {"verified": "green"} | {v.name: "red" for v in messages.VERDICTS if v is not messages.VERIFIED}
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("deployment", nargs="?", metavar="DEPLOYMENT", help="checksum or its beginning, pending, or booted (default: what boots next)")
+    parser.add_argument(
+        "deployment",
+        nargs="?",
+        metavar="DEPLOYMENT",
+        help="checksum or its beginning, pending, or booted (default: what boots next)",
+    )
     parser.add_argument("--all", action="store_true", help="every deployment, as a table")
     parser.add_argument("--sysroot", metavar="DIR", help="physical root (default: the running system's)")
     keys = parser.add_mutually_exclusive_group()
-    keys.add_argument("--initrd", metavar="FILE", help="initrd or UKI to take keys and configuration from (default: the deployment's own)")
+    keys.add_argument(
+        "--initrd", metavar="FILE", help="initrd or UKI to take keys and configuration from (default: the deployment's own)"
+    )
     keys.add_argument("--keys", metavar="DIR", help="directory with certificates to use instead")
     keys.add_argument("--system-keys", action="store_true", help="certificates and configuration of the running system")
     parser.add_argument("--cmdline", metavar="TEXT", help="kernel command line (default: that of the deployment's boot entry)")
-    parser.add_argument("-v", "--verbose", action="store_true", help="each deviation of a refused signature or certificate by name")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="each deviation of a refused signature or certificate by name"
+    )
 
 
 def run(arguments: argparse.Namespace, _command: list[str]) -> int:
@@ -38,11 +52,11 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     if arguments.all:
         if arguments.deployment or arguments.cmdline:
             raise Failure(USAGE, "Failed to read the command line: --all takes no DEPLOYMENT and no --cmdline=")
-        return _print_all([(found, checker.check(found)) for found in sysroots.deployments(sysroot)], arguments)
+        return _print_all([(found, _checked(checker, found)) for found in sysroots.deployments(sysroot)], arguments)
     found = sysroots.choose(sysroot, arguments.deployment)
     if arguments.cmdline is not None:
         found = found._replace(options=arguments.cmdline, state="" if found.state == "staged" else found.state)
-    return _print_one(found, checker.check(found), arguments, sysroot)
+    return _print_one(found, checker.check(found), arguments)
 
 
 class Checker:
@@ -50,6 +64,7 @@ class Checker:
 
     def __init__(self, sysroot: str, arguments: argparse.Namespace) -> None:
         self._sysroot, self._arguments = sysroot, arguments
+        self._verbose = getattr(arguments, "verbose", False)
         self._trees: dict[tuple[str, ...], initrdfile.Tree] = {}
         self._store: objects.Store | None = None
 
@@ -57,9 +72,16 @@ class Checker:
         """The record of judge(), with the state of the objects. Raises Failure."""
         with self._source(found) as source:
             record = judge(found, self._sysroot, source)
+            if self._verbose and record["exit_status"]:
+                record["findings"] = [finding._asdict() for finding in self._findings(found, source)]
         if record["verdict"] == messages.VERIFIED.name:
             record["missing"] += self._objects(found)
         return record
+
+    def keyring(self, found: Found) -> BootKeyring:
+        """The boot keyring that a deployment's boot will have. Raises Refusal, Failure."""
+        with self._source(found) as source:
+            return keyring.load(certificates(source))
 
     @contextmanager
     def _source(self, found: Found) -> Iterator[Source]:
@@ -78,7 +100,9 @@ class Checker:
     def _tree(self, paths: tuple[str, ...], found: Found) -> initrdfile.Tree:
         if not paths:
             hint = "give it with --initrd=, or use --keys= or --system-keys"
-            raise Failure(NO_INPUT, f"Failed to find the initrd of {found.name}: none in its boot entry or in usr/lib/modules", hint)
+            raise Failure(
+                NO_INPUT, f"Failed to find the initrd of {found.name}: none in its boot entry or in usr/lib/modules", hint
+            )
         try:
             status = [os.stat(path) for path in paths]
             identity = tuple(f"{s.st_dev}:{s.st_ino}:{s.st_mtime_ns}:{s.st_size}" for s in status)
@@ -89,6 +113,11 @@ class Checker:
             raise os_failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}", failed) from failed
         except initrdfile.Damaged as damaged:
             raise Failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}: {damaged}") from damaged
+
+    def _findings(self, found: Found, source: Source) -> list[explain.Finding]:
+        """Of the signature, and of each certificate that is not usable."""
+        path = os.path.join(self._sysroot, found.path, image.IMAGE)
+        return explain.signature_beside(path) + [f for name in certificates(source) for f in explain.certificate(name)]
 
     def _objects(self, found: Found) -> list[str]:
         try:
@@ -101,17 +130,28 @@ class Checker:
             return [f"the objects could not be looked at: {failed}"]
 
 
+def _checked(checker: Checker, found: Found) -> Record:
+    """The record; also of a deployment whose keys cannot be found, for the table goes on."""
+    try:
+        return checker.check(found)
+    except Failure as failure:
+        return {
+            "verdict": "unknown",
+            "message": failure.what,
+            "hint": failure.hint,
+            "exit_status": failure.status,
+            "missing": [],
+        }
+
+
 def _directory(path: str) -> str:
     if not os.path.isdir(path):
         raise Failure(NO_INPUT, f"Failed to read the certificates in {path}: no such directory")
     return path
 
 
-def _print_one(found: Found, record: Record, arguments: argparse.Namespace, sysroot: str) -> int:
+def _print_one(found: Found, record: Record, arguments: argparse.Namespace) -> int:
     status: int = record["exit_status"]
-    findings = explain.findings(os.path.join(sysroot, found.path, image.IMAGE)) if arguments.verbose and status else []
-    if findings:
-        record["findings"] = [finding._asdict() for finding in findings]
     emit(_with_name(found, record), arguments.json, _text(found, record))
     if status:
         error(record["message"], record.get("hint", ""))

@@ -2,18 +2,23 @@
 """The command line. Each command is a file of its own with add_arguments() and run()."""
 
 import argparse
+import importlib
 import os
-import sys
+from types import ModuleType
 from typing import NoReturn
 
-from .. import __version__
+from .. import __version__, messages
 from ..errors import Refusal
 from . import output
 from .output import USAGE, Failure
 
-# Command: (module, one line of help). A module is imported when its command runs.
+# Command: (module, one line of help)
 _COMMANDS = {
-    "sign": "make IMAGE.digest and IMAGE.sig for a composefs image",
+    "status": ("status", "show what verified this boot, what is not covered, and whether it is still so"),
+    "sign": ("sign", "make IMAGE.digest and IMAGE.sig for a composefs image"),
+    "deploy": ("deploy", "put digest and signature into an ostree deployment, and switch on fs-verity"),
+    "verify": ("check", "say whether a deployment would boot, and what it would miss"),
+    "gate": ("gate", "refuse a staged deployment that would not boot (run by ostree-finalize-staged.service)"),
 }
 
 
@@ -34,17 +39,23 @@ def main(argv: list[str]) -> int:
         return refusal.verdict.exit_status
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not complain of it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except Exception as error:  # a bug must be told from a verdict
+        if "BOOTSEAL_DEBUG" in os.environ:
+            raise
+        what = f"Failed to go on: {error.__class__.__name__}: {error}"
+        output.error(what, "this is a bug of bootseal: run it again with BOOTSEAL_DEBUG=1 in the environment, and report it")
+        return messages.INTERNAL.exit_status
 
 
 def _main(argv: list[str]) -> int:
     own, command = _split(argv)
     arguments = _parser().parse_args(own)
     if not arguments.command:
-        raise Failure(USAGE, "Failed to read the command line: no command", f"one of {', '.join(_COMMANDS)}; see 'bootseal --help'")
+        raise Failure(
+            USAGE, "Failed to read the command line: no command", f"one of {', '.join(_COMMANDS)}; see 'bootseal --help'"
+        )
+    if command and arguments.command != "sign":
+        raise Failure(USAGE, "Failed to read the command line: a COMMAND goes with 'sign --ephemeral=' only")
     status: int = _module(arguments.command).run(arguments, command)
     return status
 
@@ -56,17 +67,17 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="bootseal", description="Sign, deploy and check verified root file systems. See bootseal(8).", allow_abbrev=False)
+    description = "Sign, deploy and check verified root file systems. See bootseal(8)."
+    parser = _Parser(prog="bootseal", description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"bootseal {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, help_ in _COMMANDS.items():
+    for name, (_, help_) in _COMMANDS.items():
         sub = commands.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".", allow_abbrev=False)
         sub.add_argument("--json", choices=("pretty", "short", "off"), default="off", help="how data is printed (default: off)")
         _module(name).add_arguments(sub)
     return parser
 
 
-def _module(name: str):  # type: ignore[no-untyped-def]
-    import importlib
-
-    return importlib.import_module(f".{name}", __package__)
+def _module(command: str) -> ModuleType:
+    """The module of a command, with add_arguments() and run()."""
+    return importlib.import_module(f".{_COMMANDS[command][0]}", __package__)

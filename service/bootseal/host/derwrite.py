@@ -17,7 +17,9 @@ _ECDSA = {"sha256": "2a8648ce3d040302", "sha384": "2a8648ce3d040303", "sha512": 
 def signed_data(certificate: Certificate, scheme: str, hash_name: str, value: bytes) -> bytes:
     """A detached SignedData with this one signature, its signer named by the certificate's issuer and serial."""
     hash_algorithm = element(SEQUENCE, _oid(_HASHES[hash_name]), _NULL)
-    signature_algorithm = element(SEQUENCE, _oid(_RSA), _NULL) if scheme == "rsa" else element(SEQUENCE, _oid(_ECDSA[hash_name]))
+    signature_algorithm = (
+        element(SEQUENCE, _oid(_RSA), _NULL) if scheme == "rsa" else element(SEQUENCE, _oid(_ECDSA[hash_name]))
+    )
     signer = element(
         SEQUENCE,
         _ONE,
@@ -31,7 +33,7 @@ def signed_data(certificate: Certificate, scheme: str, hash_name: str, value: by
 
 
 def ecdsa_value(raw: bytes) -> bytes:
-    """r and s, each half of `raw` (IEEE P1363: what PKCS#11 and most KMS return), as the DER that a certificate's world uses."""
+    """r and s, each half of `raw` (IEEE P1363, which PKCS#11 and most KMS return), as the DER that PKCS#7 has."""
     half = len(raw) // 2
     return element(SEQUENCE, *(_unsigned(part) for part in (raw[:half], raw[half:])))
 

@@ -17,15 +17,18 @@ def compute(path: str, algorithm: str) -> Digest:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
-        raise os_failure(NO_INPUT, f"Failed to open the image {path}", error, "to sign without the image, give its --digest=") from error
-    with open(fd, "rb", buffering=0) as file:
+        raise os_failure(
+            NO_INPUT, f"Failed to open the image {path}", error, "to sign without the image, give its --digest="
+        ) from error
+    try:
         before = _checked(fd, path)
-        try:
-            with Progress(f"Computing the digest of {os.path.basename(path)}", before.st_size) as progress:
-                computed = digest.of_blocks(_blocks(file.fileno(), progress), algorithm)
-        except OSError as error:
-            raise os_failure(IO_ERROR, f"Failed to read the image {path}", error) from error
+        with Progress(f"Computing the digest of {os.path.basename(path)}", before.st_size) as progress:
+            computed = digest.of_blocks(_blocks(fd, progress), algorithm)
         _check_unchanged(before, os.fstat(fd), path)
+    except OSError as error:
+        raise os_failure(IO_ERROR, f"Failed to read the image {path}", error) from error
+    finally:
+        os.close(fd)
     return computed
 
 
@@ -47,13 +50,13 @@ def _checked(fd: int, path: str) -> os.stat_result:
     if not stat.S_ISREG(found.st_mode):
         raise Failure(DATA, f"Failed to read the image {path}: not a regular file")
     if found.st_size == 0:
-        raise Failure(DATA, f"Failed to sign the image {path}: it is empty")
+        raise Failure(DATA, f"Failed to read the image {path}: it is empty")
     return found
 
 
 def _check_unchanged(before: os.stat_result, after: os.stat_result, path: str) -> None:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise Failure(DATA, f"Failed to sign the image {path}: it changed while it was read", "sign it when it is finished")
+        raise Failure(DATA, f"Failed to compute the digest of {path}: it changed meanwhile", "wait until it is finished")
 
 
 def _blocks(fd: int, progress: Progress) -> Iterator[bytes]:

@@ -19,6 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 MAX_SIZE = 1 << 30
+# Of each file no more is kept: what reads certificates and configuration refuses larger ones.
+MAX_CONTENT = 64 * 1024 + 1
 _MAX_LINKS = 16
 _HEADER = 110  # of a member in the "newc" format: magic and 13 numbers of 8 hexadecimal digits
 _MAGIC = (b"070701", b"070702")
@@ -66,7 +68,7 @@ class Tree:
         return f"{directory or os.path.dirname(path)}/{os.path.basename(path)}".lstrip("/") in self._members
 
     def read(self, path: str) -> bytes | None:
-        """The content of a regular file; None if there is none."""
+        """The content of a regular file, up to MAX_CONTENT; None if there is none."""
         found = self.resolve(path)
         member = self._members[found] if found else None
         return member.content if member and stat.S_ISREG(member.mode) else None
@@ -75,7 +77,11 @@ class Tree:
         """Names in a directory, sorted."""
         found = self.resolve(directory)
         prefix = f"{found}/"
-        return sorted(p[len(prefix) :] for p in self._members if p.startswith(prefix) and "/" not in p[len(prefix) :]) if found else []
+        return (
+            sorted(p[len(prefix) :] for p in self._members if p.startswith(prefix) and "/" not in p[len(prefix) :])
+            if found
+            else []
+        )
 
     def link_target(self, path: str) -> str | None:
         """Where a link points to; None if it is none."""
@@ -229,7 +235,7 @@ def _member(data: bytes, position: int) -> tuple[str, Member, tuple[int, ...], i
     start = position + _padded(_HEADER + name_size)
     if start + size > len(data):
         raise Damaged("a cpio archive that is cut off")
-    content = data[start : start + size] if not stat.S_ISDIR(mode) else b""
+    content = data[start : start + min(size, MAX_CONTENT)] if not stat.S_ISDIR(mode) else b""
     # A file without further links is its own inode, whatever number it has: some tools write 0 for all.
     identity = (inode, fields[7], fields[8]) if links > 1 else (position,)
     path = os.path.normpath(os.fsdecode(name)).lstrip("/")

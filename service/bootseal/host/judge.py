@@ -12,10 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from .. import candidate, config, enroll, image, initrd, kernelkeys, keyring, messages, mount, report, verify
-from ..errors import Refusal, reason
-from ..linux import keyctl
-from ..values import Certificate, Deployment, KernelKeys, Missing, Pinned, Policy, Request
+from .. import builtin, candidate, config, enroll, image, initrd, kernelkeys, keyring, messages, mount, report, verify
+from ..errors import Refusal
+from ..linux import files, keyctl
+from ..values import Certificate, Deployment, KernelKeys, Pinned, Policy, Request
 from . import sysroot as sysroots
 from .initrdfile import Tree
 from .sysroot import Found
@@ -57,7 +57,9 @@ def _judge(found: Found, sysroot: str, source: Source) -> Record:
         ending: Record = {"verdict": messages.VERIFIED.name, "message": "would boot", "exit_status": 0}
     except Refusal as refusal:
         verdict = refusal.verdict
-        ending = {"verdict": verdict.name, "message": str(refusal), "hint": refusal.hint, "exit_status": verdict.exit_status}
+        # Files of the initrd were copied to a directory of ours, whose name says nothing to anybody.
+        message = str(refusal).replace(source.directory + "/", "/") if source.tree else str(refusal)
+        ending = {"verdict": verdict.name, "message": message, "hint": refusal.hint, "exit_status": verdict.exit_status}
     return recorder.record | ending | {"keys": source.name, "missing": missing + recorder.notes}
 
 
@@ -66,7 +68,7 @@ def _stages(found: Found, sysroot: str, source: Source, recorder: report.Recorde
     if source.tree:
         _check_initrd(source.tree, source.name)
     policy = config.load(source.directory)
-    boot_keyring = keyring.load(_certificates(source))
+    boot_keyring = keyring.load(certificates(source))
     recorder.keyring(len(boot_keyring.certificates), boot_keyring.skipped)
     _check_kernel(found, sysroot, policy, missing)
     request = sysroots.request(found)
@@ -89,6 +91,7 @@ def _stages(found: Found, sysroot: str, source: Source, recorder: report.Recorde
 def _rehearse(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, recorder: report.Recorder) -> None:
     """The kernel checks the signature and mounts the root; nothing is enrolled, sealed, attached or written."""
     keys = _kernel_keys(pinned.verified.signer.certificate)
+    _check_writable(deployment, policy, pinned.path + ".digest", recorder)
     method = "none" if policy.method == "none" else "keyring"
     enrolled = enroll.enroll(pinned, deployment, keys, policy._replace(method=method))
     # A transient /etc or root would leave directories in /run.
@@ -98,18 +101,38 @@ def _rehearse(pinned: Pinned, deployment: Deployment, policy: Policy, request: R
         recorder.notes.append(f"would not be enrolled: {missing.what}")
 
 
+def _check_writable(deployment: Deployment, policy: Policy, path: str, recorder: report.Recorder) -> None:
+    """Whether fs-verity could be switched on for the digest file, as far as that can be told without doing it."""
+    if policy.method != "fsverity":
+        return
+    try:
+        fd = files.open_regular(deployment.fd, builtin.FILE)
+    except OSError:  # enrolled with a key that is gone: it is replaced, which the directory's flag does not hinder
+        return
+    try:
+        if not files.is_immutable(fd):
+            return
+    finally:
+        os.close(fd)
+    what = "fs-verity cannot be enabled on the digest file: it is immutable"
+    if policy.required:
+        raise Refusal(messages.ENROLL_FAILED, what, path)
+    recorder.notes.append(what)
+
+
 def _kernel_keys(certificate: Certificate) -> KernelKeys:
     """The signer's certificate in this process's own keyring; `.fs-verity` is left alone."""
-    sha256 = certificate.sha256
+    keys = KernelKeys(loaded={}, unloaded={}, anchored=frozenset(), ring=None, sealed=False, missing=())
+    description = kernelkeys.description(certificate.sha256)
     try:
-        key = keyctl.add_key("asymmetric", kernelkeys.description(sha256), certificate.der, keyctl.PROCESS_KEYRING)
+        keys.loaded[certificate.sha256] = keyctl.add_key("asymmetric", description, certificate.der, keyctl.PROCESS_KEYRING)
     except OSError as error:
-        missing = Missing(f"this kernel does not load the certificate: {reason(error)}", lacking=True)
-        return KernelKeys({}, {sha256: missing}, None, sealed=False, missing=())
-    return KernelKeys({sha256: key}, {}, None, sealed=False, missing=())
+        keys.unloaded[certificate.sha256] = error.errno or 0
+    return keys
 
 
-def _certificates(source: Source) -> list[str]:
+def certificates(source: Source) -> list[str]:
+    """The paths of the boot keyring's files."""
     if source.keys is None:
         return config.drop_ins(source.directory, keyring.DIRECTORY, keyring.SUFFIXES)
     names = sorted(name for name in os.listdir(source.keys) if name.endswith(keyring.SUFFIXES) and not name.startswith("."))
@@ -123,7 +146,9 @@ def _check_initrd(tree: Tree, name: str) -> None:
         raise Refusal(messages.NO_KEYS, "bootseal is not in this initrd: it would check nothing", name, hint)
     if tree.exists(_PREPARE_ROOT):
         hint = 'omit_dracutmodules+=" ostree " in a file of /etc/dracut.conf.d, and build the initrd again'
-        raise Refusal(messages.BAD_CONFIG, "ostree-prepare-root is in this initrd, too, and would mount the root unchecked", name, hint)
+        raise Refusal(
+            messages.BAD_CONFIG, "ostree-prepare-root is in this initrd, too, and would mount the root unchecked", name, hint
+        )
 
 
 def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]) -> None:

@@ -35,12 +35,16 @@ def load_key(path: str, passphrase_file: str | None) -> PrivateKey:
             key = _parse(data, _passphrase(path, passphrase_file))
         except ValueError as error:
             hint = "check the passphrase"
-            raise Failure(NO_PERMISSION, f"Failed to decrypt the private key {path}: wrong passphrase, or damaged", hint) from error
+            raise Failure(
+                NO_PERMISSION, f"Failed to decrypt the private key {path}: wrong passphrase, or damaged", hint
+            ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         hint = "a private key in PEM or DER: PKCS#8, PKCS#1 or SEC1; RSA or ECDSA"
         raise Failure(DATA, f"Failed to read the private key {path}: not a key that can be used", hint) from error
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-        raise Failure(DATA, f"Failed to use the private key {path}: neither RSA nor ECDSA", "the kernel checks no other signatures")
+        raise Failure(
+            DATA, f"Failed to use the private key {path}: neither RSA nor ECDSA", "the kernel checks no other signatures"
+        )
     return key
 
 
@@ -61,7 +65,9 @@ def matching(certificates: list[Certificate], key: PrivateKey, path: str) -> Cer
     for certificate in certificates:
         if certificate.key.public_numbers() == numbers:
             return certificate
-    raise Failure(DATA, f"Failed to sign: the certificate {path} does not belong to the private key", "give the key's own certificate")
+    raise Failure(
+        DATA, f"Failed to sign: the certificate {path} does not belong to the private key", "give the key's own certificate"
+    )
 
 
 def sign(key: PrivateKey, data: bytes) -> bytes:
@@ -127,7 +133,9 @@ def _passphrase(path: str, passphrase_file: str | None) -> bytes:
         return _content(passphrase_file, "the passphrase").rstrip(b"\r\n")
     if not sys.stdin.isatty():
         hint = "give it with --passphrase-file="
-        raise Failure(NO_INPUT, f"Failed to decrypt the private key {path}: it needs a passphrase and there is no terminal", hint)
+        raise Failure(
+            NO_INPUT, f"Failed to decrypt the private key {path}: it needs a passphrase and there is no terminal", hint
+        )
     return getpass.getpass(f"Passphrase of {path}: ").encode()
 
 

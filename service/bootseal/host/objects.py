@@ -61,7 +61,9 @@ class Store:
                 try:
                     enable(name, directory, "sha256")
                 except OSError as error:
-                    raise os_failure(OS_ERROR, f"Failed to enable fs-verity on the object {name}", error, hint(error)) from error
+                    raise os_failure(
+                        OS_ERROR, f"Failed to enable fs-verity on the object {name}", error, hint(error)
+                    ) from error
                 progress.add(1)
                 self._states[name] = "sealed"
 
@@ -93,5 +95,3 @@ def lacking(found: Objects) -> list[str]:
         if names:
             lines.append(f"{len(names)} object{'s are' if len(names) > 1 else ' is'} {what}, such as {names[0]}")
     return lines
-
-

@@ -42,7 +42,7 @@ def warning(text: str) -> None:
 
 
 def _line(prefix: str, text: str, colour: str) -> None:
-    print(prefix + painted(printable(text), colour, sys.stderr.fileno()), file=sys.stderr, flush=True)
+    print(prefix + painted(printable(text), colour, 2), file=sys.stderr, flush=True)
 
 
 def painted(text: str, colour: str, fd: int = 1) -> str:
@@ -57,8 +57,13 @@ def emit(value: Any, mode: str, text: str) -> None:
         text = json.dumps(value, indent=2)
     elif mode == "short":
         text = json.dumps(value, separators=(",", ":"))
-    if text:
+    if not text:
+        return
+    try:
         print(text, flush=True)
+    except BrokenPipeError:
+        # Whoever reads has seen enough; the verdict stands. Nor must Python complain of it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(rows: list[list[str]], colours: dict[str, str]) -> str:
@@ -66,7 +71,9 @@ def table(rows: list[list[str]], colours: dict[str, str]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [painted(cell, colours.get(cell, "")) + " " * (width - len(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [
+            painted(cell, colours.get(cell, "")) + " " * (width - len(cell)) for cell, width in zip(row, widths, strict=True)
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 

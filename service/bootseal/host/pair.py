@@ -68,7 +68,13 @@ def install(place: Place, pair: Pair) -> None:
 
 def _exchange(place: Place, suffix: str) -> None:
     with suppress(FileNotFoundError):
-        os.link(place.name + suffix, _old(place, suffix), src_dir_fd=place.directory, dst_dir_fd=place.staging, follow_symlinks=False)
+        os.link(
+            place.name + suffix,
+            _old(place, suffix),
+            src_dir_fd=place.directory,
+            dst_dir_fd=place.staging,
+            follow_symlinks=False,
+        )
     new = place.prefix + suffix + ".new"
     os.rename(new, place.name + suffix, src_dir_fd=place.staging, dst_dir_fd=place.directory)
 

@@ -3,6 +3,7 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -33,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     elsewhere.add_argument("--to-be-signed", metavar="FILE", help="write the bytes to sign (- for stdout), and nothing else")
     elsewhere.add_argument("--signature", metavar="FILE", help="the bare signature over them; with --cert")
     ephemeral = parser.add_argument_group("a key for this build alone")
-    ephemeral.add_argument("--ephemeral", metavar="DIR", help=f"write its certificate to DIR/{EPHEMERAL_CERTIFICATE}, run COMMAND, sign IMAGE")
+    ephemeral.add_argument(
+        "--ephemeral", metavar="DIR", help=f"write its certificate to DIR/{EPHEMERAL_CERTIFICATE}, run COMMAND, sign IMAGE"
+    )
 
 
 def run(arguments: argparse.Namespace, command: list[str]) -> int:
@@ -58,7 +61,9 @@ def run(arguments: argparse.Namespace, command: list[str]) -> int:
 def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
     given = [name for name in ("key", "to_be_signed", "signature", "ephemeral") if getattr(arguments, name)]
     if len(given) != 1:
-        raise Failure(USAGE, "Failed to sign: one of --key=, --to-be-signed=, --signature= and --ephemeral= is needed", "see bootseal(8)")
+        raise Failure(
+            USAGE, "Failed to sign: one of --key=, --to-be-signed=, --signature= and --ephemeral= is needed", "see bootseal(8)"
+        )
     if given[0] in ("key", "signature") and not arguments.cert:
         raise Failure(USAGE, f"Failed to sign: --{given[0]}= needs --cert=")
     if arguments.digest and arguments.algorithm:
@@ -92,7 +97,7 @@ def _assembled(raw: bytes, certificates: list[Certificate], image_digest: Digest
                 with contextlib.suppress(Refusal):
                     _verified(image_digest, message, [certificate], image)
                     return message
-    hint = "sign exactly the bytes of --to-be-signed=, with SHA-256 (384, 512) and PKCS#1 v1.5 or ECDSA, with this certificate's key"
+    hint = "sign exactly the bytes of --to-be-signed=, with this certificate's key, SHA-256, and PKCS#1 v1.5 or ECDSA"
     raise Failure(DATA, f"Failed to assemble the signature of {image}: it does not verify", hint)
 
 
@@ -112,7 +117,9 @@ def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: byte
     try:
         algorithm = _verified(image_digest, signature, certificates, arguments.image)
     except Refusal as refusal:
-        raise Failure(DATA, f"Failed to sign {arguments.image}: the signature is not what the boot accepts: {refusal.what}") from refusal
+        raise Failure(
+            DATA, f"Failed to sign {arguments.image}: the signature is not what the boot accepts: {refusal.what}"
+        ) from refusal
     _write(arguments.image, pair.Pair(image_digest.value, signature))
     value = {
         "version": 1,
@@ -136,7 +143,9 @@ def _write(image: str, content: pair.Pair) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        raise os_failure(CANNOT_CREATE, f"Failed to write {image}.digest and {image}.sig", error) from error
+        immutable = "a deployment's directory is immutable: sign a copy of the image, and use 'bootseal deploy'"
+        hint = immutable if error.errno == errno.EPERM else ""
+        raise os_failure(CANNOT_CREATE, f"Failed to write {image}.digest and {image}.sig", error, hint) from error
 
 
 def _write_to_be_signed(path: str, content: bytes) -> int:

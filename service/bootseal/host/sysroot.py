@@ -14,25 +14,24 @@ from .. import booted, cmdline, deployment, messages
 from ..errors import failed
 from ..linux import files
 from ..values import Deployment, Request
-from . import initrdfile
-from .output import NO_INPUT, USAGE, Failure, os_failure
+from . import initrdfile, variant
+from .output import NO_INPUT, USAGE, Failure, os_failure, warning
 
 STAGED = "/run/ostree/staged-deployment"
 _PATH = re.compile(r"ostree/deploy/([^/]+)/deploy/([0-9a-f]{64})\.(\d+)")
-_STAGED = re.compile(rb"target\0+name\0+([0-9a-f]{64}\.\d+)\0.*?osname\0+([^\0/]+)\0\0s", re.DOTALL)
 _BOOTED_KEY = b"backing-root-device-inode\0"
 _UKI_DIRECTORIES = ("boot/EFI/Linux", "boot/efi/EFI/Linux", "efi/EFI/Linux")
 
 
 class Found(NamedTuple):
-    """A deployment: `options` is its kernel command line, `initrds` the files of its boot entry; both empty without one.
+    """A deployment: `options` is the kernel command line of its boot entry (None: it has none), `initrds` its files.
 
     `state`: staged (finalized at shutdown), pending (boots next, and is not running), booted, or empty.
     """
 
     path: str
     state: str
-    options: str
+    options: str | None
     initrds: tuple[str, ...]
 
     @property
@@ -60,9 +59,10 @@ def deployments(sysroot: str) -> list[Found]:
         raise Failure(NO_INPUT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint)
     running = _booted_inode()
     found: dict[str, Found] = {}
-    staged = staged_path() if _is_running_sysroot(sysroot) else None
-    entries = ([] if staged is None else [Found(staged, "staged", "", ())]) + _boot_entries(sysroot)
-    for entry in entries + [Found(path, "", "", ()) for path in _on_disk(sysroot)]:
+    waiting = staged() if _is_running_sysroot(sysroot) else None
+    entries = [waiting] if waiting else []
+    entries += _boot_entries(sysroot)
+    for entry in entries + [Found(path, "", None, ()) for path in _on_disk(sysroot)]:
         found.setdefault(entry.path, _with_state(entry, sysroot, running, first=not found))
     return list(found.values())
 
@@ -95,7 +95,9 @@ def opened(found: Found, sysroot: str) -> Deployment:
 
 def request(found: Found) -> Request:
     """What its command line asks for; without a boot entry, the deployment itself. Raises Refusal."""
-    return cmdline.parse(found.options) if found.options else Request("/" + found.path, "", debug=False)
+    if found.options is None:
+        return Request("/" + found.path, "", debug=False)
+    return cmdline.parse(found.options)
 
 
 def initrd_files(found: Found, sysroot: str) -> tuple[str, ...]:
@@ -110,18 +112,33 @@ def initrd_files(found: Found, sysroot: str) -> tuple[str, ...]:
     return ()
 
 
-def staged_path() -> str | None:
-    """The path of the staged deployment below the physical root. Raises Failure if there is one that cannot be read."""
+def staged() -> Found | None:
+    """The staged deployment, with the command line that it will have. Raises Failure if there is one that cannot be read."""
     try:
         with open(STAGED, "rb") as file:
-            match = _STAGED.search(file.read(1 << 16))
+            return _parse_staged(file.read(1 << 20))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise os_failure(NO_INPUT, f"Failed to read {STAGED}", error) from error
-    if not match:
-        raise Failure(NO_INPUT, f"Failed to read {STAGED}: not in the form that is known", "see 'ostree admin status'")
-    return f"ostree/deploy/{os.fsdecode(match[2])}/deploy/{match[1].decode()}"
+    except (variant.Malformed, KeyError) as error:
+        raise Failure(
+            NO_INPUT, f"Failed to read {STAGED}: not in the form that is known", "see 'ostree admin status'"
+        ) from error
+
+
+def _parse_staged(data: bytes) -> Found:
+    """Keys as in ostree's ostree_sysroot_stage_tree_with_options()."""
+    values = variant.vardict(data)
+    target = variant.vardict(values["target"][1])
+    name, stateroot = (variant.string(target[key][1]) for key in ("name", "osname"))
+    path = f"ostree/deploy/{stateroot}/deploy/{name}"
+    if not _PATH.fullmatch(path):
+        raise variant.Malformed(path)
+    arguments = variant.strings(values["kargs"][1]) if "kargs" in values else []
+    # ostree= is made anew when it is finalized.
+    kept = [argument for argument in arguments if not argument.startswith("ostree=")]
+    return Found(path, "staged", " ".join([*kept, f"ostree=/{path}"]), ())
 
 
 def _is_named(found: Found, name: str) -> bool:
@@ -204,14 +221,20 @@ def _found(sysroot: str, options: str, initrds: tuple[str, ...]) -> list[Found]:
         path = os.readlink(f"/proc/self/fd/{fd}")
         os.close(fd)
     except OSError:
-        return []
+        path = ""
     match = _PATH.search(path)
+    if not match:
+        warning(f"a boot entry leads to no deployment: ostree={target}")
     return [Found(match[0], "", options, initrds)] if match else []
 
 
 def _on_disk(sysroot: str) -> list[str]:
     top = os.path.join(sysroot, "ostree/deploy")
-    paths = [f"ostree/deploy/{stateroot}/deploy/{name}" for stateroot in _listed(top) for name in _listed(f"{top}/{stateroot}/deploy")]
+    paths = [
+        f"ostree/deploy/{stateroot}/deploy/{name}"
+        for stateroot in _listed(top)
+        for name in _listed(f"{top}/{stateroot}/deploy")
+    ]
     return [path for path in paths if _PATH.fullmatch(path)]
 
 

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What vouches for what on this boot, and what the signature does not cover. Pure, but for reading the firmware's state.
+
+A mark says who checked a link. `firmware` is all that a running system can tell of Secure Boot: that it was on.
+"""
+
+import os
+from typing import NamedTuple
+
+from .. import report
+from ..errors import printable
+from ..report import Record
+from .recheck import DIFFERS, SAME, UNKNOWN, Check, Mounts, at, covering, extensions
+
+KERNEL, BOOTSEAL, FIRMWARE, NOT_VERIFIED = "kernel", "bootseal", "firmware", "not-verified"
+_EFI = "sys/firmware/efi"
+_FIRMWARE_LINKS = ("initrd", "kernel command line")
+_REASONS = {
+    "/etc": "persistent, and what is in it runs as root; etc.transient in ostree/prepare-root.conf closes that",
+    "/var": "data of this machine",
+    "/boot": "files of the boot loader",
+    "initrd": "nothing shows that the boot chain authenticated it: every check here is advisory",
+    "kernel command line": "nothing shows that the boot chain authenticated it",
+}
+
+
+class Firmware(NamedTuple):
+    """None: not known, as on a machine without EFI."""
+
+    secure_boot: bool | None
+    unified: bool | None
+
+    @property
+    def authenticates(self) -> bool:
+        return bool(self.secure_boot and self.unified)
+
+
+class Link(NamedTuple):
+    """`mark`: kernel, bootseal, firmware, not-verified, unknown, or differs."""
+
+    name: str
+    text: str
+    mark: str
+
+
+class Uncovered(NamedTuple):
+    what: str
+    why: str
+
+
+def firmware(root: str = "/") -> Firmware:
+    """Secure Boot as the firmware reports it; whether systemd-stub(7) started this kernel, with its initrd inside."""
+    if not os.path.isdir(os.path.join(root, _EFI, "efivars")) or not os.listdir(os.path.join(root, _EFI, "efivars")):
+        return Firmware(None, None)
+    try:
+        with open(os.path.join(root, report._SECURE_BOOT.lstrip("/")), "rb") as file:
+            secure = file.read()[-1:] == b"\1"
+    except FileNotFoundError:
+        secure = False
+    except OSError:
+        return Firmware(None, None)
+    return Firmware(secure, os.path.exists(os.path.join(root, report._STUB_INFO.lstrip("/"))))
+
+
+def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> list[Link]:
+    """From the firmware down to the root; each vouches for the next."""
+    results = {check.name: check for check in checks}
+    start = FIRMWARE if now.authenticates else UNKNOWN if now.secure_boot is None else NOT_VERIFIED
+    signed = BOOTSEAL
+    if at(record, "enrollment", "kernel_checked"):
+        signed = KERNEL
+    return [
+        Link("Secure Boot", {True: "on", False: "off", None: "not known"}[now.secure_boot], _firmware_mark(now)),
+        Link("initrd", _initrd(now), start),
+        Link("boot keyring", _keyring(record), start),
+        Link("signer", _signer(record), signed),
+        Link("digest file", _digest(record), _held(signed, results.get("keyring"))),
+        _checked("image", os.path.basename(str(at(record, "image", "path"))), results.get("image")),
+        _checked("overlay", "", results.get("root")),
+        _root(_checked("root", "", results.get("tree")), table),
+    ]
+
+
+def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int | None) -> list[Uncovered]:
+    """What boot.json lists, as it is now, and what came later."""
+    listed = at(record, "not_covered")
+    places = [printable(str(name)) for name in listed] if isinstance(listed, list) else []
+    names = [name for name in places if name not in _FIRMWARE_LINKS]
+    names += () if now.authenticates else _FIRMWARE_LINKS
+    merged = extensions(table)
+    found = [Uncovered(name, _REASONS.get(name, "named by the record of this boot")) for name in names]
+    found += [Uncovered(printable(m.target), f"{m.source} merged over it: see 'systemd-{m.source} status'") for m in merged]
+    others = [m for m in covering(table) if m.id not in {merged_.id for merged_ in merged}]
+    found += [Uncovered(printable(m.target), printable(f"{m.fstype} from {m.source} mounted over it")) for m in others]
+    if soft_reboots:
+        times = "once" if soft_reboots == 1 else f"{soft_reboots} times"
+        found.append(Uncovered("soft reboot", f"{times} since this boot: userspace started anew without the initrd's check"))
+    return found
+
+
+def _root(link: Link, table: Mounts) -> Link:
+    """Where extensions lie over it, the root that is seen is not the one that was verified."""
+    return link._replace(mark=NOT_VERIFIED) if link.mark == KERNEL and extensions(table) else link
+
+
+def _firmware_mark(now: Firmware) -> str:
+    return {True: FIRMWARE, False: NOT_VERIFIED, None: UNKNOWN}[now.secure_boot]
+
+
+def _initrd(now: Firmware) -> str:
+    if now.unified is None:
+        return "with kernel and command line: whether authenticated is not known"
+    return "in a unified kernel image" if now.unified else "no unified kernel image: nobody authenticated it"
+
+
+def _keyring(record: Record) -> str:
+    sealed = {True: "sealed", False: "not sealed"}.get(at(record, "keyring", "sealed"), "not known whether sealed")
+    count = at(record, "keyring", "certificates")
+    return f"{count} certificate{'' if count == 1 else 's'}; kernel keyring .fs-verity {sealed}"
+
+
+def _signer(record: Record) -> str:
+    subject, algorithm = at(record, "signature", "subject"), at(record, "signature", "algorithm")
+    return printable(f"{subject} ({algorithm}, until {at(record, 'signature', 'not_after')})")
+
+
+def _digest(record: Record) -> str:
+    value = f"{at(record, 'image', 'algorithm')}:{at(record, 'image', 'digest')}"
+    return printable(f"{value}, method {at(record, 'enrollment', 'method')}")
+
+
+def _held(mark: str, check: Check | None) -> str:
+    return DIFFERS if check and check.state == DIFFERS else mark
+
+
+def _checked(name: str, text: str, check: Check | None) -> Link:
+    """A link that the kernel enforces, by what was found now."""
+    if check is None:
+        return Link(name, printable(text), UNKNOWN)
+    mark = {SAME: KERNEL, DIFFERS: DIFFERS}.get(check.state, UNKNOWN)
+    return Link(name, "; ".join(part for part in (printable(text), check.text) if part), mark)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""bootseal gate: ostree finalizes a staged deployment only if it would boot.
+
+ostree-finalize-staged.service runs this before 'ostree admin finalize-staged' when the machine shuts down; systemd does not run
+the second if the first fails, and the running deployment stays the default. It is switched on by enabling bootseal-gate.path,
+which also runs this as soon as something is staged: then the reason can be seen before the reboot.
+"""
+
+import argparse
+import subprocess
+
+from . import check
+from . import sysroot as sysroots
+from .output import Failure, note
+
+SWITCH = "bootseal-gate.path"
+# What 'systemctl is-enabled' says of a switch that is off. Anything else, an error included, is on.
+_OFF = ("disabled", "masked", "masked-runtime", "not-found")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(initrd=None, keys=None, system_keys=False)
+
+
+def run(arguments: argparse.Namespace, _command: list[str]) -> int:
+    """Returns 0 to let the deployment pass."""
+    if _is_off():
+        return 0
+    found = sysroots.staged()
+    if found is None:
+        note("no deployment is staged")
+        return 0
+    record = check.Checker(sysroots.default_sysroot(), arguments).check(found)
+    if record["exit_status"]:
+        what = f"Failed to let the staged deployment {found.name} pass: it would not boot: {record['message']}"
+        raise Failure(record["exit_status"], what, record["hint"])
+    note(f"the staged deployment {found.name} would boot")
+    for line in record["missing"]:
+        note(f"missing: {line}")
+    return 0
+
+
+def _is_off() -> bool:
+    """Read from the disk: at shutdown the manager may not answer any more."""
+    try:
+        result = subprocess.run(
+            ["systemctl", "--root=/", "is-enabled", SWITCH], capture_output=True, text=True, check=False, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return result.stdout.strip() in _OFF

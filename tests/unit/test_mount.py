@@ -1,0 +1,411 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""mount.py on this machine's kernel, as root: a whole root is mounted, attached and taken off again.
+
+Each test is a process of its own, in a mount namespace of its own, in a root directory that looks like an initrd: its own
+/run and /sysroot, the rest of the machine bound into it. What needs fs-verity (files behind the overlay's data layer) is
+left to the guests; the image here holds its files itself.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bootseal import mount
+from bootseal.linux import mountapi, syscall
+from unit.support import CHECKSUM, SERVICE, TREE, refusal, run_python
+
+pytestmark = pytest.mark.root
+
+INITRD = """
+import os, sys, errno
+from bootseal import mount, booted, deployment, messages
+from bootseal.errors import Refusal
+from bootseal.linux import files, mountapi, syscall
+from bootseal.values import Pinned, RootConfig
+from unit import support
+from unit.support import request, verified, Sysroot
+from pathlib import Path
+
+def initrd(place):
+    syscall.unshare(mountapi.CLONE_NEWNS)
+    syscall.mount(None, "/", None, mountapi.MS_REC | mountapi.MS_PRIVATE)
+    syscall.mount("tmpfs", place, "tmpfs", 0)
+    for name in os.listdir("/"):
+        path = "/" + name
+        if name in ("run", "sysroot") or not os.path.exists(path): continue
+        if os.path.islink(path): os.symlink(os.readlink(path), place + path)
+        elif os.path.isdir(path):
+            os.mkdir(place + path)
+            syscall.mount(path, place + path, None, 4096 | mountapi.MS_REC)
+    os.mkdir(place + "/run"); os.mkdir(place + "/sysroot")
+    # As switch_root does: setns() leads to the topmost mount at the namespace's root, and knows of no chroot.
+    os.chdir(place)
+    syscall.mount(place, "/", None, 8192)
+    os.chroot(".")
+    os.chdir("/")
+    syscall.mount("physical", "/sysroot", "tmpfs", 0)
+    found = Path("/sysroot")
+    made = Sysroot.__new__(Sysroot)
+    made.__init__(found)
+    (found / "boot").mkdir()
+    (found / "boot/loader").symlink_to("loader.1")
+    (made.deploy / "etc/hostname").write_text("deployed")
+    (found / "ostree/deploy/os/var/marker").write_text("var")
+    syscall.mount(None, "/sysroot", None, 32 | 1)
+
+def enrolled(image):
+    fd = os.open(image, os.O_RDONLY)
+    return support.enrolled(pinned=Pinned(verified(), fd, image, 4096))
+
+def config(sysroot_readonly=True, root_transient=False, root_readonly=True, etc_transient=False):
+    return RootConfig(sysroot_readonly, root_transient, root_readonly, etc_transient)
+
+def tree():
+    return sorted((m.target, m.fstype) for m in mountapi.mounts() if m.target.startswith(("/sysroot", "/run")))
+
+def run(image, root=config(), init=""):
+    namespace = mount.private_namespace()
+    found = deployment.locate(request())
+    return mount.mount(enrolled(image), found, root, request()._replace(init=init)), namespace
+
+def writable(path):
+    try: Path(path).touch(); os.unlink(path); return True
+    except OSError as error: return errno.errorcode[error.errno]
+
+initrd(sys.argv[1])
+image = sys.argv[2]
+"""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    tool = shutil.which("mkfs.erofs")
+    if not tool:
+        pytest.skip("no mkfs.erofs program")
+    place = tmp_path_factory.mktemp("image")
+    for name in ("usr/lib/systemd", "usr/etc", "etc", "var", "sysroot", "boot"):
+        (place / "root" / name).mkdir(parents=True)
+    (place / "root/usr/lib/systemd/systemd").write_bytes(b"init" * 3000)
+    (place / "root/usr/etc/hostname").write_text("pristine")
+    subprocess.run([tool, "-d0", place / "image", place / "root"], check=True, capture_output=True)
+    return str(place / "image")
+
+
+def in_initrd(code: str, image: str, tmp_path: Path) -> list[str]:
+    (tmp_path / "initrd").mkdir(exist_ok=True)
+    return run_python(INITRD + code, str(tmp_path / "initrd"), image).splitlines()
+
+
+def test_a_whole_root(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+mounted, namespace = run(image)
+print("verity=require" in mounted.options.split(","), mounted.not_covered)
+mount.attach(mounted, namespace)
+print(sorted(os.listdir("/sysroot")))
+print(Path("/sysroot/etc/hostname").read_text(), Path("/sysroot/var/marker").read_text())
+print(os.path.isdir("/sysroot/sysroot/ostree"))
+print(writable("/sysroot/usr/x"), writable("/sysroot/etc/x"), writable("/sysroot/var/x"), writable("/sysroot/sysroot/x"))
+print(mount.attached() == verified().digest.value.hex(), os.path.exists(booted.PATH))
+""",
+        image,
+        tmp_path,
+    )
+    assert said == [
+        "True ('/etc', '/var', '/boot')",
+        "['boot', 'etc', 'sysroot', 'usr', 'var']",
+        "deployed var",
+        "True",
+        "EROFS EROFS EROFS EROFS",  # the superblock of the physical root is read-only: nothing of ours changes that
+        "True True",
+    ]
+
+
+def test_etc_and_var_are_writable_where_the_disk_is(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+for readonly in (True, False):
+    syscall.mount(None, "/sysroot", None, 32)
+    mounted, namespace = run(image, config(sysroot_readonly=readonly))
+    mount.attach(mounted, namespace)
+    print(writable("/sysroot/usr/x"), writable("/sysroot/etc/x"), writable("/sysroot/var/x"), writable("/sysroot/sysroot/x"))
+    mount.detach()
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["EROFS True True EROFS", "EROFS True True True"]
+
+
+def test_transient(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+mounted, namespace = run(image, config(etc_transient=True, root_transient=True, root_readonly=False))
+print(mounted.not_covered)
+mount.attach(mounted, namespace)
+print(Path("/sysroot/etc/hostname").read_text(), writable("/sysroot/etc/x"), writable("/sysroot/usr/x"))
+Path("/sysroot/usr/y").touch()
+print(os.path.exists("/run/ostree/.private/root/upper/usr/y"), oct(os.stat("/run/ostree/.private").st_mode & 0o777))
+print(b"transient-etc" in Path(booted.PATH).read_bytes())
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["('/var', '/boot')", "pristine True True", "True 0o0", "True"]
+
+
+def test_attached_and_detached_again(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+before = tree()
+mounted, namespace = run(image)
+mount.attach(mounted, namespace)
+during = tree()
+mount.detach()
+print(before == tree(), before == during, os.path.isdir("/sysroot/ostree"), mount.attached(), os.path.exists(booted.PATH))
+mount.detach()
+print(before == tree())
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["True False True None False", "True"]
+
+
+@pytest.mark.parametrize("stage", ["mounted", "attached beneath", "attached on top"])
+def test_killed(stage: str, image: str, tmp_path: Path) -> None:
+    """SIGKILL at that point, then the clean-up that systemd runs."""
+    said = in_initrd(
+        f"""
+import signal
+stage = {stage!r}
+before = tree()
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+if os.fork() == 0:
+    mounted, namespace = run(image)
+    if stage == "mounted": die()
+    if stage == "attached beneath": mount.syscall.umount = die
+    real = mountapi.attach
+    def attach(tree, dirfd, path, *, beneath=False):
+        if beneath: raise OSError(errno.EINVAL, "")
+        real(tree, dirfd, path); die()
+    if stage == "attached on top": mountapi.attach = attach
+    mount.attach(mounted, namespace)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+mount.detach()
+print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(booted.PATH))
+print(os.path.exists("/run/bootseal/stage"))
+""",
+        image,
+        tmp_path,
+    )
+    assert said[0] == "-9"
+    assert said[1].split()[:2] == ["True", "True"]
+    assert said[1].split()[2] == "False"
+    assert said[2] == "False"
+
+
+def test_on_kernels_that_mount_nothing_beneath(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+real = mountapi.attach
+def attach(tree, dirfd, path, *, beneath=False):
+    if beneath: raise OSError(errno.EINVAL, "")
+    real(tree, dirfd, path)
+mountapi.attach = attach
+before = tree()
+mounted, namespace = run(image)
+mount.attach(mounted, namespace)
+print(os.path.isdir("/sysroot/usr"), mount.attached() == verified().digest.value.hex())
+mount.detach()
+print(before == tree(), os.path.isdir("/sysroot/ostree"))
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["True True", "True True"]
+
+
+def test_a_failing_attach_leaves_the_physical_root(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+before = tree()
+mounted, namespace = run(image)
+def attach(*_, **__): raise OSError(errno.EPERM, "no")
+mountapi.attach = attach
+try: mount.attach(mounted, namespace)
+except Refusal as refusal: print(refusal.verdict.name)
+print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(booted.PATH))
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["mount-failed", "True True False"]
+
+
+def test_without_verity_require_it_is_refused(image: str, tmp_path: Path) -> None:
+    """A kernel that drops the option: threats 93 and 124."""
+    said = in_initrd(
+        """
+real = mountapi.new_filesystem
+def new(fstype, options, attributes):
+    return real(fstype, [o for o in options if o[0] != "verity"], attributes)
+mountapi.new_filesystem = new
+try: run(image)
+except Refusal as refusal: print(refusal.verdict.name, "without verity=require" in refusal.what)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["mount-failed True"]
+
+
+@pytest.mark.parametrize(
+    ("fstype", "number", "verdict"),
+    [
+        ("erofs", "ENODEV", "unsupported"),
+        ("overlay", "ENODEV", "unsupported"),
+        ("overlay", "EINVAL", "mount-failed"),
+        ("erofs", "EUCLEAN", "io-error"),
+        ("erofs", "EINVAL", "mount-failed"),
+    ],
+)
+def test_errnos_of_mounting(fstype: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        f"""
+real = mountapi.new_filesystem
+calls = []
+def new(fstype, options, attributes):
+    calls.append(dict(options).get("verity"))
+    if fstype == {fstype!r}: raise OSError(errno.{number}, "", "what the kernel said")
+    return real(fstype, options, attributes)
+mountapi.new_filesystem = new
+before = tree()
+try: run(image)
+except Refusal as refusal: print(refusal.verdict.name, "what the kernel said" in refusal.what, calls.count("require") <= 1)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == [f"{verdict} True True"]
+
+
+def test_a_damaged_image(image: str, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(bytes(4096) + Path(image).read_bytes()[4096:])
+    said = in_initrd(
+        """
+try: run(image)
+except Refusal as refusal: print(refusal.verdict.name)
+""",
+        str(damaged),
+        tmp_path,
+    )
+    assert said[0] in ("mount-failed", "io-error")
+
+
+@pytest.mark.parametrize("name", ["etc", "var", "sysroot"])
+def test_a_directory_that_the_image_lacks(name: str, image: str, tmp_path: Path) -> None:
+    """A mount point is a directory of the image: a link there, or nothing, is refused, not followed."""
+    root = tmp_path / "root"
+    for directory in {"usr/lib/systemd", "etc", "var", "sysroot"} - {name}:
+        (root / directory).mkdir(parents=True)
+    (root / "usr/lib/systemd/systemd").write_bytes(b"init")
+    (root / name).symlink_to("usr")
+    tool = shutil.which("mkfs.erofs") or ""
+    subprocess.run([tool, "-d0", tmp_path / "image", root], check=True, capture_output=True)
+    said = in_initrd(
+        """
+before = tree()
+try: run(image)
+except Refusal as refusal: print(refusal.verdict.name, refusal.path)
+""",
+        str(tmp_path / "image"),
+        tmp_path,
+    )
+    assert said == [f"mount-failed /{name}"]
+
+
+def test_the_loop_device_stands_in(image: str, tmp_path: Path) -> None:
+    """EROFS without file-backed mounts answers ENOTBLK."""
+    said = in_initrd(
+        """
+real = mountapi.new_filesystem
+def new(fstype, options, attributes):
+    if dict(options).get("source", "").startswith("/proc/self/fd"): raise OSError(errno.ENOTBLK, "")
+    return real(fstype, options, attributes)
+mountapi.new_filesystem = new
+mounted, namespace = run(image)
+mount.attach(mounted, namespace)
+print(len(Path("/sysroot/usr/lib/systemd/systemd").read_bytes()))
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["12000"]
+
+
+def test_a_private_namespace_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A process that is killed takes its mounts with it, and nobody else ever saw them."""
+    code = (
+        "import sys,time;from bootseal import mount;from bootseal.linux import syscall\n"
+        "mount.private_namespace();syscall.mount('tmpfs',sys.argv[1],'tmpfs',0);open(sys.argv[1]+'/in','w');print('ready',flush=True);"
+        "time.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SERVICE)}
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, env=environment)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        assert os.path.exists(f"/proc/{process.pid}/root{tmp_path}/in")
+        assert os.listdir(tmp_path) == []
+        assert str(tmp_path) not in [m.target for m in mountapi.mounts()]
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_namespace_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unshare(_: int) -> None:
+        raise PermissionError(1, "no")
+
+    monkeypatch.setattr(syscall, "unshare", unshare)
+    assert refusal(mount.private_namespace).verdict.name == "mount-failed"
+
+
+def line(number: int, parent: int, target: str, fstype: str = "ext4", source: str = "/dev/vda") -> mountapi.MountInfo:
+    return mountapi.MountInfo(f"{number} {parent} 8:1 / {target} rw - {fstype} {source} rw")
+
+
+OURS = f"composefs:{CHECKSUM}"
+STACKS: dict[str, tuple[list[mountapi.MountInfo], str | None]] = {
+    "nothing mounted": ([line(1, 0, "/")], None),
+    "the physical root": ([line(1, 0, "/"), line(2, 1, "/sysroot")], None),
+    "ours alone": ([line(1, 0, "/"), line(3, 1, "/sysroot", "overlay", OURS)], CHECKSUM),
+    "ours on top": ([line(1, 0, "/"), line(2, 1, "/sysroot"), line(3, 2, "/sysroot", "overlay", OURS)], CHECKSUM),
+    "ours on top, listed first": ([line(3, 2, "/sysroot", "overlay", OURS), line(1, 0, "/"), line(2, 1, "/sysroot")], CHECKSUM),
+    "ours beneath": ([line(1, 0, "/"), line(2, 3, "/sysroot"), line(3, 1, "/sysroot", "overlay", OURS)], None),
+    "ours within": ([line(1, 0, "/"), line(3, 1, "/sysroot/sysroot", "overlay", OURS)], None),
+    "another overlay": ([line(1, 0, "/"), line(3, 1, "/sysroot", "overlay", "overlay")], None),
+    "no overlay, our source": ([line(1, 0, "/"), line(3, 1, "/sysroot", "tmpfs", OURS)], None),
+}
+
+
+@pytest.mark.parametrize(("mounts", "expected"), STACKS.values(), ids=STACKS)
+def test_attached(mounts: list[mountapi.MountInfo], expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mountapi, "mounts", lambda: mounts)
+    assert mount.attached() == expected
+
+
+def test_the_options_that_make_the_root_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else changes: verity=require is asked for, and the objects are a data-only layer by descriptor."""
+    source = (TREE / "service/bootseal/mount.py").read_text()
+    for option in ('("verity", "require")', '("metacopy", "on")', '("redirect_dir", "on")', "::/proc/self/fd/"):
+        assert option in source
