@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# make install DESTDIR=... PREFIX=/usr | make demo | make test | make bench | make check
+# make install DESTDIR=... PREFIX=/usr | make demo | make test | make bench | make check | make dist
 
 PREFIX ?= /usr
 DESTDIR ?=
@@ -11,7 +11,7 @@ PYTHON ?= python3
 CACHE := $(or $(BOOTSEAL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootseal)
 VENV := $(CACHE)/venv
 
-.PHONY: all install test demo bench check setup clean
+.PHONY: all install test demo bench check setup dist clean
 
 all:
 	@echo "nothing to build; see README.md: make demo, make test, make install"
@@ -27,6 +27,8 @@ install:
 	install -m 644 dracut/52bootseal/python-deps/__main__.py "$(DESTDIR)$(DRACUTDIR)/python-deps/__main__.py"
 	install -m 644 units/bootseal-guard.service units/initrd-system.conf "$(DESTDIR)$(DRACUTDIR)/"
 	install -D -m 644 packaging/bootseal.catalog "$(DESTDIR)$(PREFIX)/lib/systemd/catalog/bootseal.catalog"
+	install -D -m 644 packaging/boot.schema.json "$(DESTDIR)$(PREFIX)/share/bootseal/boot.schema.json"
+	install -D -m 644 packaging/completions/bootseal "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/bootseal"
 	install -D -m 644 units/bootseal.conf "$(DESTDIR)$(PREFIX)/share/doc/bootseal/bootseal.conf"
 	for page in packaging/man/*.[1-8]; do \
 		install -D -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}" || exit 1; \
@@ -46,6 +48,9 @@ demo: setup
 
 bench: setup
 	@"$(VENV)/bin/python" tests/vm/bench.py
+
+dist:
+	@bash packaging/dist.sh dist
 
 clean:
 	rm -rf build dist

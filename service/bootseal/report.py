@@ -213,8 +213,9 @@ def _save(record: Record) -> None:
     with suppress(OSError):
         os.makedirs(RUN, mode=0o755, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=2)
-            file.write("\n")
+            # One member a line: json's own indentation is not done by its fast encoder.
+            members = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
+            file.write(f"{{\n{members}\n}}\n")
         os.replace(temporary, PATH)
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import guest
 import guest_qemu
 import guest_tree
-from demo import IMAGE, make_key, sign
-from guest_cache import SCRIPTS, cached, digest_of, must_run, scratch
+from demo import IMAGE, end_on_sigterm, make_key, sign
+from guest_cache import SCRIPTS, cached, digest_of, must_run, say, scratch
 
 SUITE = "forky"
 LARGE = "large.cfs"
@@ -154,7 +154,9 @@ def measure(bench: Bench, case: Case) -> Figures:
     if result.status != guest.PASSED:
         said = f"{result.console[-3000:]}\n{result.report[-1000:]}"
         raise guest.GuestError(f"{case.title}: {result.ended} {result.status}\n{said}")
-    return figures(result, SERVICES[case.modules])
+    found = figures(result, SERVICES[case.modules])
+    say(f"bench: {case.title}: unit {found.wall:.0f} ms, CPU {found.cpu:.0f} ms, mount to target {found.window:.0f} ms")
+    return found
 
 
 def figures(result: guest.Result, service: str) -> Figures:
@@ -190,7 +192,7 @@ def measure_all(bench: Bench) -> dict[str, Figures]:
         Case("bootseal, fsverity, first boot, large image", large, method="fsverity"),
     ]
     with ThreadPoolExecutor(guest_qemu.SLOTS) as pool:
-        measured = pool.map(lambda case: measure(bench, case), cases)
+        measured = pool.map(lambda case: measure(bench, case), cases)  # that cancels what is left when one of them fails
         found = {case.title: this for case, this in zip(cases, measured, strict=True)}
     first = found["bootseal, fsverity, first boot"].overlay
     later = Case("bootseal, fsverity, later boot", first, method="fsverity")
@@ -258,6 +260,7 @@ def report(bench: Bench, found: Mapping[str, Figures]) -> str:
 
 
 def main() -> None:
+    end_on_sigterm()
     with scratch() as work:
         bench = prepare(work)
         print(report(bench, measure_all(bench)))

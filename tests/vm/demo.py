@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -305,8 +306,14 @@ def refused_boot(show: Show, sealed: Sealed, disk: Path) -> None:
     show.check("no switch to the altered system", seen="guest: booted" not in result.console)
 
 
+def end_on_sigterm() -> None:
+    """As on an interrupt: QEMU is ended and temporary files are removed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+
+
 def demo() -> int:
     """All steps; the exit status."""
+    end_on_sigterm()
     show = Show()
     show.line("bootseal demo: a root filesystem that boots only if its digest is signed by a key in the initrd")
     show.line("(no virtualization is used: guests are emulated, and some tens of times slower than a real machine)")

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""bootseal deploy, with fs-verity played by a recorder: order, refusals, the immutable flag, cuts. Guests have a real one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootseal import digest
+from bootseal.errors import Refusal
+from bootseal.host import check, deploy, objects
+from bootseal.host.output import Failure
+from bootseal.linux import files, fsverity
+
+from .program import beside, certificate, key, signed
+from .test_sysroot import A, Root
+
+pytestmark = pytest.mark.root  # a private copy of a mount, and the immutable flag
+
+
+class Verity:
+    """fs-verity of a filesystem that has it: by inode, with the real digest."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.enabled: dict[int, tuple[int, bytes]] = {}
+        self.calls: list[str] = []
+        self.error = 0
+        monkeypatch.setattr(fsverity, "enable", self.enable)
+        monkeypatch.setattr(fsverity, "measure", self.measure)
+
+    def enable(self, fd: int, algorithm: int, block_size: int, signature: bytes) -> None:
+        assert (block_size, signature) == (4096, b"")
+        self.calls.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        if self.error:
+            raise OSError(self.error, "injected")
+        if os.fstat(fd).st_ino in self.enabled:
+            raise FileExistsError(errno.EEXIST, "exists")
+        content = os.pread(fd, 1 << 20, 0)
+        self.enabled[os.fstat(fd).st_ino] = (algorithm, digest.of_bytes(content, fsverity.ALGORITHMS[algorithm]).value)
+
+    def measure(self, fd: int) -> tuple[int, bytes]:
+        try:
+            return self.enabled[os.fstat(fd).st_ino]
+        except KeyError:
+            raise OSError(errno.ENODATA, "none") from None
+
+
+class Target:
+    """A root with one unsigned deployment whose directory is immutable, and a signature for it."""
+
+    def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = Root(top / "root")
+        self.directory = self.root.top / self.root.add(A, 1)
+        self.object = self.root.top / f"ostree/repo/objects/ab/{'c' * 62}.file"
+        self.object.parent.mkdir()
+        self.object.write_bytes(b"object")
+        self.image = self.directory / ".ostree.cfs"
+        self.image.write_bytes(b"image naming /ab/" + b"c" * 62 + b".file\0" + b"/ab/" + b"d" * 62 + b".file")
+        self.keys = top / "keys"
+        self.keys.mkdir()
+        (self.keys / "a.pem").write_bytes(certificate("p256").read_bytes())
+        copy = top / "copy.cfs"
+        copy.write_bytes(self.image.read_bytes())
+        signed(copy, "--key", key("p256"), "--cert", certificate("p256"))
+        self.pair = beside(copy)
+        self.signature = Path(f"{copy}.sig")
+        self.digest = Path(f"{copy}.digest")
+        self.verity = Verity(monkeypatch)
+        self.set_immutable(True)
+        monkeypatch.setattr(check, "judge", lambda *_: {"verdict": "verified", "exit_status": 0, "missing": [], "hint": ""})
+
+    def set_immutable(self, immutable: bool) -> None:  # noqa: FBT001
+        fd = os.open(self.directory, os.O_RDONLY)
+        files.set_immutable(fd, immutable=immutable)
+        os.close(fd)
+
+    @property
+    def immutable(self) -> bool:
+        fd = os.open(self.directory, os.O_RDONLY)
+        try:
+            return files.is_immutable(fd)
+        finally:
+            os.close(fd)
+
+    def run(self, **more: Any) -> int:
+        options = {"deployment": None, "digest": None, "signature": str(self.signature), "objects": False, "json": "short"}
+        options |= {"sysroot": str(self.root.top), "initrd": None, "keys": str(self.keys), "system_keys": False}
+        return deploy.run(Namespace(**(options | more)), [])
+
+    def beside(self) -> set[str]:
+        return {p.name for p in self.directory.iterdir() if ".ostree.cfs" in p.name} | {
+            p.name for p in self.directory.parent.iterdir()
+        }
+
+
+@pytest.fixture
+def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
+    made = Target(tmp_path, monkeypatch)
+    yield made
+    made.set_immutable(False)
+
+
+NOTHING = {".ostree.cfs", f"{A}.0"}
+BOTH = NOTHING | {".ostree.cfs.digest", ".ostree.cfs.sig"}
+
+
+def test_deployed(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    assert target.run() == 0
+    assert (beside(target.image), target.beside(), target.immutable) == (target.pair, BOTH, True)
+    assert target.verity.calls == [".ostree.cfs"]
+    assert '"changed":true' in capsys.readouterr().out
+    before = [(p.name, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(target.directory.iterdir())]
+    assert target.run() == 0
+    assert [(p.name, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(target.directory.iterdir())] == before
+    assert '"changed":false' in capsys.readouterr().out
+
+
+def test_objects_only_when_asked(target: Target) -> None:
+    target.run()
+    assert target.object.name not in target.verity.calls
+    target.run(objects=True)
+    assert target.verity.calls[-1] == target.object.name
+
+
+def _swap_keys(target: Target) -> None:
+    (target.keys / "a.pem").write_bytes(certificate("p384").read_bytes())
+
+
+def _other_image(target: Target) -> None:
+    target.set_immutable(False)
+    target.image.write_bytes(b"another image")
+    target.set_immutable(True)
+
+
+REFUSALS = {
+    "untrusted": (_swap_keys, {}, "untrusted-signer"),
+    "another-image": (_other_image, {}, "is not over the digest"),
+    "digest-of-another-image": (_other_image, {"digest": True}, "has the digest"),
+    "no-pkcs7": (lambda target: target.signature.write_bytes(b"junk"), {}, "bad-signature"),
+    "too-large": (lambda target: target.signature.write_bytes(bytes(16129)), {}, "larger than"),
+    "digest-of-33-bytes": (lambda target: target.digest.write_bytes(bytes(33)), {"digest": True}, "33 bytes"),
+    "no-signature": (lambda target: target.signature.unlink(), {}, "No such file"),
+    "no-fs-verity": (lambda target: setattr(target.verity, "error", errno.EOPNOTSUPP), {}, "Failed to enable fs-verity"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS)
+def test_refused_before_anything_is_written(target: Target, case: tuple[Any, dict[str, Any], str]) -> None:
+    change, options, text = case
+    change(target)
+    more = {"digest": str(target.digest)} if options else {}
+    with pytest.raises((Refusal, Failure), match=text):
+        target.run(**more)
+    assert (target.beside(), target.immutable, target.verity.enabled) == (NOTHING, True, {})
+
+
+def test_an_image_sealed_with_another_algorithm(target: Target) -> None:
+    target.verity.enabled[target.image.stat().st_ino] = (2, digest.of_bytes(target.image.read_bytes(), "sha512").value)
+    with pytest.raises(Refusal, match="image-mismatch"):
+        target.run()
+    assert target.beside() == NOTHING
+
+
+def test_sha512_digest(target: Target, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.cfs"
+    signed(copy, "--key", key("p256"), "--cert", certificate("p256"), "--algorithm", "sha512")
+    target.run(digest=f"{copy}.digest", signature=f"{copy}.sig")
+    assert len(beside(target.image)[0]) == 64
+    assert next(iter(target.verity.enabled.values()))[0] == 2
+
+
+class Cut(BaseException):
+    """The power fails."""
+
+
+@pytest.mark.parametrize("step", range(1, 25))
+def test_cut_at_every_step_is_completed_by_the_next_run(target: Target, step: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        count = [0]
+
+        def cut(real: Any) -> Any:
+            def call(*arguments: Any, **named: Any) -> Any:
+                count[0] += 1
+                if count[0] >= step:
+                    raise Cut
+                return real(*arguments, **named)
+
+            return call
+
+        for name in ("rename", "unlink", "link", "fsync"):
+            patch.setattr(os, name, cut(getattr(os, name)))
+        patch.setattr(files, "set_immutable", cut(files.set_immutable))
+        try:
+            target.run()
+        except Cut:
+            assert pair_is_whole(target)
+    assert target.run() == 0
+    assert (beside(target.image), target.beside(), target.immutable) == (target.pair, BOTH, True)
+
+
+def pair_is_whole(target: Target) -> bool:
+    """Nothing, both, or a signature without its digest, which the boot refuses by name."""
+    present = {name for name in (".digest", ".sig") if Path(f"{target.image}{name}").exists()}
+    return present in (set(), {".sig"}, {".digest", ".sig"})
+
+
+def test_a_fresh_signature_for_the_same_image_is_one_rename(
+    target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    target.run()
+    signed(tmp_path / "copy.cfs", "--key", key("p256"), "--cert", certificate("p256"))  # ECDSA: another one
+    renamed, real = [], os.rename
+
+    def rename(source: str, target: str, **named: int) -> None:
+        renamed.append(target)
+        real(source, target, **named)
+
+    monkeypatch.setattr(os, "rename", rename)
+    target.run()
+    assert renamed == [".ostree.cfs.sig"]
+    assert beside(target.image)[1] != target.pair[1]
+
+
+def test_a_deployment_that_is_not_immutable_stays_so(target: Target) -> None:
+    target.set_immutable(False)
+    target.run()
+    assert not target.immutable
+    assert target.beside() == BOTH
+
+
+def test_it_fails_when_it_would_not_boot(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {"verdict": "unsupported", "exit_status": 69, "missing": [], "message": "refused (unsupported)", "hint": "h"}
+    monkeypatch.setattr(check, "judge", lambda *_: record)
+    with pytest.raises(Failure, match="would not boot") as caught:
+        target.run()
+    assert caught.value.status == 69
+
+
+def test_objects_are_found_in_the_image(target: Target) -> None:
+    fd = os.open(target.root.top / "ostree/repo/objects", os.O_RDONLY)
+    try:
+        found = objects.Store(fd).check(target.image.read_bytes())
+    finally:
+        os.close(fd)
+    assert found == objects.Objects([f"ab/{'d' * 62}.file"], [f"ab/{'c' * 62}.file"])
+    assert [line.split(",")[0] for line in objects.lacking(found)] == ["1 object is missing", "1 object is without fs-verity"]

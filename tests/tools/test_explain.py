@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every refused vector is explained by name, no accepted one is, and what the kernel says was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootseal import cms, der
+from bootseal.host import explain
+
+from .program import VECTORS, certificate, key
+
+MANIFEST: dict[str, Any] = json.loads((VECTORS / "manifest.json").read_text())
+
+
+def _names(message: bytes) -> list[str]:
+    return [finding.name for finding in explain.signature(message)]
+
+
+def _outside_the_profile(message: bytes) -> bool:
+    try:
+        cms.parse(message)
+    except der.Malformed:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("vector", MANIFEST["vectors"], ids=lambda vector: vector["id"])
+def test_explained_if_and_only_if_outside_the_profile(vector: dict[str, Any]) -> None:
+    message = (VECTORS / vector["signature"]).read_bytes()
+    assert bool(_names(message)) == _outside_the_profile(message), _names(message)
+
+
+NAMED = {
+    "B-ossl-pem": ["pem"],
+    "B-ossl-keyid": ["version", "key-id"],
+    "B-ossl-attrs": ["attributes"],
+    "B-ossl-two-signers": ["several-signers"],
+    "B-ossl-stream-ber": ["not-der"],
+    "E-unsigned-attrs": ["unsigned-attributes"],
+    "F-sha1-rsa": ["old-hash"],
+    "F-md5-rsa": ["old-hash"],
+    "F-digestalgs-md5-too": ["several-digest-algorithms"],
+    "F-sha256rsa-oid": ["signature-algorithm"],
+    "F-pss": ["signature-algorithm"],
+    "F-ecdsa-oid-hash-mismatch": ["ecdsa-hash-label"],
+    "G-ecdsa-r-unpadded": ["ecdsa-value"],
+    "H-econtent-right": ["content-inside"],
+    "H-embedded-10": ["certificates-inside"],
+    "H-crl-present": ["crls-inside"],
+    "H-max-16128": ["trailing-bytes"],
+    "H-trailing-newline": ["trailing-bytes"],
+    "H-truncated-last": ["not-der"],
+    "H-version-0": ["version"],
+    "H-wrong-content-type": ["content-type"],
+    "H-wrong-outer-oid": ["not-signed-data"],
+    "C-chain-leaf-expired-signingtime": ["certificates-inside", "attributes"],
+}
+
+
+@pytest.mark.parametrize(("vector", "names"), NAMED.items())
+def test_names(vector: str, names: list[str]) -> None:
+    path = next(v["signature"] for v in MANIFEST["vectors"] if v["id"] == vector)
+    assert _names((VECTORS / path).read_bytes()) == names
+
+
+def test_empty_and_too_long() -> None:
+    assert _names(b"") == ["empty"]
+    assert _names(bytes(16129)) == ["too-long", "not-signed-data"] or "too-long" in _names(bytes(16129))
+
+
+CERTIFICATES = {
+    "p256": [],
+    "p256-expired": [],
+    "rsa4096": [],
+    "rsa1024": ["rsa-size"],
+    "rsa8192": ["rsa-size"],
+    "rsa2048e3": ["rsa-exponent"],
+    "p192": ["curve"],
+    "k256": ["curve"],
+    "ed25519": ["key-type"],
+    "p256-keyenc-only": ["key-usage"],
+    "p256-eku-server": ["extended-key-usage"],
+    "p256-eku-codesign": [],
+    "p256-critical-unknown": ["critical-extension"],
+    "odd-trailing": ["not-a-certificate"],
+    "odd-junk": ["not-a-certificate"],
+    "odd-empty": ["not-a-certificate"],
+    "odd-truncated": ["not-a-certificate"],
+    "odd-two-concatenated": ["not-a-certificate"],
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), CERTIFICATES.items())
+def test_certificates(name: str, expected: list[str]) -> None:
+    path = VECTORS / "certs" / f"{name}.der"
+    if not path.exists():
+        pytest.skip(f"no vector {name}")
+    assert [finding.name for finding in explain.certificate(str(path))] == [f"{name}.der: {n}" for n in expected]
+
+
+def test_a_private_key_among_the_certificates(tmp_path: Path) -> None:
+    path = tmp_path / "both.pem"
+    path.write_bytes(certificate("p256").read_bytes() + key("p256").read_bytes())
+    assert [finding.name for finding in explain.certificate(str(path))] == ["both.pem: private-key"]
+
+
+@pytest.mark.parametrize("names", [explain._SIGNATURE, explain._CERTIFICATE], ids=["signature", "certificate"])
+def test_every_deviation_says_what_to_do(names: dict[str, tuple[str, str]]) -> None:
+    assert all(kernel and remedy for kernel, remedy in names.values())

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Data on stdout, words on stderr, colours and bars on a terminal only; the command line's own errors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bootseal import __version__
+from bootseal.errors import Refusal
+from bootseal.host import cli, output
+from bootseal.messages import NO_IMAGE
+
+from .program import TREE, bootseal, certificate, image, key
+
+
+def test_version() -> None:
+    assert bootseal("--version").stdout == f"bootseal {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["verify", "--nonsense"], ["verify", "--", "x"], ["sign"], ["verify", "--al"]]
+)
+def test_usage_errors_are_64_with_a_hint(arguments: list[str]) -> None:
+    result = bootseal(*arguments)
+    assert (result.returncode, result.stdout) == (64, "")
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("bootseal: Failed to ")
+    assert len(lines) <= 2
+
+
+@pytest.mark.parametrize("command", cli._COMMANDS)
+def test_help(command: str) -> None:
+    result = bootseal(command, "--help")
+    assert result.returncode == 0
+    assert result.stderr == ""
+
+
+def test_a_bug_is_one_line_and_70(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "_main", lambda _: 1 // 0)
+    assert cli.main([]) == 70
+    assert "Failed to go on: ZeroDivisionError" in capsys.readouterr().err
+    monkeypatch.setenv("BOOTSEAL_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main([])
+
+
+def test_a_refusal_has_the_boots_own_words_and_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: list[str]) -> int:
+        raise Refusal(NO_IMAGE, "missing", "/x\x1b[31m")
+
+    monkeypatch.setattr(cli, "_main", refuse)
+    assert cli.main([]) == 66
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [r"bootseal: refused (no-image): missing: /x\x1b[31m", f"bootseal: hint: {NO_IMAGE.hint}"]
+
+
+def _on_terminal(*arguments: str | Path, **environment: str) -> str:
+    """What the program writes to a terminal that is its stderr."""
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-I", str(TREE / "service"), *map(str, arguments)]
+    variables = {**os.environ, "TERM": "xterm", **environment}
+    variables = {name: value for name, value in variables.items() if name != "NO_COLOR" or "NO_COLOR" in environment}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=terminal, env=variables)
+    os.close(terminal)
+    seen = b""
+    with contextlib.suppress(OSError):  # how the other end of a terminal says that it is closed
+        while chunk := os.read(main, 4096):
+            seen += chunk
+    process.wait()
+    os.close(main)
+    return seen.decode()
+
+
+def test_colours_on_a_terminal_only() -> None:
+    assert "\033[31mFailed to" in _on_terminal("nonsense")
+    assert "\033" not in _on_terminal("nonsense", NO_COLOR="1")
+    assert "\033" not in _on_terminal("nonsense", TERM="dumb")
+    assert "\033" not in bootseal("nonsense").stderr
+
+
+def test_a_bar_for_a_large_image_on_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "image.cfs"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    options = ("--key", key("p256"), "--cert", certificate("p256"))
+    seen = _on_terminal("sign", path, *options)
+    assert "Computing the digest of image.cfs [#" in seen
+    assert seen.endswith("\r\033[K")
+    assert "\r" not in _on_terminal("sign", image(tmp_path), *options)
+
+
+def test_no_bar_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(time, "monotonic", iter(range(0, 1000, 10)).__next__)
+    with output.Progress("label", 100) as progress:
+        progress.add(50)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_table() -> None:
+    text = output.table([["A", "BB"], ["long", "x"]], {"x": "red"})
+    assert text == "A     BB\nlong  x"
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("off", "text\n"), ("short", '{"a":1}\n'), ("pretty", '{\n  "a": 1\n}\n')])
+def test_json_modes(mode: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit({"a": 1}, mode, "text")
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(("digest", "status"), [("sha256:" + "00" * 32, "0"), ("nonsense", "64")])
+def test_a_reader_that_has_seen_enough_changes_no_status(tmp_path: Path, digest: str, status: str) -> None:
+    program = f"{sys.executable} -I {TREE / 'service'} sign {tmp_path}/x --key {key('p256')} --cert {certificate('p256')}"
+    command = f"{program} --digest {digest} | true; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert result.stdout == f"{status}\n"
+    assert "Broken" not in result.stderr

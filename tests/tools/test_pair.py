@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Digest and signature: the one never without the other, at whichever step it ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootseal.host import pair
+from bootseal.host.pair import Pair, Place
+
+OLD, NEW = Pair(b"old-digest", b"old-signature"), Pair(b"new-digest", b"new-signature")
+_RENAME = os.rename
+AGAIN = Pair(OLD.digest, b"another-signature")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield Place(fd, "image", fd, ".image.bootseal")
+    os.close(fd)
+
+
+def _write(place: Place, content: Pair) -> None:
+    with pair.staged(place, content):
+        pair.install(place, content)
+
+
+def _files(tmp_path: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("before", [None, OLD, AGAIN, NEW])
+def test_written(tmp_path: Path, place: Place, before: Pair | None) -> None:
+    if before:
+        _write(place, before)
+    _write(place, NEW)
+    assert _files(tmp_path) == {"image.digest": NEW.digest, "image.sig": NEW.signature}
+    assert pair.read(place) == NEW
+
+
+def _calls(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None]) -> list[int]:
+    """Calls `before` ahead of each system call that changes the directory; returns the count."""
+    count = [0]
+
+    def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            count[0] += 1
+            before(count[0])
+            return real(*arguments, **named)
+
+        return call
+
+    for name in ("open", "link", "rename", "unlink", "fsync"):
+        monkeypatch.setattr(os, name, wrapped(getattr(os, name)))
+    return count
+
+
+class Cut(BaseException):
+    """The power fails: nothing that comes after is done."""
+
+
+@pytest.mark.parametrize("before", [None, OLD], ids=["first", "second"])
+@pytest.mark.parametrize("new", [NEW, AGAIN], ids=["new-digest", "same-digest"])
+def test_cut_at_every_step(tmp_path: Path, place: Place, before: Pair | None, new: Pair) -> None:
+    """Whatever was reached: the old pair, the new one, or one that is refused by name; and the next run completes it."""
+    allowed = {before, new}
+    between: set[Pair | None] = {None} if before is None else {Pair(before.digest, new.signature)}
+    for step in range(1, 60):
+        for entry in tmp_path.iterdir():
+            entry.unlink()
+        if before:
+            _write(place, before)
+        with pytest.MonkeyPatch.context() as patch:
+            dead = [False]
+
+            def stop(number: int, step: int = step, dead: list[bool] = dead) -> None:
+                if number >= step or dead[0]:
+                    dead[0] = True
+                    raise Cut
+
+            _calls(patch, stop)
+            try:
+                _write(place, new)
+                done = True
+            except Cut:
+                done = False
+        found = pair.read(place)
+        assert found in allowed | between
+        if before is not None and new.digest == before.digest:
+            assert found in allowed
+        assert not (tmp_path / "image.digest").exists() or (tmp_path / "image.sig").exists()
+        _write(place, new)
+        assert _files(tmp_path) == {"image.digest": new.digest, "image.sig": new.signature}
+        if done:
+            return
+    pytest.fail("it never came to an end")
+
+
+@pytest.mark.parametrize("before", [None, OLD], ids=["first", "second"])
+def test_error_at_every_rename_takes_it_back(tmp_path: Path, place: Place, before: Pair | None) -> None:
+    if before:
+        _write(place, before)
+    for failing in (1, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            renames = [0]
+
+            def rename(*arguments: Any, _failing: int = failing, _renames: list[int] = renames, **named: Any) -> None:
+                _renames[0] += 1
+                if _renames[0] == _failing:
+                    raise OSError(errno.EIO, "injected")
+                _RENAME(*arguments, **named)
+
+            patch.setattr(os, "rename", rename)
+            with pytest.raises(OSError, match="injected"):
+                _write(place, NEW)
+        assert _files(tmp_path) == ({"image.digest": OLD.digest, "image.sig": OLD.signature} if before else {})
+
+
+def test_leftovers_of_an_earlier_run_are_removed_unread(tmp_path: Path, place: Place) -> None:
+    (tmp_path / ".image.bootseal.sig.new").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        _write(place, NEW)
+    (tmp_path / ".image.bootseal.sig.new").rmdir()
+    (tmp_path / ".image.bootseal.sig.new").symlink_to("/nowhere/else")
+    _write(place, NEW)
+    assert _files(tmp_path) == {"image.digest": NEW.digest, "image.sig": NEW.signature}
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path, place: Place) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"untouched")
+    for name in ("image.digest", "image.sig"):
+        (tmp_path / name).symlink_to("elsewhere")
+    _write(place, NEW)
+    assert (tmp_path / "elsewhere").read_bytes() == b"untouched"
+    assert not (tmp_path / "image.sig").is_symlink()
+    assert pair.read(place) == NEW
+
+
+def test_signals_wait_between_the_two_renames(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = []
+    real = os.rename
+
+    def rename(*arguments: Any, **named: Any) -> None:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        real(*arguments, **named)
+
+    monkeypatch.setattr(os, "rename", rename)
+    _write(place, NEW)
+    assert len(masks) == 2
+    assert all({signal.SIGINT, signal.SIGTERM} <= mask for mask in masks)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

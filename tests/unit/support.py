@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Builders of what the stages take: vectors, DER, certificates, deployments, values. No test lives here."""
+
+import datetime
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509.oid import NameOID
+
+from bootseal import digest, keyring
+from bootseal.digest import Digest
+from bootseal.errors import Refusal
+from bootseal.values import (
+    BootKeyring,
+    Candidate,
+    Certificate,
+    Deployment,
+    Enrolled,
+    KernelKeys,
+    Missing,
+    Pinned,
+    Policy,
+    Request,
+    RootConfig,
+    Signer,
+    Verified,
+)
+
+TREE = Path(__file__).resolve().parents[2]
+SERVICE = TREE / "service"
+PACKAGE = SERVICE / "bootseal"
+VECTORS = TREE / "tests" / "vectors"
+MANIFEST: dict[str, Any] = json.loads((VECTORS / "manifest.json").read_text())
+CHECKSUM = "5f" * 32
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+
+def refusal(call: Callable[..., object], *arguments: Any, **named: Any) -> Refusal:
+    """The Refusal that a call must raise."""
+    with pytest.raises(Refusal) as caught:
+        call(*arguments, **named)
+    return caught.value
+
+
+def verdict(call: Callable[..., object], *arguments: Any, **named: Any) -> str:
+    """The verdict's name of a call: "accepted" if it returns."""
+    try:
+        call(*arguments, **named)
+    except Refusal as error:
+        return error.verdict.name
+    return "accepted"
+
+
+def oserror(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def raising(number: int) -> Callable[..., Any]:
+    """A stand-in for a system call that always fails with this errno."""
+
+    def fail(*_: object, **__: object) -> Any:
+        raise oserror(number)
+
+    return fail
+
+
+# --- vectors
+
+
+def signature(name: str) -> bytes:
+    return (VECTORS / "sigs" / f"{name}.p7s").read_bytes()
+
+
+def content(name: str = "digest-sha256") -> bytes:
+    return (VECTORS / "content" / name).read_bytes()
+
+
+def certificate(name: str) -> Certificate:
+    path = str(VECTORS / "certs" / f"{name}.der")
+    (found,) = keyring.load_file(path)
+    return found
+
+
+def trusting(*names: str) -> BootKeyring:
+    return BootKeyring(tuple(certificate(name) for name in names), ())
+
+
+def private_key(name: str) -> PrivateKey:
+    key = serialization.load_pem_private_key((VECTORS / "keys" / f"{name}.pem").read_bytes(), None)
+    assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
+    return key
+
+
+def candidate(signed: bytes, digest_file: bytes | None = None, *, stands_in: bool = False) -> Candidate:
+    return Candidate(content() if digest_file is None else digest_file, stands_in, signed, "/sysroot/d/.ostree.cfs")
+
+
+# --- DER
+
+
+def tlv(tag: int, *parts: bytes) -> bytes:
+    """One DER element with minimal length."""
+    body = b"".join(parts)
+    size = len(body)
+    if size < 0x80:
+        return bytes([tag, size]) + body
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(length)]) + length + body
+
+
+def oid(text: str) -> bytes:
+    return tlv(6, _oid_content(text))
+
+
+def _oid_content(text: str) -> bytes:
+    first, second, *rest = map(int, text.split("."))
+    encoded = bytes([first * 40 + second])
+    for arc in rest:
+        higher = [arc >> shift & 0x7F | 0x80 for shift in range(28, 0, -7) if arc >> shift]
+        encoded += bytes([*higher, arc & 0x7F])
+    return encoded
+
+
+NULL = b"\x05\x00"
+HASH_OIDS = {
+    "md5": "1.2.840.113549.2.5",
+    "sha1": "1.3.14.3.2.26",
+    "sha224": "2.16.840.1.101.3.4.2.4",
+    "sha256": "2.16.840.1.101.3.4.2.1",
+    "sha384": "2.16.840.1.101.3.4.2.2",
+    "sha512": "2.16.840.1.101.3.4.2.3",
+}
+RSA_ENCRYPTION = "1.2.840.113549.1.1.1"
+ECDSA_OIDS = {"sha256": "1.2.840.10045.4.3.2", "sha384": "1.2.840.10045.4.3.3", "sha512": "1.2.840.10045.4.3.4"}
+_HASHES: dict[str, type[hashes.SHA256] | type[hashes.SHA384] | type[hashes.SHA512]] = {
+    "sha256": hashes.SHA256,
+    "sha384": hashes.SHA384,
+    "sha512": hashes.SHA512,
+}
+
+
+def sign(key: PrivateKey, data: bytes, hash_name: str = "sha256") -> bytes:
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(data, padding.PKCS1v15(), _HASHES[hash_name]())
+    return key.sign(data, ec.ECDSA(_HASHES[hash_name]()))
+
+
+class Message(NamedTuple):
+    """A SignedData message in parts, each of which a test may replace by another encoding."""
+
+    issuer: bytes
+    serial: bytes
+    value: bytes
+    hash_algorithm: bytes = tlv(0x30, oid(HASH_OIDS["sha256"]))
+    signature_algorithm: bytes = tlv(0x30, oid(ECDSA_OIDS["sha256"]))
+    outer_type: bytes = oid("1.2.840.113549.1.7.2")
+    version: bytes = b"\x02\x01\x01"
+    digest_algorithms: bytes | None = None
+    encapsulated: bytes = tlv(0x30, oid("1.2.840.113549.1.7.1"))
+    before_signers: bytes = b""
+    signer_version: bytes = b"\x02\x01\x01"
+    before_signature_algorithm: bytes = b""
+    after_value: bytes = b""
+    signers: bytes | None = None
+    after_signers: bytes = b""
+    after_content: bytes = b""
+
+    def signer(self) -> bytes:
+        return tlv(
+            0x30,
+            self.signer_version,
+            tlv(0x30, self.issuer, self.serial),
+            self.hash_algorithm,
+            self.before_signature_algorithm,
+            self.signature_algorithm,
+            tlv(4, self.value),
+            self.after_value,
+        )
+
+    def der(self) -> bytes:
+        algorithms = self.hash_algorithm if self.digest_algorithms is None else self.digest_algorithms
+        signers = self.signer() if self.signers is None else self.signers
+        signed = tlv(
+            0x30,
+            self.version,
+            tlv(0x31, algorithms),
+            self.encapsulated,
+            self.before_signers,
+            tlv(0x31, signers),
+            self.after_signers,
+        )
+        return tlv(0x30, self.outer_type, tlv(0xA0, signed), self.after_content)
+
+
+def message(made_by: Certificate, key: PrivateKey, data: bytes, hash_name: str = "sha256") -> Message:
+    """A message inside the profile over these bytes."""
+    is_rsa = isinstance(key, rsa.RSAPrivateKey)
+    scheme = tlv(0x30, oid(RSA_ENCRYPTION), NULL) if is_rsa else tlv(0x30, oid(ECDSA_OIDS[hash_name]))
+    return Message(
+        issuer=made_by.issuer,
+        serial=tlv(2, made_by.serial),
+        value=sign(key, data, hash_name),
+        hash_algorithm=tlv(0x30, oid(HASH_OIDS[hash_name])),
+        signature_algorithm=scheme,
+    )
+
+
+def signed_bytes(digest_file: bytes | None = None, algorithm: str = "sha256") -> bytes:
+    return digest.of_bytes(content() if digest_file is None else digest_file, algorithm).formatted()
+
+
+# --- certificates
+
+
+def make_certificate(
+    key: PrivateKey,
+    *extensions: tuple[x509.ExtensionType, bool],
+    name: str = "unit test",
+    serial: int = 7,
+    days: tuple[int, int] = (-1, 365),
+) -> bytes:
+    """The DER of a self-signed certificate."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime(2025, 6, 1, tzinfo=datetime.UTC)
+    builder = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), serial)
+        .not_valid_before(now + datetime.timedelta(days[0]))
+        .not_valid_after(now + datetime.timedelta(days[1]))
+    )
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+# --- values
+
+
+def verified(name: str = "A-fsv-p256", trust: str = "p256", algorithm: str = "ecdsa-sha256") -> Verified:
+    """A Verified as verify.py makes it; for the stages after it."""
+    digest_ = digest.from_bytes(content())
+    return Verified(  # made outside verify.py: a test's fake
+        digest_,
+        digest.of_bytes(content(), "sha256"),
+        signature(name),
+        b"value",
+        "sha256",
+        Signer(certificate(trust), algorithm),
+    )
+
+
+def pinned(fd: int = -1) -> Pinned:
+    return Pinned(verified(), fd, "/sysroot/d/.ostree.cfs", 4096)
+
+
+def enrolled(missing: tuple[Missing, ...] = (), **changes: Any) -> Enrolled:
+    made = Enrolled(pinned(), "keyring", kernel_checked=True, first_boot=False, bytes_written=0, missing=missing)
+    return made._replace(**changes)
+
+
+def deployment(**changes: Any) -> Deployment:
+    found = Deployment("ostree", "os", CHECKSUM, 0, f"ostree/deploy/os/deploy/{CHECKSUM}.0", -1, -1, -1, -1, -1)
+    return found._replace(**changes)
+
+
+def policy(**changes: Any) -> Policy:
+    root = RootConfig(sysroot_readonly=True, root_transient=False, root_readonly=True, etc_transient=False)
+    return Policy(seal=True, method="keyring", required=False, on_refusal="emergency", root=root)._replace(**changes)
+
+
+def kernel_keys(**changes: Any) -> KernelKeys:
+    sha256 = verified().signer.certificate.sha256
+    anchored = frozenset({sha256})
+    made = KernelKeys(loaded={sha256: 11}, unloaded={}, anchored=anchored, ring=22, sealed=True, missing=())
+    return made._replace(**changes)
+
+
+def sha256_digest(byte: int) -> Digest:
+    return Digest("sha256", bytes([byte]) * 32)
+
+
+# --- a physical root
+
+
+class Sysroot:
+    """A physical root in a directory, with one ostree deployment as 'ostree admin deploy' lays it out."""
+
+    BOOT = "/ostree/boot.1/os/abcdef/0"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.deploy = path / "ostree/deploy/os/deploy" / f"{CHECKSUM}.0"
+        for directory in (self.deploy / "etc", path / "ostree/deploy/os/var", path / "ostree/repo/objects"):
+            directory.mkdir(parents=True)
+        (path / "ostree/boot.1").symlink_to("boot.1.1")
+        self.link = path / "ostree/boot.1.1/os/abcdef/0"
+        self.link.parent.mkdir(parents=True)
+        self.link.symlink_to(f"../../../deploy/os/deploy/{CHECKSUM}.0")
+
+    def point_to(self, target: str) -> None:
+        self.link.unlink()
+        self.link.symlink_to(target)
+
+    def write(self, suffix: str, data: bytes) -> Path:
+        path = self.deploy / f".ostree.cfs{suffix}"
+        path.write_bytes(data)
+        return path
+
+    def located(self) -> Deployment:
+        from bootseal import deployment as stage
+
+        return stage.locate(request(), str(self.path))
+
+
+def request(ostree: str = Sysroot.BOOT) -> Request:
+    return Request(ostree, "", False)
+
+
+def run_python(code: str, *arguments: str) -> str:
+    """stdout of a fresh interpreter that knows bootseal; it must succeed."""
+    environment = {**os.environ, "PYTHONPATH": f"{SERVICE}:{TREE}/tests"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+EVERY_ERRNO = sorted(errno.errorcode)

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""boot.py: the order of the stages, who gets what from whom, and that whatever is raised ends in a verdict."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootseal import (
+    boot,
+    candidate,
+    cmdline,
+    config,
+    deployment,
+    enroll,
+    image,
+    kernelkeys,
+    keyring,
+    messages,
+    mount,
+    report,
+    verify,
+)
+from bootseal.errors import Refusal
+from bootseal.linux import journal
+from bootseal.values import Mounted
+from unit import support
+from unit.support import oserror
+
+VALUES: dict[str, Any] = {
+    "config.load": support.policy(),
+    "keyring.load": support.trusting("p256"),
+    "kernelkeys.load": support.kernel_keys(),
+    "cmdline.read": "the text",
+    "cmdline.parse": support.request(),
+    "mount.private_namespace": 55,
+    "deployment.locate": support.deployment(),
+    "candidate.read": support.candidate(b"sig"),
+    "verify.verify": support.verified(),
+    "image.pin": support.pinned(),
+    "enroll.enroll": support.enrolled(),
+    "mount.mount": Mounted(66, "verity=require", b"", ("/var",)),
+    "mount.attach": None,
+}
+ORDER = list(VALUES)
+MODULES = {
+    m.__name__.rpartition(".")[2]: m
+    for m in (config, keyring, kernelkeys, cmdline, deployment, candidate, verify, image, enroll, mount)
+}
+
+
+class Stages:
+    """Fakes for all stages that record what they were given."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.given: dict[str, tuple[Any, ...]] = {}
+        self.raises: dict[str, BaseException] = {}
+        self.values = dict(VALUES)
+        self.run = directory / "run"
+        for name in ORDER:
+            module, function = name.split(".")
+            monkeypatch.setattr(MODULES[module], function, self._fake(name))
+        monkeypatch.setattr(mount, "attached", lambda: None)
+        monkeypatch.setattr(report, "RUN", str(self.run))
+        monkeypatch.setattr(report, "PATH", str(self.run / "boot.json"))
+        monkeypatch.setattr(report, "_CONSOLE", str(directory / "console"))
+        monkeypatch.setattr(journal, "_JOURNAL", str(directory / "journal"))
+        monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+
+    def _fake(self, name: str) -> Any:
+        def fake(*arguments: Any, **named: Any) -> Any:
+            self.calls.append(name)
+            self.given[name] = (*arguments, *named.values())
+            if name in self.raises:
+                raise self.raises[name]
+            return self.values[name]
+
+        return fake
+
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.run / "boot.json").read_text())
+        return record
+
+
+@pytest.fixture
+def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stages:
+    return Stages(tmp_path, monkeypatch)
+
+
+def test_the_order(stages: Stages) -> None:
+    assert boot.main() == 0
+    assert stages.calls == ORDER
+    assert stages.record()["verdict"] == "verified"
+
+
+def test_no_disk_before_the_keyring_is_sealed() -> None:
+    assert ORDER.index("kernelkeys.load") < ORDER.index("deployment.locate")
+
+
+def test_who_gets_what(stages: Stages) -> None:
+    boot.main()
+    values, given = stages.values, stages.given
+    assert given["kernelkeys.load"] == (values["keyring.load"], True, True)
+    assert given["cmdline.parse"] == ("the text",)
+    assert given["deployment.locate"] == (values["cmdline.parse"],)
+    assert given["candidate.read"][0] is values["deployment.locate"]
+    assert given["verify.verify"] == (values["candidate.read"], values["keyring.load"])
+    assert given["image.pin"] == (values["deployment.locate"], values["verify.verify"])
+    assert given["enroll.enroll"] == tuple(
+        values[n] for n in ("image.pin", "deployment.locate", "kernelkeys.load", "config.load")
+    )
+    assert given["mount.mount"] == (
+        values["enroll.enroll"], values["deployment.locate"], values["config.load"].root, values["cmdline.parse"]
+    )  # fmt: skip
+    assert given["mount.attach"] == (values["mount.mount"], 55)
+
+
+def test_the_digest_that_stands_in_is_that_of_the_image(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "enforced_digest", lambda found: ("enforced", found))
+    boot.main()
+    assert stages.given["candidate.read"][1]() == ("enforced", stages.values["deployment.locate"])
+
+
+@pytest.mark.parametrize(("method", "ring"), [("keyring", True), ("fsverity", True), ("none", False)])
+@pytest.mark.parametrize("seal", [True, False])
+def test_configuration_of_the_keyring(method: str, *, ring: bool, seal: bool, stages: Stages) -> None:
+    stages.values["config.load"] = support.policy(method=method, seal=seal)
+    boot.main()
+    assert stages.given["kernelkeys.load"][1:] == (ring, seal)
+
+
+@pytest.mark.parametrize("stage", ORDER)
+@pytest.mark.parametrize("verdict", [messages.UNTRUSTED_SIGNER, messages.IO_ERROR], ids=lambda v: v.name)
+def test_a_refusal_ends_it(stage: str, verdict: messages.Verdict, stages: Stages) -> None:
+    stages.raises[stage] = Refusal(verdict, "what", "/where")
+    assert boot.main() == verdict.exit_status
+    assert stages.calls == ORDER[: ORDER.index(stage) + 1]
+    assert stages.record()["verdict"] == verdict.name
+
+
+ERRORS = [
+    ValueError("x"), KeyError("x"), oserror(errno.EIO), MemoryError(), RecursionError(), AssertionError(), StopIteration(),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), ImportError("x"), ZeroDivisionError(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_an_exception_is_internal(stage: str, stages: Stages) -> None:
+    stages.raises[stage] = ValueError("with\x1b a\nlot")
+    assert boot.main() == 70
+    assert stages.calls == ORDER[: ORDER.index(stage) + 1]
+    record = stages.record()
+    assert record["verdict"] == "internal"
+    assert record["message"].startswith("refused (internal): ValueError: with")
+    assert all(" " <= c <= "~" for c in record["message"])
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_any_exception_is_internal(error: Exception, stages: Stages) -> None:
+    stages.raises["verify.verify"] = error
+    assert boot.main() == 70
+    assert stages.record()["message"].endswith(".py:" + stages.record()["message"].rpartition(":")[2])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(0)], ids=["interrupt", "exit"])
+def test_what_is_no_exception_never_returns_success(error: BaseException, stages: Stages) -> None:
+    stages.raises["verify.verify"] = error
+    try:
+        status = boot.main()
+    except KeyboardInterrupt:
+        return
+    except SystemExit as left:
+        status = int(left.code or 0)
+    assert status != 0
+
+
+def test_an_exception_while_recording_is_internal(stages: Stages) -> None:
+    stages.values["verify.verify"] = None
+    assert boot.main() == 70
+    assert "image.pin" not in stages.calls
+
+
+def test_names_from_the_disk_are_no_reason_for_an_exception(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nonexistent")
+    stages.values["deployment.locate"] = support.deployment(stateroot="\udcff\x1b")
+    assert boot.main() == 0
+
+
+def test_debug(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(report, "console", lines.append)
+    stages.values["cmdline.parse"] = support.request()._replace(debug=True)
+    boot.main()
+    assert any(line.startswith("bootseal: debug: verify: ") for line in lines)
+
+
+def finished(stages: Stages, **changes: Any) -> None:
+    boot.main()
+    stages.calls.clear()
+    path = stages.run / "boot.json"
+    path.write_text(json.dumps(stages.record() | changes))
+
+
+def test_a_second_start_changes_nothing(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(stages)
+    monkeypatch.setattr(mount, "attached", support.verified().digest.value.hex)
+    assert boot.main() == 0
+    assert stages.calls == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "attached"),
+    [
+        ({"boot_id": "another"}, True),
+        ({"verdict": "wrong-signature"}, True),
+        ({"version": 2}, True),
+        ({}, None),
+        ({}, "00" * 32),
+        ({"image": {}}, None),
+    ],
+    ids=["another boot", "refused before", "another version", "not attached", "another root", "no image"],
+)
+def test_a_second_start_begins_anew(
+    changes: dict[str, Any], attached: Any, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(stages, **changes)
+    there = support.verified().digest.value.hex() if attached is True else attached
+    monkeypatch.setattr(mount, "attached", lambda: there)
+    boot.main()
+    assert stages.calls[:1] == ["config.load"]
+
+
+def test_a_look_at_the_mounts_that_fails_is_internal(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(stages)
+    monkeypatch.setattr(mount, "attached", support.raising(errno.ENOENT))
+    assert boot.main() == 70

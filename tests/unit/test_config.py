@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""config.py: precedence, masking, and that nothing misspelt is ever ignored."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootseal import config
+from bootseal.values import Policy, RootConfig
+from unit.support import TREE, refusal, verdict
+
+DEFAULT = Policy(
+    seal=True,
+    method="keyring",
+    required=False,
+    on_refusal="emergency",
+    root=RootConfig(sysroot_readonly=True, root_transient=False, root_readonly=True, etc_transient=False),
+)
+
+
+def write(initrd: Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        path = initrd / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text.startswith("-> "):
+            path.symlink_to(text[3:])
+        else:
+            path.write_text(text)
+    return str(initrd)
+
+
+def method(name: str) -> str:
+    return f"[Enroll]\nMethod={name}\n"
+
+
+def test_without_a_file(tmp_path: Path) -> None:
+    assert config.load(str(tmp_path)) == DEFAULT
+
+
+def test_the_shipped_file_changes_nothing(tmp_path: Path) -> None:
+    shipped = (TREE / "units/bootseal.conf").read_text()
+    assert config.load(write(tmp_path, {"etc/bootseal/bootseal.conf": shipped})) == DEFAULT
+
+
+def test_the_shipped_file_names_every_key_with_its_default(tmp_path: Path) -> None:
+    lines = (TREE / "units/bootseal.conf").read_text().splitlines()
+    text = "\n".join(line.removeprefix("#") for line in lines if not line.startswith("# "))
+    assert config.parse(text, "x") == {key: default for key, (_, default) in config.KEYS.items()}
+
+
+VALUES: dict[str, tuple[str, str, Any]] = {
+    **{f"Seal={v}": ("[Keyring]", "seal", True) for v in ("yes", "true", "on", "1")},
+    **{f"Seal={v}": ("[Keyring]", "seal", False) for v in ("no", "false", "off", "0")},
+    **{f"Method={v}": ("[Enroll]", "method", v) for v in ("keyring", "fsverity", "none")},
+    "Required=yes": ("[Enroll]", "required", True),
+    **{f"OnRefusal={v}": ("[Policy]", "on_refusal", v) for v in ("emergency", "reboot", "poweroff")},
+    " Required \t= yes ": ("[Enroll]", "required", True),
+}
+
+
+@pytest.mark.parametrize("line", VALUES)
+def test_value(line: str, tmp_path: Path) -> None:
+    section, name, value = VALUES[line]
+    policy = config.load(write(tmp_path, {"etc/bootseal/bootseal.conf": f"{section}\n{line}\n"}))
+    assert policy == DEFAULT._replace(**{name: value})
+
+
+BAD = {
+    "unknown key": "[Enroll]\nMehtod=none",
+    "unknown section": "[Enrol]\nMethod=none",
+    "key of another section": "[Policy]\nMethod=none",
+    "key in lower case": "[Enroll]\nmethod=none",
+    "section in lower case": "[enroll]\nMethod=none",
+    "section with spaces": "[ Enroll ]\nMethod=none",
+    "no section": "Method=none",
+    "before the section": "Method=none\n[Enroll]",
+    "no equals sign": "[Enroll]\nMethod",
+    "no key": "[Enroll]\n=none",
+    "section not closed": "[Enroll\nMethod=none",
+    "empty value": "[Enroll]\nMethod=",
+    "unknown method": "[Enroll]\nMethod=keyrings",
+    "method in upper case": "[Enroll]\nMethod=None",
+    "method quoted": '[Enroll]\nMethod="none"',
+    "two methods": "[Enroll]\nMethod=none keyring",
+    "comment behind the value": "[Enroll]\nMethod=none # why",
+    "no boolean": "[Enroll]\nRequired=perhaps",
+    "boolean for a method": "[Enroll]\nMethod=yes",
+    "unknown refusal": "[Policy]\nOnRefusal=ignore",
+    "twice": "[Enroll]\nMethod=none\nMethod=none",
+    "twice over two sections": "[Enroll]\nMethod=none\n[Policy]\n[Enroll]\nMethod=keyring",
+    "too large": "#" * (64 * 1024 + 1),
+    "continued line": "[Enroll]\nMethod=\\\nnone",
+}
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("name", ["etc/bootseal/bootseal.conf", "usr/lib/bootseal/bootseal.conf.d/10-x.conf"])
+def test_refused(text: str, name: str, tmp_path: Path) -> None:
+    found = refusal(config.load, write(tmp_path, {name: text}))
+    assert (found.verdict.name, found.path) == ("bad-config", str(tmp_path / name))
+
+
+def test_invalid_utf8(tmp_path: Path) -> None:
+    path = Path(write(tmp_path, {"etc/bootseal/bootseal.conf": ""}), "etc/bootseal/bootseal.conf")
+    path.write_bytes(b"[Enroll]\nMethod=none\xff\n")
+    assert verdict(config.load, str(tmp_path)) == "bad-config"
+
+
+@pytest.mark.parametrize(
+    "name", ["etc/bootseal/bootseal.conf", "etc/bootseal/bootseal.conf.d/a.conf", "etc/ostree/prepare-root.conf"]
+)
+def test_dangling_link(name: str, tmp_path: Path) -> None:
+    assert verdict(config.load, write(tmp_path, {name: "-> /nonexistent"})) == "bad-config"
+
+
+@pytest.mark.parametrize("name", ["etc/bootseal/bootseal.conf", "usr/lib/bootseal/bootseal.conf.d/a.conf"])
+def test_a_directory_in_place_of_the_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    assert verdict(config.load, str(tmp_path)) == "bad-config"
+
+
+ETC, USR = "etc/bootseal/bootseal.conf", "usr/lib/bootseal/bootseal.conf"
+PRECEDENCE: dict[str, tuple[dict[str, str], str]] = {
+    "/usr/lib alone": ({USR: method("none")}, "none"),
+    "/etc before /usr/lib": ({ETC: method("none"), USR: method("fsverity")}, "none"),
+    "an empty file in /etc replaces the other": ({ETC: "", USR: method("fsverity")}, "keyring"),
+    "drop-in after the file": ({ETC: method("none"), USR + ".d/10.conf": method("fsverity")}, "fsverity"),
+    "drop-ins by name": ({USR + ".d/20.conf": method("none"), ETC + ".d/10.conf": method("fsverity")}, "none"),
+    "same name in /etc masks": ({ETC + ".d/10.conf": "", USR + ".d/10.conf": method("fsverity")}, "keyring"),
+    "a link to /dev/null masks a drop-in": (
+        {ETC + ".d/10.conf": "-> /dev/null", USR + ".d/10.conf": method("none")},
+        "keyring",
+    ),
+    "a link to /dev/null masks the file": ({ETC: "-> /dev/null", USR: method("none")}, "keyring"),
+    "a masked file leaves the drop-ins": ({ETC: "-> /dev/null", USR + ".d/10.conf": method("none")}, "none"),
+    "another suffix is none": ({ETC + ".d/10.conf.bak": method("none"), ETC + ".d/README": "text"}, "keyring"),
+    "hidden is none": ({ETC + ".d/.10.conf": method("none")}, "keyring"),
+    "/run does not count": (
+        {"run/bootseal/bootseal.conf": method("none"), "run/bootseal/bootseal.conf.d/1.conf": "bad"},
+        "keyring",
+    ),
+    "/usr/local/lib does not count": ({"usr/local/lib/bootseal/bootseal.conf": method("none")}, "keyring"),
+}
+
+
+@pytest.mark.parametrize(("files", "expected"), PRECEDENCE.values(), ids=PRECEDENCE)
+def test_precedence(files: dict[str, str], expected: str, tmp_path: Path) -> None:
+    assert config.load(write(tmp_path, files)).method == expected
+
+
+def test_a_bad_file_that_is_masked_is_not_read(tmp_path: Path) -> None:
+    files = {USR: "junk", ETC: "", USR + ".d/1.conf": "junk", ETC + ".d/1.conf": "-> /dev/null"}
+    assert config.load(write(tmp_path, files)) == DEFAULT
+
+
+def test_keys_of_several_files_add_up(tmp_path: Path) -> None:
+    files = {ETC: method("fsverity"), ETC + ".d/1.conf": "[Enroll]\nRequired=yes", USR + ".d/2.conf": "[Keyring]\nSeal=no"}
+    assert config.load(write(tmp_path, files)) == DEFAULT._replace(method="fsverity", required=True, seal=False)
+
+
+def test_drop_ins_of_the_boot_keyring(tmp_path: Path) -> None:
+    files = {
+        "usr/lib/k/b.pem": "usr", "usr/lib/k/a.crt": "usr", "etc/k/b.pem": "etc", "etc/k/c.der": "-> /dev/null",
+        "usr/lib/k/c.der": "usr", "etc/k/d.txt": "no", "etc/k/e.cer": "etc", "run/k/f.pem": "run",
+    }  # fmt: skip
+    found = config.drop_ins(write(tmp_path, files), "k", (".crt", ".pem", ".cer", ".der"))
+    assert [str(Path(path).relative_to(tmp_path)) for path in found] == ["usr/lib/k/a.crt", "etc/k/b.pem", "etc/k/e.cer"]
+
+
+# --- ostree/prepare-root.conf
+
+ROOT = DEFAULT.root
+PREPARE_ROOT: dict[str, tuple[str, RootConfig]] = {
+    "empty": ("", ROOT),
+    "foreign keys are left to ostree": ("[composefs]\nenabled=signed\nkeypath=/x\n[foo]\nbar=1\n", ROOT),
+    "sysroot.readonly=false": ("[sysroot]\nreadonly=false\n", ROOT._replace(sysroot_readonly=False)),
+    "sysroot.readonly=true": ("[sysroot]\nreadonly=true\n", ROOT),
+    "etc.transient": ("[etc]\ntransient=true\n", ROOT._replace(etc_transient=True)),
+    "root.transient": ("[root]\ntransient=true\n", ROOT._replace(root_transient=True, root_readonly=False)),
+    "root.transient-ro": ("[root]\ntransient-ro=true\n", ROOT._replace(root_transient=True)),
+    "root.transient=false": ("[root]\ntransient=false\n", ROOT),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), PREPARE_ROOT.values(), ids=PREPARE_ROOT)
+@pytest.mark.parametrize("directory", ["etc", "usr/lib"])
+def test_prepare_root(directory: str, text: str, expected: RootConfig, tmp_path: Path) -> None:
+    assert config.load(write(tmp_path, {f"{directory}/ostree/prepare-root.conf": text})).root == expected
+
+
+def test_prepare_root_of_etc_replaces(tmp_path: Path) -> None:
+    files = {"etc/ostree/prepare-root.conf": "", "usr/lib/ostree/prepare-root.conf": "[etc]\ntransient=true\n"}
+    assert config.load(write(tmp_path, files)).root == ROOT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[etc]\ntransient=maybe",
+        "[root]\ntransient=true\ntransient-ro=true",
+        "[sysroot]\nreadonly=",
+        "junk",
+        "[root]\ntransient",
+    ],
+)
+def test_prepare_root_refused(text: str, tmp_path: Path) -> None:
+    found = refusal(config.load, write(tmp_path, {"usr/lib/ostree/prepare-root.conf": text}))
+    assert (found.verdict.name, found.path) == ("bad-config", str(tmp_path / "usr/lib/ostree/prepare-root.conf"))
+
+
+def test_the_keys_are_those_of_the_contract() -> None:
+    names: Any = {"Keyring.Seal", "Enroll.Method", "Enroll.Required", "Policy.OnRefusal"}
+    assert {".".join(key) for key in config.KEYS} == names

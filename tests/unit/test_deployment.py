@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""deployment.py: threats 13 to 27. Nothing on the disk leads out of the physical root."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from bootseal import deployment
+from bootseal.linux import files, syscall
+from unit.support import CHECKSUM, Sysroot, raising, refusal, request
+
+DEPLOY = f"ostree/deploy/os/deploy/{CHECKSUM}.0"
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino
+
+
+def verdict_of(root: Sysroot, ostree: str = Sysroot.BOOT) -> str:
+    return refusal(deployment.locate, request(ostree), str(root.path)).verdict.name
+
+
+def test_what_is_found(sysroot: Sysroot) -> None:
+    found = sysroot.located()
+    assert found[:5] == ("ostree", "os", CHECKSUM, 0, DEPLOY)
+    expected = [sysroot.path, sysroot.deploy, sysroot.deploy / "etc", sysroot.path / "ostree/deploy/os/var"]
+    expected.append(sysroot.path / "ostree/repo/objects")
+    assert [os.fstat(fd).st_ino for fd in found[5:]] == [inode(path) for path in expected]
+
+
+GOOD_TARGETS = {
+    "absolute": f"/{DEPLOY}",
+    "up to the root and beyond": f"../../../../../../../../{DEPLOY}",
+    "by way of a link": f"../../../../ostree/boot.1/../deploy/os/deploy/{CHECKSUM}.0",
+}
+
+
+@pytest.mark.parametrize("target", GOOD_TARGETS.values(), ids=GOOD_TARGETS)
+def test_links_that_stay_inside(target: str, sysroot: Sysroot) -> None:
+    sysroot.point_to(target)
+    assert sysroot.located().path == DEPLOY
+
+
+def test_a_directory_in_place_of_the_link(sysroot: Sysroot) -> None:
+    assert deployment.locate(request(f"/{DEPLOY}"), str(sysroot.path)).path == DEPLOY
+
+
+def test_unknown_files_do_not_matter(sysroot: Sysroot) -> None:
+    for number in range(200):
+        (sysroot.deploy / f"x{number}").mkdir()
+    os.symlink("/", sysroot.path / "ostree/evil")
+    assert sysroot.located().path == DEPLOY
+
+
+BAD_TARGETS = {
+    "the host's /etc": "/etc",
+    "up and /etc": "../../../../../../../../../../etc",
+    "/proc/self/root": "/proc/self/root",
+    "/proc/self/fd": "/proc/self/fd/0",
+    "/dev/fd": "/dev/fd/0",
+    "itself": "0",
+    "dangling": "../../../deploy/os/deploy/" + "0" * 64 + ".0",
+    "long component": "a" * 255,
+    "the root": "/",
+    "the stateroot": "../../../deploy/os",
+    "the directory of deployments": "../../../deploy/os/deploy",
+    "below the deployment": f"../../../deploy/os/deploy/{CHECKSUM}.0/etc",
+    "objects": "/ostree/repo/objects",
+}
+
+
+@pytest.mark.parametrize("target", BAD_TARGETS.values(), ids=BAD_TARGETS)
+def test_links_that_lead_elsewhere(target: str, sysroot: Sysroot) -> None:
+    (sysroot.path / "etc").mkdir()
+    sysroot.point_to(target)
+    assert verdict_of(sysroot) == "no-deployment"
+
+
+def test_a_link_out_of_the_root_never_finds_what_is_there(tmp_path: Path, sysroot: Sysroot) -> None:
+    """A whole deployment outside, and links that would lead there if they were followed as seen from the host."""
+    outside = Sysroot(tmp_path / "outside")
+    for target in (str(outside.deploy), f"../../../../../outside/{DEPLOY}"):
+        sysroot.point_to(target)
+        assert verdict_of(sysroot) == "no-deployment"
+
+
+@pytest.mark.parametrize("name", ["etc", "var", "objects", "deployment"])
+def test_no_link_in_place_of_a_directory(name: str, tmp_path: Path, sysroot: Sysroot) -> None:
+    """Not even one that stays inside: where it leads may change between two looks."""
+    paths = {"etc": sysroot.deploy / "etc", "var": sysroot.path / "ostree/deploy/os/var", "deployment": sysroot.deploy}
+    path = paths.get(name, sysroot.path / "ostree/repo/objects")
+    path.rename(path.with_name("real"))
+    path.symlink_to("real")
+    assert verdict_of(sysroot) == "no-deployment"
+
+
+@pytest.mark.parametrize("name", ["etc", "var", "objects"])
+@pytest.mark.parametrize("kind", ["missing", "file", "fifo"])
+def test_what_must_be_a_directory(name: str, kind: str, sysroot: Sysroot) -> None:
+    paths = {"etc": sysroot.deploy / "etc", "var": sysroot.path / "ostree/deploy/os/var"}
+    path = paths.get(name, sysroot.path / "ostree/repo/objects")
+    path.rmdir()
+    if kind == "file":
+        path.write_text("")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    found = refusal(deployment.locate, request(), str(sysroot.path))
+    assert found.verdict.name == "no-deployment"
+    assert found.path == str(path)
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo", "socket"])
+def test_target_that_is_no_directory(kind: str, sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    sysroot.link.unlink()
+    if kind == "file":
+        sysroot.link.write_text("")
+    elif kind == "fifo":
+        os.mkfifo(sysroot.link)
+    else:
+        monkeypatch.chdir(sysroot.link.parent)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(sysroot.link.name)
+    assert verdict_of(sysroot) == "no-deployment"
+
+
+def chain(sysroot: Sysroot, length: int) -> None:
+    """The link leads to the deployment over this many links, itself included."""
+    target = f"/{DEPLOY}"
+    for number in range(length - 1):
+        (sysroot.path / f"ostree/l{number}").symlink_to(target)
+        target = f"/ostree/l{number}"
+    sysroot.point_to(target)
+
+
+def test_chain_of_links(sysroot: Sysroot) -> None:
+    chain(sysroot, 39)  # boot.1 is one, too
+    assert sysroot.located().path == DEPLOY
+
+
+def test_chain_of_41_links(sysroot: Sysroot) -> None:
+    chain(sysroot, 41)
+    assert verdict_of(sysroot) == "no-deployment"
+
+
+def test_loop_of_links(sysroot: Sysroot) -> None:
+    (sysroot.path / "ostree/a").symlink_to("b")
+    (sysroot.path / "ostree/b").symlink_to("a")
+    sysroot.point_to("/ostree/a")
+    assert verdict_of(sysroot) == "no-deployment"
+
+
+NAMES = {
+    "checksum too short": f"{CHECKSUM[:-1]}.0",
+    "checksum too long": f"{CHECKSUM}0.0",
+    "checksum in upper case": f"{CHECKSUM.upper()}.0",
+    "no serial": CHECKSUM,
+    "serial empty": f"{CHECKSUM}.",
+    "serial negative": f"{CHECKSUM}.-1",
+    "serial of ten digits": f"{CHECKSUM}.0000000000",
+    "serial in Arabic digits": f"{CHECKSUM}.\u0661",
+    "suffix": f"{CHECKSUM}.0.origin",
+    "newline after": f"{CHECKSUM}.0\n",
+    "deleted": f"{CHECKSUM}.0 (deleted)",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_directories_that_are_no_deployment(name: str, sysroot: Sysroot) -> None:
+    sysroot.deploy.rename(sysroot.deploy.with_name(name))
+    sysroot.point_to(f"/ostree/deploy/os/deploy/{name}")
+    assert verdict_of(sysroot) == "no-deployment"
+
+
+@pytest.mark.parametrize("stateroot", [b"a b", b"a\x1b[2Jb", b"\xff\xfe", "ü".encode(), b"a\rb", b".hidden"], ids=ascii)
+def test_odd_staterooots_work_or_are_refused(stateroot: bytes, sysroot: Sysroot) -> None:
+    """Whichever: no exception, and a message that a terminal can take."""
+    name = os.fsdecode(stateroot)
+    old = sysroot.path / "ostree/deploy/os"
+    old.rename(old.with_name(name))
+    sysroot.point_to(f"/ostree/deploy/{name}/deploy/{CHECKSUM}.0")
+    assert sysroot.located().stateroot == name
+    (sysroot.path / "ostree/deploy" / name / "var").rmdir()
+    found = refusal(deployment.locate, request(), str(sysroot.path))
+    assert all(" " <= c <= "~" for c in str(found))
+
+
+def test_newline_in_the_stateroot(sysroot: Sysroot) -> None:
+    old = sysroot.path / "ostree/deploy/os"
+    old.rename(old.with_name("a\nb"))
+    sysroot.point_to(f"/ostree/deploy/a\nb/deploy/{CHECKSUM}.0")
+    found = refusal(deployment.locate, request(), str(sysroot.path))
+    assert "\n" not in str(found)
+
+
+def test_nothing_mounted_at_the_physical_root(tmp_path: Path) -> None:
+    found = refusal(deployment.locate, request(), str(tmp_path))
+    assert (found.verdict.name, found.path) == ("no-deployment", f"{tmp_path}{Sysroot.BOOT}")
+
+
+def test_no_physical_root(tmp_path: Path) -> None:
+    assert refusal(deployment.locate, request(), str(tmp_path / "x")).verdict.name == "no-deployment"
+
+
+@pytest.mark.parametrize(
+    ("number", "verdict"),
+    [(38, "unsupported"), (5, "io-error"), (117, "io-error"), (18, "no-deployment"), (40, "no-deployment")],
+)
+def test_errnos_of_openat2(number: int, verdict: str, sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSYS, EIO, EUCLEAN, EXDEV, ELOOP"""
+    monkeypatch.setattr(syscall, "syscall", raising(number))
+    assert verdict_of(sysroot) == verdict
+
+
+def test_the_kernel_is_asked_for_confinement(sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = files.openat2
+
+    def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
+        seen.append((path, resolve))
+        return real(dirfd, path, flags, resolve)
+
+    monkeypatch.setattr(files, "openat2", openat2)
+    sysroot.located()
+    confined = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_XDEV
+    assert seen[0] == (Sysroot.BOOT, confined)
+    assert len(seen) == 5
+    assert {resolve for _, resolve in seen[1:]} == {confined | files.RESOLVE_NO_SYMLINKS}
+
+
+def test_descriptors_are_closed_on_exec_and_cannot_read(sysroot: Sysroot) -> None:
+    for fd in sysroot.located()[5:]:
+        assert not os.get_inheritable(fd)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.listdir(fd)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("where", ["deployment", "etc", "objects"])
+def test_a_nested_mount_is_not_entered(where: str, sysroot: Sysroot) -> None:
+    paths = {"deployment": sysroot.deploy, "etc": sysroot.deploy / "etc", "objects": sysroot.path / "ostree/repo/objects"}
+    code = (
+        "import os,sys;from bootseal.linux import syscall,mountapi;syscall.unshare(mountapi.CLONE_NEWNS);"
+        "syscall.mount(None,'/',None,mountapi.MS_REC|mountapi.MS_PRIVATE);p=sys.argv[2];"
+        "os.makedirs(p+'/etc',exist_ok=True);t=mountapi.clone(os.open(p,os.O_PATH));mountapi.attach(t,-100,p);"
+        "from bootseal import deployment;from bootseal.values import Request;from bootseal.errors import Refusal\n"
+        "try: deployment.locate(Request(sys.argv[3],'',False),sys.argv[1])\n"
+        "except Refusal as e: print(e.verdict.name)"
+    )
+    from unit.support import run_python
+
+    assert run_python(code, str(sysroot.path), str(paths[where]), Sysroot.BOOT) == "no-deployment\n"

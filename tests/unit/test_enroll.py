@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""enroll.py with a recorder in place of the kernel: every errno both ways, refused or impossible, Required yes and no."""
+
+import errno
+import hashlib
+from typing import Any
+
+import pytest
+
+from bootseal import builtin, enroll
+from bootseal.linux import keyctl
+from bootseal.linux.keyctl import Key
+from bootseal.values import Enrolled, KernelKeys, Missing, Policy
+from unit.support import EVERY_ERRNO, certificate, deployment, kernel_keys, oserror, pinned, policy, refusal, verdict, verified
+
+SHA256 = verified().signer.certificate.sha256
+TEXT = str(verified().digest).encode()
+# The contract: "Enrolling is impossible on ...". LACKING is what a kernel does not have: `unsupported` with Required=yes.
+LACKING = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOPKG}
+IMPOSSIBLE = LACKING | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
+IMPOSSIBLE_TO_ENABLE = IMPOSSIBLE | {errno.EINVAL, errno.EPERM}
+
+
+class Kernel:
+    """Records the calls on keys, and fails those that a test names."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.fail: dict[str, int] = {}
+        self.present: tuple[int, ...] = ()
+        self.content = TEXT
+        self.permissions: dict[int, int] = {22: 0x37370000}
+        for name in ("verify_signature", "members", "read", "add_key", "link", "restrict", "set_permissions", "describe"):
+            monkeypatch.setattr(keyctl, name, self._stand_in(name))
+        monkeypatch.setattr(builtin, "enroll", self._stand_in("enable"))
+
+    def _stand_in(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            self.calls.append((name, *arguments))
+            if name in self.fail:
+                error = oserror(self.fail[name])
+                raise builtin.EnableFailed(error) if name == "enable" else error
+            if name == "set_permissions":
+                self.permissions[arguments[0]] = arguments[1]
+            if name == "describe":
+                return Key(arguments[0], self.permissions.get(arguments[0], 0x3F010000), 0, "any", "any")
+            return {"members": self.present, "read": self.content, "add_key": 33, "enable": (True, 4096)}.get(name)
+
+        return call
+
+    def changes(self) -> list[tuple[Any, ...]]:
+        return [call for call in self.calls if call[0] not in ("members", "read", "describe")]
+
+    def names(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(monkeypatch)
+
+
+def run(keys: KernelKeys | None = None, **changes: Any) -> Enrolled:
+    return enroll.enroll(pinned(), deployment(), keys or kernel_keys(), policy(**changes))
+
+
+def outcome(keys: KernelKeys | None = None, **changes: Any) -> str:
+    return verdict(enroll.enroll, pinned(), deployment(), keys or kernel_keys(), policy(**changes))
+
+
+def test_method_none_asks_nothing(kernel: Kernel) -> None:
+    found = run(method="none", required=True)
+    assert (found.method, found.first_boot, found.bytes_written, found.missing) == ("none", False, 0, ())
+    assert kernel.calls == []
+
+
+def test_keyring(kernel: Kernel) -> None:
+    found = run()
+    assert (found.method, found.first_boot, found.bytes_written, found.missing) == ("keyring", False, 0, ())
+    hashed = hashlib.sha256(verified().signed.formatted()).digest()
+    assert kernel.changes() == [
+        ("verify_signature", 11, "enc=x962 hash=sha256", hashed, b"value"),
+        ("add_key", "user", "composefs-digest", TEXT, keyctl.PROCESS_KEYRING),
+        ("link", 33, 22),
+        ("restrict", 22),
+        ("set_permissions", 33, 0x03030303),
+        ("set_permissions", 22, 0x03030303),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trust", "algorithm", "info"),
+    [("p256", "ecdsa-sha256", "enc=x962 hash=sha256"), ("rsa2048", "rsa-sha256", "enc=pkcs1 hash=sha256")],
+)
+def test_what_the_kernel_is_asked(trust: str, algorithm: str, info: str, kernel: Kernel) -> None:
+    made = verified(trust=trust, algorithm=algorithm)
+    keys = kernel_keys(loaded={certificate(trust).sha256: 44, "other": 45})
+    enroll.enroll(pinned()._replace(verified=made), deployment(), keys, policy())
+    assert kernel.calls[0][:3] == ("verify_signature", 44, info)
+
+
+@pytest.mark.parametrize("hash_name", ["sha384", "sha512"])
+def test_the_hash_is_the_signature_s(hash_name: str, kernel: Kernel) -> None:
+    made = verified()._replace(hash_name=hash_name)
+    enroll.enroll(pinned()._replace(verified=made), deployment(), kernel_keys(), policy())
+    hashed = hashlib.new(hash_name, made.signed.formatted()).digest()
+    assert kernel.calls[0][2:4] == (f"enc=x962 hash={hash_name}", hashed)
+
+
+@pytest.mark.parametrize("method", ["keyring", "fsverity"])
+@pytest.mark.parametrize("number", EVERY_ERRNO, ids=errno.errorcode.get)
+def test_errnos_of_the_check(number: int, method: str, kernel: Kernel) -> None:
+    kernel.fail["verify_signature"] = number
+    if number in IMPOSSIBLE:
+        (missing,) = run(method=method).missing
+        assert errno.errorcode[number] in missing.what
+        assert missing.lacking is (number in LACKING)
+        assert outcome(method=method, required=True) == ("unsupported" if number in LACKING else "enroll-failed")
+    else:
+        found = refusal(enroll.enroll, pinned(), deployment(), kernel_keys(), policy(method=method))
+        assert (found.verdict.name, found.path) == ("enroll-failed", "/sysroot/d/.ostree.cfs.sig")
+
+
+@pytest.mark.parametrize("number", EVERY_ERRNO, ids=errno.errorcode.get)
+def test_errnos_of_enabling(number: int, kernel: Kernel) -> None:
+    kernel.fail["enable"] = number
+    if number in IMPOSSIBLE_TO_ENABLE:
+        found = run(method="fsverity")
+        (missing,) = found.missing
+        assert (found.first_boot, found.bytes_written) == (False, None)
+        assert errno.errorcode[number] in missing.what
+        assert outcome(method="fsverity", required=True) == ("unsupported" if number in LACKING else "enroll-failed")
+    else:
+        assert outcome(method="fsverity") == outcome(method="fsverity", required=True) == "enroll-failed"
+
+
+def test_refused_before_the_digest_is_recorded_or_the_disk_written(kernel: Kernel) -> None:
+    kernel.fail["verify_signature"] = errno.EKEYREJECTED
+    assert outcome(method="fsverity") == "enroll-failed"
+    assert kernel.names() == ["verify_signature"]
+
+
+def test_a_digest_that_the_kernel_refuses_to_enable_is_not_recorded(kernel: Kernel) -> None:
+    """A refusal leaves nothing in the keyring (threats, section 2)."""
+    kernel.fail["enable"] = errno.EKEYREJECTED
+    assert outcome(method="fsverity") == "enroll-failed"
+    assert "add_key" not in kernel.names()
+
+
+def test_nothing_is_written_when_required_cannot_be_met(kernel: Kernel) -> None:
+    """A refusal leaves the disk as it was (threats, section 2)."""
+    kernel.fail["verify_signature"] = errno.ENOPKG
+    assert outcome(method="fsverity", required=True) == "unsupported"
+    assert "enable" not in kernel.names()
+
+
+@pytest.mark.parametrize("call", ["members", "add_key", "link", "restrict", "set_permissions"])
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOSYS])
+def test_a_digest_that_is_not_recorded_is_said(call: str, number: int, kernel: Kernel) -> None:
+    kernel.fail[call] = number
+    (missing,) = run().missing
+    assert "kernel keyring" in missing.what
+    assert outcome(required=True) == ("unsupported" if number == errno.ENOSYS else "enroll-failed")
+
+
+def test_second_start_with_the_same_digest(kernel: Kernel) -> None:
+    kernel.present = (77,)
+    kernel.permissions = {22: 0x03030303, 77: 0x03030303}
+    kernel.fail = {"restrict": errno.EACCES, "set_permissions": errno.EACCES}
+    assert run().missing == ()
+    assert "add_key" not in kernel.names()
+
+
+def test_second_start_locks_what_the_first_left_open(kernel: Kernel) -> None:
+    """The first start was killed between link and restrict: root could still add to the keyring."""
+    kernel.present = (77,)
+    assert run().missing == ()
+    assert kernel.changes()[1:] == [("restrict", 22), ("set_permissions", 77, 0x03030303), ("set_permissions", 22, 0x03030303)]
+
+
+def test_second_start_after_a_cut_between_key_and_ring(kernel: Kernel) -> None:
+    """Restricted, and the key locked, by the first start."""
+    kernel.present = (77,)
+    kernel.permissions[77] = 0x03030303
+    kernel.fail["restrict"] = errno.EEXIST
+    assert run().missing == ()
+    assert kernel.changes()[-1] == ("set_permissions", 22, 0x03030303)
+
+
+@pytest.mark.parametrize(("present", "content"), [((77,), b"sha256:" + b"00" * 32), ((77, 78), TEXT), ((77,), TEXT + b"0")])
+def test_another_digest_is_there(present: tuple[int, ...], content: bytes, kernel: Kernel) -> None:
+    kernel.present, kernel.content = present, content
+    (missing,) = run().missing
+    assert "another start" in missing.what
+    assert outcome(required=True) == "enroll-failed"
+
+
+def test_fsverity(kernel: Kernel) -> None:
+    found = run(method="fsverity")
+    assert (found.method, found.first_boot, found.bytes_written, found.missing) == ("fsverity", True, 4096, ())
+    enable = next(call for call in kernel.calls if call[0] == "enable")
+    assert enable[1:] == (deployment(), verified(), "/sysroot/d/.ostree.cfs.digest")
+
+
+def test_fsverity_that_cannot_write(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(*_: object) -> None:
+        raise builtin.CannotWrite("making the filesystem writable for a moment", oserror(errno.EACCES))
+
+    monkeypatch.setattr(builtin, "enroll", cannot)
+    (missing,) = run(method="fsverity").missing
+    assert "making the filesystem writable for a moment: Permission denied (EACCES)" in missing.what
+    assert outcome(method="fsverity", required=True) == "enroll-failed"
+
+
+NO_ANCHOR = Missing("no .fs-verity keyring: this kernel does not check built-in fs-verity signatures", True)
+
+
+def test_without_the_kernel_s_keyring(kernel: Kernel) -> None:
+    keys = kernel_keys(ring=None, sealed=False, missing=(NO_ANCHOR,))
+    assert run(keys).missing == (NO_ANCHOR,)
+    assert kernel.names() == ["verify_signature"]
+    assert outcome(keys, required=True) == "unsupported"
+
+
+def test_without_the_kernel_s_keyring_nothing_is_enabled(kernel: Kernel) -> None:
+    """Such a kernel takes any signature (threats, finding 3)."""
+    keys = kernel_keys(ring=None, anchored=frozenset(), sealed=False, missing=(NO_ANCHOR,))
+    found = run(keys, method="fsverity")
+    assert found.missing[0] == NO_ANCHOR
+    assert "fs-verity is not enabled" in found.missing[1].what
+    assert "enable" not in kernel.names()
+    assert outcome(keys, method="fsverity", required=True) == "unsupported"
+
+
+def test_a_certificate_that_is_not_in_a_sealed_keyring_is_no_refusal(kernel: Kernel) -> None:
+    """Somebody else sealed `.fs-verity` without it: enabling would answer ENOKEY, which says nothing of the signature."""
+    kernel.fail["enable"] = errno.ENOKEY
+    found = run(kernel_keys(anchored=frozenset()), method="fsverity")
+    assert found.kernel_checked
+    assert len(found.missing) == 1
+    assert "enable" not in kernel.names()
+
+
+# "ENOPKG or EBADMSG of loading a certificate" (the contract); ENOENT is what a kernel without ECDSA answers (seen on 6.18).
+UNLOADABLE = IMPOSSIBLE | {errno.EBADMSG, errno.ENOENT}
+
+
+@pytest.mark.parametrize("method", ["keyring", "fsverity"])
+@pytest.mark.parametrize("number", sorted(UNLOADABLE), ids=errno.errorcode.get)
+def test_the_signer_s_certificate_is_not_in_the_kernel(number: int, method: str, kernel: Kernel) -> None:
+    keys = kernel_keys(loaded={}, unloaded={SHA256: number}, anchored=frozenset())
+    kernel.fail["enable"] = errno.ENOKEY  # what the kernel answers: it has no such key
+    found = run(keys, method=method)
+    assert not found.kernel_checked
+    assert errno.errorcode[number] in found.missing[0].what
+    assert "verify_signature" not in kernel.names()
+    assert outcome(keys, method=method, required=True) in ("enroll-failed", "unsupported")
+
+
+def test_a_signer_s_certificate_that_the_kernel_rejects(kernel: Kernel) -> None:
+    """EKEYREJECTED: the kernel has revoked that key."""
+    assert outcome(kernel_keys(loaded={}, unloaded={SHA256: errno.EKEYREJECTED}, anchored=frozenset())) == "enroll-failed"
+
+
+def test_another_certificate_that_is_not_in_the_kernel_does_not_matter(kernel: Kernel) -> None:
+    keys = kernel_keys(unloaded={"ff" * 32: errno.EBADMSG})
+    assert run(keys).missing == ()
+    assert outcome(keys, required=True) == "accepted"
+
+
+@pytest.mark.parametrize("method", ["keyring", "fsverity"])
+def test_whether_the_kernel_checked(method: str, kernel: Kernel) -> None:
+    assert run(method=method).kernel_checked
+    kernel.fail["verify_signature"] = errno.ENOPKG
+    assert not run(method=method).kernel_checked
+    assert not run(method="none").kernel_checked
+
+
+def test_what_was_missing_before_is_handed_on(kernel: Kernel) -> None:
+    keys = kernel_keys(missing=(Missing(".fs-verity is not sealed: Permission denied (EACCES)", False),))
+    assert run(keys).missing == keys.missing
+    assert outcome(keys, required=True) == "enroll-failed"
+
+
+def test_required_names_all_that_is_missing(kernel: Kernel) -> None:
+    kernel.fail["verify_signature"] = errno.ENOPKG
+    keys = kernel_keys(missing=(Missing("no keyring: Disk quota exceeded (EDQUOT)", lacking=False),))
+    found = refusal(enroll.enroll, pinned(), deployment(), keys, policy(required=True))
+    assert (found.verdict.name, found.path) == ("unsupported", "/sysroot/d/.ostree.cfs.digest")
+    assert "ENOPKG" in found.what
+    assert "EDQUOT" in found.what
+
+
+@pytest.mark.parametrize(
+    "chosen", [policy(), policy(required=True), policy(method="fsverity"), policy(method="fsverity", required=True)]
+)
+def test_all_is_well_with_every_policy(chosen: Policy, kernel: Kernel) -> None:
+    assert enroll.enroll(pinned(), deployment(), kernel_keys(), chosen).missing == ()

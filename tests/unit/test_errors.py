@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""errors.py: what a Refusal says, and which errnos are the disk's."""
+
+import errno
+
+import pytest
+
+from bootseal import messages
+from bootseal.errors import Refusal, failed, printable, reason
+from unit.support import EVERY_ERRNO, oserror
+
+DISK = {errno.EIO, errno.EUCLEAN, errno.EREMOTEIO, errno.ENODATA, errno.ETIMEDOUT, errno.ENXIO}
+
+
+def test_text() -> None:
+    assert str(Refusal(messages.NO_IMAGE, "missing", "/x")) == "refused (no-image): missing: /x"
+
+
+def test_hint() -> None:
+    assert Refusal(messages.NO_IMAGE, "missing", "/x").hint == messages.NO_IMAGE.hint
+    assert Refusal(messages.NO_IMAGE, "missing", "/x", "do that").hint == "do that"
+
+
+@pytest.mark.parametrize("number", EVERY_ERRNO, ids=errno.errorcode.get)
+def test_failed(number: int) -> None:
+    found = failed(oserror(number), messages.MOUNT_FAILED, "cannot do it", "/x")
+    assert found.verdict is (messages.IO_ERROR if number in DISK else messages.MOUNT_FAILED)
+    assert f"({errno.errorcode[number]})" in found.what
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (oserror(errno.EIO), "Input/output error (EIO)"),
+        (OSError(), "Success (0)"),
+        (OSError(9999, "x"), "Unknown error 9999 (9999)"),
+    ],
+)
+def test_reason(error: OSError, text: str) -> None:
+    assert reason(error) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("plain ~ text\\", "plain ~ text\\"),
+        ("a\nb", "a\\nb"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\0", "\\x00"),
+        ("\x7f\x9b", "\\x7f\\x9b"),
+        ("ü", "\\xfc"),
+        ("\udcff", "\\udcff"),
+        ("\U0001f600", "\\U0001f600"),
+        ("\u202e", "\\u202e"),
+    ],
+)
+def test_printable(text: str, printed: str) -> None:
+    assert printable(text) == printed
+
+
+def test_a_refusal_is_one_printable_line() -> None:
+    found = Refusal(messages.NO_IMAGE, "a\nb", "c\x1bd", "e\rf")
+    assert (str(found), found.hint) == ("refused (no-image): a\\nb: c\\x1bd", "e\\rf")

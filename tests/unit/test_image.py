@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""image.py: threats 87 to 89, 96 and 97. This machine has no fs-verity: what the kernel answers is injected."""
+
+import errno
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from bootseal import image
+from bootseal.digest import Digest
+from bootseal.linux import files, fsverity, mountapi
+from bootseal.values import Pinned, Verified
+from unit.support import Sysroot, oserror, raising, refusal, verified
+
+VALUE = verified().digest.value
+
+
+@pytest.fixture
+def root(sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> Sysroot:
+    """An ext4 whose kernel enforces the verified digest for the image."""
+    sysroot.write("", b"image" * 1000)
+    on(monkeypatch, "ext4")
+    answers(monkeypatch, 1, VALUE)
+    return sysroot
+
+
+def on(monkeypatch: pytest.MonkeyPatch, fstype: str) -> None:
+    monkeypatch.setattr(mountapi, "mount_of", lambda fd: SimpleNamespace(fstype=fstype))
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, number: int, value: bytes) -> None:
+    monkeypatch.setattr(fsverity, "measure", lambda fd: (number, value))
+
+
+def pin(root: Sysroot, what: Verified | None = None) -> Pinned:
+    return image.pin(root.located(), what or verified(), str(root.path))
+
+
+def refused(root: Sysroot, call: Callable[[Sysroot], object] = pin) -> str:
+    found = refusal(call, root)
+    assert found.path == f"{root.deploy}/.ostree.cfs"
+    return found.verdict.name
+
+
+def enforced(root: Sysroot) -> Digest:
+    return image.enforced_digest(root.located(), str(root.path))
+
+
+def test_pinned(root: Sysroot) -> None:
+    found = pin(root)
+    assert (found.path, found.size, found.verified) == (f"{root.deploy}/.ostree.cfs", 5000, verified())
+    assert os.fstat(found.fd).st_ino == (root.deploy / ".ostree.cfs").stat().st_ino
+
+
+def test_the_measured_descriptor_is_the_pinned_one(root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def measure(fd: int) -> tuple[int, bytes]:
+        measured.append(fd)
+        return 1, VALUE
+
+    monkeypatch.setattr(fsverity, "measure", measure)
+    assert measured == [] and [pin(root).fd] == measured
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "btrfs", "f2fs"])
+def test_filesystems_of_the_kernel(fstype: str, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, fstype)
+    pin(root)
+
+
+@pytest.mark.parametrize(
+    "fstype", ["fuse", "fuse.x", "fuseblk", "nfs4", "9p", "virtiofs", "overlay", "tmpfs", "xfs", "ext3", "EXT4", ""]
+)
+@pytest.mark.parametrize("call", [pin, enforced])
+def test_other_filesystems_are_not_believed(
+    fstype: str, call: Callable[[Sysroot], object], root: Sysroot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, fstype)
+    assert refused(root, call) == "unsupported"
+
+
+ANSWERS = {
+    "another digest": (1, bytes([VALUE[0] ^ 1]) + VALUE[1:]),
+    "last bit": (1, VALUE[:-1] + bytes([VALUE[-1] ^ 1])),
+    "SHA-512": (2, VALUE * 2),
+    "SHA-512 with 32 bytes": (2, VALUE),
+    "SHA-256 with 64 bytes": (1, VALUE * 2),
+    "algorithm 0": (0, VALUE),
+    "algorithm 3": (3, VALUE),
+    "algorithm 65535": (65535, VALUE),
+    "cut off": (1, VALUE[:31]),
+    "longer": (1, VALUE + b"\0"),
+    "empty": (1, b""),
+}
+
+
+@pytest.mark.parametrize(("number", "value"), ANSWERS.values(), ids=ANSWERS)
+def test_another_answer(number: int, value: bytes, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, number, value)
+    assert refused(root) == "image-mismatch"
+
+
+def test_a_sha512_digest_wants_sha512(root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = verified()._replace(digest=Digest("sha512", VALUE * 2))
+    assert refusal(pin, root, wide).verdict.name == "image-mismatch"
+    answers(monkeypatch, 2, VALUE * 2)
+    assert pin(root, wide).verified is wide
+
+
+def test_mismatch_prints_both_digests(root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, 1, bytes(32))
+    what = refusal(pin, root).what
+    assert "00" * 32 in what
+    assert VALUE.hex() in what
+
+
+ERRNOS = {
+    errno.ENODATA: "image-unsealed",
+    errno.ENOTTY: "unsupported",
+    errno.EOPNOTSUPP: "unsupported",
+    errno.EOVERFLOW: "image-mismatch",
+    errno.EIO: "io-error",
+    errno.EUCLEAN: "io-error",
+    errno.EINVAL: "image-mismatch",
+}
+
+
+@pytest.mark.parametrize("number", ERRNOS, ids=errno.errorcode.get)
+def test_errnos_of_measuring(number: int, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsverity, "measure", raising(number))
+    assert refused(root) == ERRNOS[number]
+    assert refused(root, enforced) == ERRNOS[number]
+
+
+OPENING = {
+    errno.ENOENT: "no-image",
+    errno.ENOKEY: "bad-image",
+    errno.EKEYREJECTED: "bad-image",
+    errno.EIO: "io-error",
+    errno.EUCLEAN: "io-error",
+    errno.EACCES: "io-error",
+}
+
+
+@pytest.mark.parametrize("number", OPENING, ids=errno.errorcode.get)
+def test_errnos_of_opening(number: int, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_regular(dirfd: int, path: str) -> int:
+        raise oserror(number)
+
+    monkeypatch.setattr(files, "open_regular", open_regular)
+    assert refused(root) == OPENING[number]
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_no_regular_file(kind: str, root: Sysroot) -> None:
+    path = root.deploy / ".ostree.cfs"
+    path.rename(path.with_name("real"))
+    if kind == "link":
+        path.symlink_to("real")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    assert refused(root) == "bad-image"
+
+
+def test_missing(root: Sysroot) -> None:
+    (root.deploy / ".ostree.cfs").unlink()
+    assert refused(root) == "no-image"
+
+
+def test_empty(root: Sysroot) -> None:
+    root.write("", b"")
+    assert refused(root) == "bad-image"
+
+
+def test_enforced_digest(root: Sysroot) -> None:
+    assert enforced(root) == verified().digest
+
+
+def test_enforced_digest_leaves_no_descriptor(root: Sysroot) -> None:
+    deployment = root.located()
+    before = len(os.listdir("/proc/self/fd"))
+    image.enforced_digest(deployment, str(root.path))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_for_real_without_fsverity(sysroot: Sysroot) -> None:
+    """Whatever filesystem the test runs on: a file without fs-verity is never pinned."""
+    sysroot.write("", b"image")
+    assert refused(sysroot) in ("unsupported", "image-unsealed")
+
+
+def test_one_image_for_both_stages() -> None:
+    from bootseal import builtin, candidate
+
+    assert image.IMAGE == candidate.IMAGE == ".ostree.cfs"
+    assert builtin.FILE == image.IMAGE + ".digest"

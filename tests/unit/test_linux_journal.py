@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""linux/journal.py: the bytes of the journal's native protocol and of sd_notify(3)."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bootseal.linux import journal
+
+
+@pytest.fixture
+def sock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    monkeypatch.setattr(journal, "_JOURNAL", str(tmp_path / "s"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "s"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as made:
+        made.bind(str(tmp_path / "s"))
+        yield made
+
+
+ENTRIES = {
+    "plain": ({"MESSAGE": "a b=c", "PRIORITY": "5"}, b"MESSAGE=a b=c\nPRIORITY=5\n"),
+    "newline": ({"MESSAGE": "a\nb"}, b"MESSAGE\n\x03\0\0\0\0\0\0\0a\nb\n"),
+    "empty": ({"MESSAGE": ""}, b"MESSAGE=\n"),
+    "UTF-8": ({"MESSAGE": "ü"}, b"MESSAGE=\xc3\xbc\n"),
+    "surrogate": ({"MESSAGE": "\udcff"}, b"MESSAGE=\\udcff\n"),
+}
+
+
+@pytest.mark.parametrize(("fields", "data"), ENTRIES.values(), ids=ENTRIES)
+def test_entry(fields: dict[str, str], data: bytes, sock: socket.socket) -> None:
+    assert journal.send(fields)
+    assert sock.recv(4096) == data
+
+
+def test_notify(sock: socket.socket) -> None:
+    assert journal.notify("STATUS=Verifying...")
+    assert sock.recv(4096) == b"STATUS=Verifying..."
+
+
+def test_notify_in_the_abstract_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.bind("")  # the kernel chooses an abstract name
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + made.getsockname()[1:].decode())
+        assert journal.notify("READY=1")
+        assert made.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize("state", ["STATUS=\udcff", "STATUS=\ud800"])
+def test_notify_of_what_is_no_unicode(state: str, sock: socket.socket) -> None:
+    """Neither ever fails the caller's work."""
+    assert journal.notify(state)
+    assert sock.recv(100).startswith(b"STATUS=")
+
+
+def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(journal, "_JOURNAL", str(tmp_path / "none"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "none"))
+    assert journal.send({"MESSAGE": "x"}) is False
+    assert journal.notify("x") is False
+
+
+def test_no_service_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert journal.notify("x") is False
+
+
+def test_a_full_socket_does_not_hang(sock: socket.socket) -> None:
+    sent = sum(journal.send({"MESSAGE": "x" * 4000}) for _ in range(5000))
+    assert 0 < sent < 5000

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""linux/mountapi.py: mountinfo lines, and the calls on this kernel as root."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bootseal.linux import mountapi
+from unit.support import run_python
+
+LINES = {
+    "plain": ("36 35 98:0 / /sysroot rw,noatime - ext4 /dev/vda rw,errors=continue", ("/sysroot", "ext4", "/dev/vda")),
+    "optional fields": ("36 35 98:0 /a /b rw shared:1 master:2 - tmpfs tmpfs rw", ("/b", "tmpfs", "tmpfs")),
+    "space in the target": ("36 35 98:0 / /a\\040b rw - ext4 /dev/vda rw", ("/a b", "ext4", "/dev/vda")),
+    "a target that looks like a separator": (
+        "36 35 98:0 / /a\\040-\\040b rw - ext4 /dev/vda rw",
+        ("/a - b", "ext4", "/dev/vda"),
+    ),
+    "newline": ("36 35 98:0 / /a\\012b rw - ext4 /dev/vda rw", ("/a\nb", "ext4", "/dev/vda")),
+    "backslash": ("36 35 98:0 / /a\\134040b rw - ext4 /dev/vda rw", ("/a\\040b", "ext4", "/dev/vda")),
+    "UTF-8": ("36 35 98:0 / /ü rw - ext4 /dev/vda rw", ("/ü", "ext4", "/dev/vda")),
+    "invalid UTF-8": ("36 35 98:0 / /\udcff rw - ext4 /dev/vda rw", ("/\udcff", "ext4", "/dev/vda")),
+    "empty source": ("36 35 0:50 / /x rw - tmpfs  rw", ("/x", "tmpfs", "")),
+}
+
+
+@pytest.mark.parametrize(("line", "expected"), LINES.values(), ids=LINES)
+def test_a_line_of_mountinfo(line: str, expected: tuple[str, str, str]) -> None:
+    found = mountapi.MountInfo(line + "\n")
+    assert (found.target, found.fstype, found.source) == expected
+    assert (found.id, found.parent) == (36, 35)
+
+
+def test_options_of_the_superblock() -> None:
+    found = mountapi.MountInfo("1 0 0:1 / / ro - overlay composefs:ab ro,lowerdir+=/x,verity=require")
+    assert found.super_options == "ro,lowerdir+=/x,verity=require"
+
+
+def test_the_mount_of_a_descriptor() -> None:
+    fd = os.open("/proc/self", os.O_PATH)
+    assert mountapi.mount_of(fd).fstype == "proc"
+    os.close(fd)
+
+
+def test_a_mount_of_no_namespace_is_a_lookup_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = os.open("/", os.O_PATH)
+    monkeypatch.setattr(mountapi, "mounts", list)
+    with pytest.raises(LookupError):
+        mountapi.mount_of(fd)
+    os.close(fd)
+
+
+START = """
+import errno, os, sys
+from bootseal.linux import mountapi, syscall
+syscall.unshare(mountapi.CLONE_NEWNS)
+syscall.mount(None, "/", None, mountapi.MS_REC | mountapi.MS_PRIVATE)
+place = sys.argv[1]
+def here(): return [(m.fstype, m.source, m.options.split(",")[0]) for m in mountapi.mounts() if m.target == place]
+"""
+
+
+@pytest.mark.root
+def test_a_detached_mount_is_attached(tmp_path: Path) -> None:
+    code = (
+        START
+        + """
+tree = mountapi.new_filesystem("tmpfs", [("source", "unit"), ("size", "64k"), ("ro", None)], mountapi.MOUNT_ATTR_RDONLY)
+print(here())
+mountapi.attach(tree, mountapi.AT_FDCWD, place)
+print(here(), mountapi.mount_of(tree).source)
+mountapi.set_attributes(tree, clear=mountapi.MOUNT_ATTR_RDONLY)
+print(here())
+mountapi.reconfigure(tree, "rw")
+open(place + "/x", "w")
+mountapi.reconfigure(tree, "ro")
+try: open(place + "/y", "w")
+except OSError as error: print(errno.errorcode[error.errno])
+copy = mountapi.clone(tree)
+mountapi.set_attributes(copy, set_=mountapi.MOUNT_ATTR_RDONLY)
+print(os.listdir(f"/proc/self/fd/{copy}"))
+"""
+    )
+    assert run_python(code, str(tmp_path)).splitlines() == [
+        "[]", "[('tmpfs', 'unit', 'ro')] unit", "[('tmpfs', 'unit', 'rw')]", "EROFS", "['x']",
+    ]  # fmt: skip
+
+
+@pytest.mark.root
+def test_what_the_kernel_said_is_in_the_error(tmp_path: Path) -> None:
+    code = (
+        START
+        + """
+for fstype, options in (("nonesuch", []), ("tmpfs", [("nonesuch", "1")])):
+    try: mountapi.new_filesystem(fstype, options, 0)
+    except OSError as error: print(errno.errorcode[error.errno], error.filename)
+print(len(os.listdir("/proc/self/fd")))
+"""
+    )
+    first, second, descriptors = run_python(code, str(tmp_path)).splitlines()
+    assert first == "ENODEV None"
+    assert second.startswith("EINVAL ")
+    assert "nonesuch" in second
+    assert int(descriptors) <= 5

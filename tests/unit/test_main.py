@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""__main__.py: which command goes where."""
+
+import sys
+
+import pytest
+
+from bootseal import __main__, boot, cleanup, initrd
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "function"),
+    [("boot", boot, "main"), ("cleanup", cleanup, "main"), ("guard", cleanup, "guard"), ("check-initrd", initrd, "check")],
+)
+def test_commands(command: str, module: object, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, function, lambda: 42)
+    monkeypatch.setattr(sys, "argv", ["bootseal", command])
+    assert __main__.main() == 42
+
+
+@pytest.mark.parametrize("arguments", [["boots"], ["BOOT"], ["--help"], ["status", "boot"]])
+def test_everything_else_is_of_the_running_system(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    cli = pytest.importorskip("bootseal.host.cli")
+    given: list[list[str]] = []
+
+    def main(argv: list[str]) -> int:
+        given.append(argv)
+        return 7
+
+    monkeypatch.setattr(cli, "main", main)
+    monkeypatch.setattr(boot, "main", lambda: pytest.fail("a boot"))
+    monkeypatch.setattr(sys, "argv", ["bootseal", *arguments])
+    assert __main__.main() == 7
+    assert given == [arguments]

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""report.py: one verdict everywhere. The console is a FIFO here, journal and service manager are sockets of the test."""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootseal import messages, report
+from bootseal.errors import Refusal
+from bootseal.linux import journal
+from bootseal.values import Missing, Mounted
+from unit.support import candidate, deployment, enrolled, kernel_keys, pinned, verified
+
+MEMBERS = {
+    "version", "verdict", "message", "hint", "boot_id", "kernel", "bootseal", "deployment", "image", "signature", "enrollment",
+    "keyring", "mount", "not_covered", "milliseconds",
+}  # fmt: skip
+NESTED = {
+    "deployment": {"layout", "stateroot", "checksum", "serial", "path"},
+    "image": {"path", "algorithm", "digest", "size"},
+    "signature": {"subject", "issuer", "serial", "certificate_sha256", "algorithm", "not_before", "not_after"},
+    "mount": {"options"},
+}
+EVIL = "a\x1b[2J\r\nb\udcff\u202e"
+
+
+class World:
+    """What was sent to whom."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.run = directory / "run"
+        console = directory / "console"
+        os.mkfifo(console)
+        self._console = os.open(console, os.O_RDONLY | os.O_NONBLOCK)
+        self._journal, self._manager = (self._socket(directory / name) for name in ("journal", "notify"))
+        monkeypatch.setattr(report, "RUN", str(self.run))
+        monkeypatch.setattr(report, "PATH", str(self.run / "boot.json"))
+        monkeypatch.setattr(report, "_CONSOLE", str(console))
+        monkeypatch.setattr(journal, "_JOURNAL", str(directory / "journal"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(directory / "notify"))
+
+    @staticmethod
+    def _socket(path: Path) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock.bind(str(path))
+        return sock
+
+    def console(self) -> list[str]:
+        try:
+            return os.read(self._console, 1 << 16).decode("ascii").splitlines()
+        except BlockingIOError:
+            return []
+
+    def entries(self) -> list[dict[str, str]]:
+        return [dict(line.split("=", 1) for line in data.decode().splitlines()) for data in self.datagrams(self._journal)]
+
+    def states(self) -> list[str]:
+        return [data.decode() for data in self.datagrams(self._manager)]
+
+    @staticmethod
+    def datagrams(sock: socket.socket) -> list[bytes]:
+        found = []
+        while True:
+            try:
+                found.append(sock.recv(1 << 16))
+            except BlockingIOError:
+                return found
+
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.run / "boot.json").read_text())
+        return record
+
+    def close(self) -> None:
+        os.close(self._console)
+        self._journal.close()
+        self._manager.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    made = World(tmp_path, monkeypatch)
+    yield made
+    made.close()
+
+
+def whole(**changes: Any) -> report.Recorder:
+    """A recorder that has seen a whole boot."""
+    recorder = report.Recorder()
+    recorder.begin("configuration", "Reading...")
+    recorder.keyring(2, changes.get("skipped", ()))
+    recorder.kernel_keys(kernel_keys())
+    recorder.begin("locate", "Looking...")
+    recorder.deployment(changes.get("deployment", deployment()))
+    recorder.candidate(candidate(b"", stands_in=changes.get("stands_in", False)))
+    recorder.verified(verified())
+    recorder.pinned(pinned())
+    recorder.enrolled(changes.get("enrolled", enrolled()))
+    recorder.begin("mount", "Mounting...")
+    recorder.mounted(Mounted(-1, "ro,verity=require", b"", ("/etc", "/var")))
+    return recorder
+
+
+def refusal_of(verdict: messages.Verdict, what: str = "what was wrong", path: str = "/where") -> Refusal:
+    return Refusal(verdict, what, path)
+
+
+def test_a_verified_boot(world: World) -> None:
+    assert report.verified(whole()) == 0
+    record = world.record()
+    assert set(record) == MEMBERS - {"hint"}
+    for name, members in NESTED.items():
+        assert set(record[name]) == members, name
+    assert set(record["keyring"]) >= {"certificates", "sealed"}
+    assert set(record["enrollment"]) >= {"method", "first_boot", "bytes_written", "missing"}
+    assert (record["version"], record["verdict"]) == (1, "verified")
+
+
+def test_what_the_record_holds(world: World) -> None:
+    report.verified(whole())
+    record, made = world.record(), verified()
+    certificate = made.signer.certificate
+    assert record["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert record["kernel"] == os.uname().release
+    assert record["deployment"] == {name: getattr(deployment(), name) for name in NESTED["deployment"]}
+    assert record["image"] == {"path": pinned().path, "algorithm": "sha256", "digest": made.digest.value.hex(), "size": 4096}
+    assert record["signature"]["certificate_sha256"] == certificate.sha256
+    assert record["signature"]["serial"] == certificate.serial.hex()
+    assert (record["signature"]["not_before"], record["signature"]["not_after"]) == (
+        certificate.not_before,
+        certificate.not_after,
+    )
+    enrollment = {"method": "keyring", "kernel_checked": True, "first_boot": False, "missing": [], "bytes_written": 0}
+    assert record["enrollment"] == enrollment
+    assert record["keyring"]["certificates"] == 2
+    assert record["keyring"]["sealed"] is True
+    assert record["mount"] == {"options": "ro,verity=require"}
+    assert record["not_covered"][:2] == ["/etc", "/var"]
+    assert set(record["milliseconds"]) == {"configuration", "locate", "mount"}
+    assert all(figure >= 0 for figure in record["milliseconds"].values())
+
+
+def test_absent_means_unknown(world: World) -> None:
+    report.refused(report.Recorder(), refusal_of(messages.NO_KEYS))
+    assert set(world.record()) == {"version", "verdict", "message", "hint", "boot_id", "kernel", "bootseal", "milliseconds"}
+
+
+def test_unknown_bytes_are_absent(world: World) -> None:
+    report.verified(whole(enrolled=enrolled(bytes_written=None)))
+    assert "bytes_written" not in world.record()["enrollment"]
+
+
+@pytest.mark.parametrize("verdict", [v for v in messages.VERDICTS if v is not messages.VERIFIED], ids=lambda v: v.name)
+def test_a_refusal(verdict: messages.Verdict, world: World) -> None:
+    assert report.refused(report.Recorder(), refusal_of(verdict)) == verdict.exit_status != 0
+    line = f"refused ({verdict.name}): what was wrong: /where"
+    assert world.console() == [f"bootseal: {line}", f"bootseal: hint: {verdict.hint}"]
+    entry = world.entries()[0]
+    assert entry["MESSAGE"] == line
+    assert (entry["MESSAGE_ID"], entry["BOOTSEAL_VERDICT"]) == (verdict.message_id, verdict.name)
+    assert entry["PRIORITY"] == "2"
+    assert world.states()[-1] == f"STATUS={line}"
+    record = world.record()
+    assert (record["verdict"], record["message"], record["hint"]) == (verdict.name, line, verdict.hint)
+
+
+def test_a_hint_of_its_own(world: World) -> None:
+    report.refused(report.Recorder(), Refusal(messages.BAD_SIGNATURE, "what", "/where", "do this"))
+    assert world.console()[1] == "bootseal: hint: do this"
+    assert world.record()["hint"] == "do this"
+
+
+def test_a_verified_boot_on_console_and_journal(world: World) -> None:
+    report.verified(whole())
+    (line,) = world.console()
+    assert line.startswith(f"bootseal: verified os/{'5f' * 6}.0 sha256:{verified().digest.value.hex()[:12]}, signed by ")
+    assert "not covered: /etc, /var" in line
+    (entry,) = world.entries()
+    assert entry["MESSAGE"] == line.removeprefix("bootseal: ")
+    fields = {name: entry[f"BOOTSEAL_{name}"] for name in ("VERDICT", "DEPLOYMENT", "DIGEST", "SIGNER", "ENROLL")}
+    assert fields == {
+        "VERDICT": "verified",
+        "DEPLOYMENT": deployment().path,
+        "DIGEST": str(verified().digest),
+        "SIGNER": verified().signer.certificate.subject_text,
+        "ENROLL": "keyring",
+    }
+    assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"]) == ("5", "bootseal")
+    assert world.states() == [
+        "STATUS=Reading...",
+        "STATUS=Looking...",
+        "STATUS=Mounting...",
+        *["STATUS=" + entry["MESSAGE"]] * 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "checked by the kernel, method keyring;"),
+        ({"method": "fsverity", "first_boot": True}, "checked by the kernel, method fsverity, first boot;"),
+        ({"method": "none", "kernel_checked": False}, "checked by userspace alone, method none;"),
+        ({"missing": (Missing("x", lacking=True),)}, "checked by the kernel, method keyring, enrolling incomplete;"),
+    ],
+    ids=["keyring", "fsverity", "none", "incomplete"],
+)
+def test_how_it_was_checked(changes: dict[str, Any], said: str, world: World) -> None:
+    report.verified(whole(enrolled=enrolled(**changes)))
+    assert said in world.record()["message"]
+
+
+def test_a_certificate_that_is_not_in_the_kernel_is_said_everywhere(world: World) -> None:
+    recorder = whole()
+    recorder.kernel_keys(kernel_keys(unloaded={"ab" * 32: 74}))
+    report.verified(recorder)
+    line = "abababababababab: Bad message (EBADMSG)"
+    assert world.record()["keyring"]["not_in_kernel"] == [line]
+    assert f"bootseal: note: certificate not in the kernel: {line}" in world.console()
+    assert line in world.states()[-1]
+
+
+def test_what_is_missing_is_said_everywhere(world: World) -> None:
+    report.verified(whole(enrolled=enrolled((Missing("the kernel lacks it", True), Missing("and that", False)))))
+    assert world.record()["enrollment"]["missing"] == ["the kernel lacks it", "and that"]
+    assert "enrolling incomplete" in world.record()["message"]
+    console = world.console()
+    assert console[1:] == [
+        "bootseal: note: enrolling incomplete: the kernel lacks it",
+        "bootseal: note: enrolling incomplete: and that",
+    ]
+    assert "the kernel lacks it" in world.states()[-1]
+    assert [entry["PRIORITY"] for entry in world.entries()] == ["5", "4", "4"]
+
+
+def test_skipped_certificates_are_said_everywhere(world: World) -> None:
+    report.verified(whole(skipped=("/etc/bootseal/keys.d/x.pem: why",)))
+    note = "certificate skipped: /etc/bootseal/keys.d/x.pem: why"
+    assert f"bootseal: note: {note}" in world.console()
+    assert note in world.states()[-1]
+    assert world.record()["keyring"]["skipped"] == ["/etc/bootseal/keys.d/x.pem: why"]
+
+
+def test_skipped_certificates_are_said_on_a_refusal(world: World) -> None:
+    recorder = report.Recorder()
+    recorder.keyring(1, ("x.pem: why",))
+    report.refused(recorder, refusal_of(messages.NO_DEPLOYMENT))
+    assert world.console()[2:] == ["bootseal: note: certificate skipped: x.pem: why"]
+
+
+def test_a_digest_that_stood_in_is_said(world: World) -> None:
+    report.verified(whole(stands_in=True))
+    assert any("cannot be opened" in line for line in world.console())
+
+
+def is_printable(text: str) -> bool:
+    return all(" " <= c <= "~" for c in text)
+
+
+def texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for member in value.values():
+            yield from texts(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from texts(member)
+
+
+def test_no_control_character_of_the_disk_gets_anywhere(world: World) -> None:
+    evil = deployment(stateroot=EVIL, path=f"ostree/deploy/{EVIL}/deploy/x.0")
+    recorder = whole(deployment=evil, enrolled=enrolled((Missing(EVIL, False),)))
+    recorder.pinned(pinned()._replace(path=f"/sysroot/{evil.path}/.ostree.cfs"))
+    report.verified(recorder)
+    assert all(map(is_printable, world.console()))
+    assert all(is_printable(value) for entry in world.entries() for value in entry.values())
+    assert all(map(is_printable, world.states()))
+    assert [text for text in texts(world.record()) if not is_printable(text)] == []
+
+
+def test_no_control_character_of_a_refusal_gets_anywhere(world: World) -> None:
+    report.refused(report.Recorder(), Refusal(messages.NO_DEPLOYMENT, EVIL, EVIL, EVIL))
+    console = world.console()
+    assert len(console) == 2
+    assert all(map(is_printable, console))
+    assert all(map(is_printable, world.states()))
+    assert [text for text in texts(world.record()) if not is_printable(text)] == []
+
+
+def test_the_status_names_a_stateroot_with_invalid_utf8(world: World) -> None:
+    """As boot.py does: a name from the disk is no reason for an exception."""
+    report.Recorder().begin("verify", f"Verifying the composefs digest of {EVIL}...")
+    (state,) = world.states()
+    assert is_printable(state)
+
+
+def test_debug_tells_the_console(world: World) -> None:
+    recorder = report.Recorder()
+    recorder.debug = True
+    recorder.begin("locate", "Looking...")
+    (line,) = world.console()
+    assert line.startswith("bootseal: debug: locate: {")
+    assert json.loads(line.partition("locate: ")[2])["version"] == 1
+
+
+def test_without_debug_nothing_before_the_verdict(world: World) -> None:
+    whole()
+    assert world.console() == []
+
+
+@pytest.mark.parametrize("broken", ["run", "console", "journal", "manager", "all"])
+def test_a_report_that_fails_changes_nothing(
+    broken: str, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if broken in ("run", "all"):
+        (tmp_path / "run").write_text("a file where the directory belongs")
+    if broken in ("console", "all"):
+        monkeypatch.setattr(report, "_CONSOLE", str(tmp_path / "none"))
+    if broken in ("journal", "all"):
+        monkeypatch.setattr(journal, "_JOURNAL", str(tmp_path / "none"))
+    if broken in ("manager", "all"):
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "none"))
+    assert report.verified(whole()) == 0
+    assert report.refused(whole(), refusal_of(messages.MOUNT_FAILED)) == 71
+
+
+def test_console_without_a_reader(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "nobody")
+    monkeypatch.setattr(report, "_CONSOLE", str(tmp_path / "nobody"))
+    report.console("text")
+
+
+def test_the_record_is_replaced_and_never_half(world: World) -> None:
+    world.run.mkdir()
+    (world.run / "boot.json").write_text("old")
+    inode = (world.run / "boot.json").stat().st_ino
+    report.verified(whole())
+    assert (world.run / "boot.json").stat().st_ino != inode
+    assert os.listdir(world.run) == ["boot.json"]
+
+
+def test_load(world: World) -> None:
+    assert report.load() == {}
+    report.verified(whole())
+    assert report.load() == world.record()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "1", "null", '{"version": 2}', '{"verdict": "verified"}', '{"version": "1"}', "\xff"]
+)
+def test_load_refuses_what_is_no_record(text: str, world: World) -> None:
+    world.run.mkdir()
+    (world.run / "boot.json").write_bytes(text.encode("latin-1"))
+    assert report.load() == {}
+
+
+SECURE, STUB = "SecureBoot", "StubInfo"
+
+
+@pytest.mark.parametrize(
+    ("secure", "stub", "trusted"),
+    [(b"\6\0\0\0\1", True, True), (b"\6\0\0\0\0", True, False), (b"\6\0\0\0\1", False, False), (None, True, False)],
+)
+def test_who_vouches_for_the_initrd(
+    secure: bytes | None, *, stub: bool, trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_SECURE_BOOT", str(tmp_path / SECURE))
+    monkeypatch.setattr(report, "_STUB_INFO", str(tmp_path / STUB))
+    if secure is not None:
+        (tmp_path / SECURE).write_bytes(secure)
+    if stub:
+        (tmp_path / STUB).write_bytes(b"")
+    assert report._unauthenticated() == ([] if trusted else ["initrd", "kernel command line"])
+
+
+def test_every_status_is_one_sentence_with_an_end() -> None:
+    from bootseal import boot
+
+    source = Path(boot.__file__).read_text()
+    statuses = re.findall(r'recorder\.begin\("[a-z]+", f?"([^"]+)"\)', source)
+    assert len(statuses) == 6
+    assert all(status.endswith("...") for status in statuses)
