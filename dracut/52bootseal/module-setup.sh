@@ -45,8 +45,10 @@ installkernel() {
     # The kernel's own check: whichever of these it has as modules.
     hostonly='' instmods -s ecdsa_generic ecdsa rsa_generic sha256_generic sha512_generic crypto_engine || :
     for _module in erofs overlay; do
-        [[ $(modinfo -k "$kernel" -F filename "$_module" 2> /dev/null) ]] && continue
-        dfatal "bootseal: kernel $kernel has no module $_module"
+        # In the initrd, and not only on this machine: omit_drivers+= may keep it out.
+        [[ $(find "$initdir/usr/lib/modules/$kernel" "$initdir/lib/modules/$kernel/" -name "$_module.ko*" 2> /dev/null) ]] && continue
+        [[ $(modinfo -k "$kernel" -F filename "$_module" 2> /dev/null) == "(builtin)" ]] && continue
+        dfatal "bootseal: kernel module $_module of $kernel is not in the initrd"
         return 1
     done
     return 0
@@ -81,7 +83,7 @@ _bootseal_check_modules() {
 
 _bootseal_install_python() {
     local _site _out _source _target
-    _site=$(/usr/bin/python3 -I -c 'import cryptography, os; print(os.path.dirname(os.path.dirname(cryptography.__file__)))') \
+    _site=$(/usr/bin/python3 -I -c 'import cryptography, os; print(os.path.dirname(os.path.dirname(cryptography.__file__)))' 2> /dev/null) \
         || _bootseal_fatal "Python module 'cryptography' not found: install python3-cryptography"
     _out=$(mktemp -d --tmpdir="$DRACUT_TMPDIR" bootseal.XXXXXX) || _bootseal_fatal "cannot make a directory in $DRACUT_TMPDIR"
     /usr/bin/python3 -ISB "$moddir/python-deps" "$_bootseal_libdir" "$_site" "$_out" > "$_out.objects" \
@@ -144,7 +146,7 @@ _bootseal_check_result() {
     done
     case $_on_refusal in
         emergency)
-            dinfo "bootseal: a refused boot ends in the emergency target: a root shell, unless rd.shell=0 or [Policy] OnRefusal= says otherwise"
+            dwarn "bootseal: a refused boot ends in the emergency target: a root shell, unless rd.shell=0 or [Policy] OnRefusal= says otherwise"
             ;;
         reboot | poweroff)
             for _option in bootseal.service bootseal-guard.service; do

@@ -78,6 +78,7 @@ def boot(
     script: str = "",
     emergency_script: str = "",
     rw: bool = False,
+    readonly: bool = False,
     timeout: float = 240,
     disk: Path | None = None,
     disks: Sequence[Disk] = (),
@@ -91,7 +92,7 @@ def boot(
 
     `disk` replaces the image's disk: a changed copy (raw), or the overlay of an earlier boot (qcow2, by its suffix).
     With `snapshot` off that overlay is written itself; a raw disk is never written. `karg` replaces the ostree= target
-    (the whole command line is ours when it is ""). `kill_after` and `kill_on` cut the power.
+    (the whole command line is ours when it is ""). `kill_after` and `kill_on` cut the power; `readonly` is the medium.
     """
     work = _working_directory()
     source = disk or image.disk
@@ -106,7 +107,7 @@ def boot(
         kernel=image.kernel,
         initrd=with_files(initrd, files, work / "initrd"),
         append=line,
-        disks=(Disk(top, "qcow2", "guest-root"), script_disk, *disks),
+        disks=(Disk(top, "qcow2", "guest-root", readonly=readonly), script_disk, *disks),
         timeout=timeout,
         icount=icount,
         kill_after=kill_after,

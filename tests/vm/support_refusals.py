@@ -23,6 +23,7 @@ EXIT_STATUS = {
     "enroll-failed": 71, "mount-failed": 71, "internal": 70,
 }  # fmt: skip
 UNREAD_DISK = "fsck.mode=skip"
+MINUTE = 60.0
 _TEST_DIRECTORY = "usr/lib/bootseal-test"
 _UNITS = "etc/systemd/system"
 
@@ -187,6 +188,17 @@ def check_refusal(outcome: Outcome, verdict: str, what: str, *, written: bool = 
     check_nothing_mounted(outcome)
     if not written:
         assert outcome.written == 0
+
+
+def check_interrupted(outcome: Outcome, what: str) -> None:
+    """The end of a service that was not its own: within a minute, and everything as it was before."""
+    support.ended(outcome.result, guest.REFUSED)
+    lines = [line for line in outcome.console if line.startswith("bootseal: ")]
+    assert re.fullmatch(rf"bootseal: refused \(interrupted\): {what}: bootseal\.service", lines[0]), lines
+    assert lines[1].startswith("bootseal: hint: ")
+    assert outcome.record["verdict"] == "interrupted"
+    check_nothing_mounted(outcome)
+    assert seconds_after_sysroot(outcome) < MINUTE
 
 
 def _check_console(outcome: Outcome, verdict: str, what: str) -> str:

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Ends at the worst moments: killed around the switch of roots, cut while a file is replaced; and repairs afterwards."""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import guest
+import pytest
+import support
+import support_refusals as refusals
+from support import Job
+from support_refusals import Change, Outcome, commands, end_in_initrd, put, saboteur, several
+
+pytest_plugins = ["background"]
+pytestmark = pytest.mark.vm
+
+FSVERITY = "[Enroll]\nMethod=fsverity\n"
+CUT = "guest: cut here"
+DEPLOYMENTS = "ostree/deploy/guest/deploy"
+LIBRARY = "usr/lib/bootseal/bootseal"
+
+# In the initrd of a verified boot: the digest file and its directory, seen without any code of the project.
+_STATE = r"""/usr/bin/python3 -I - <<'EOF'
+import fcntl, json, os, struct
+def flags(path):
+    fd = os.open(path, os.O_RDONLY)
+    return struct.unpack("i", fcntl.ioctl(fd, 0x80086601, bytes(4)))[0]
+top = "/sysroot/sysroot/DEPLOYMENT"
+digest = top + "/.ostree.cfs.digest"
+print(json.dumps({
+    "immutable": bool(flags(top) & 0x10), "verity": bool(flags(digest) & 0x100000), "size": len(open(digest, "rb").read()),
+    "leftovers": [name for name in os.listdir(top + "/..") if name.startswith(".bootseal")],
+}))
+EOF"""
+
+
+def _seen() -> Mapping[str, guest.Content]:
+    """Ends a verified boot in the initrd with its record, the mounts, and the state of the digest file."""
+    state = _STATE.replace("DEPLOYMENT", support.image().deployment.path)
+    return end_in_initrd(support.script(record="cat /run/bootseal/boot.json", mounts="cat /proc/self/mountinfo", state=state))
+
+
+def _record(result: guest.Result) -> dict[str, Any]:
+    support.ended(result, guest.PASSED)
+    record: dict[str, Any] = json.loads(support.sections(result.report)["record"])
+    assert record["verdict"] == "verified"
+    return record
+
+
+def _check_enrolled(result: guest.Result) -> dict[str, Any]:
+    """The digest file is whole, enrolled and can be opened; nothing else is left of the work."""
+    record = _record(result)
+    assert record["enrollment"]["missing"] == []
+    state = json.loads(support.sections(result.report)["state"])
+    assert state == {"immutable": True, "verity": True, "size": 32, "leftovers": []}
+    physical = [line for line in support.sections(result.report)["mounts"].splitlines() if " /sysroot/sysroot " in line]
+    assert [line.split(" - ")[1].split()[2].split(",")[0] for line in physical] == ["ro"]
+    return record
+
+
+# --- the service killed around the switch of roots, and before it could begin
+
+
+def _killed(when: str, suite: str) -> Job[Outcome]:
+    return Job(
+        lambda: refusals.boot(
+            suite=suite,
+            append=refusals.UNREAD_DISK,
+            extra_initrd_files=saboteur(when, "kill -9 $pid"),
+            emergency_script=refusals.WITNESS,
+            title=f"killed on {suite}: {when}",
+        )
+    )
+
+
+KILLS = {
+    "before-attaching": _killed("test -e /run/ostree-booted", "forky"),
+    "attached-forky": _killed("test -d /sysroot/usr", "forky"),
+    "attached-trixie": _killed("test -d /sysroot/usr", "trixie"),
+}
+
+
+@pytest.mark.parametrize("job", KILLS.values(), ids=list(KILLS))
+def test_killed_around_the_switch_of_roots(job: Job[Outcome]) -> None:
+    outcome = job.result()
+    refusals.check_interrupted(outcome, "killed")
+    assert "guest: saboteur done" in outcome.result.console
+    assert outcome.written == 0
+
+
+BROKEN_IMPORT = Job(
+    lambda: refusals.boot(
+        append=refusals.UNREAD_DISK,
+        extra_initrd_files={f"{LIBRARY}/boot.py": b"import no_such_module\n"},
+        emergency_script=refusals.WITNESS,
+        title="module missing from the initrd",
+    )
+)
+
+
+@pytest.mark.parametrize("job", [pytest.param(BROKEN_IMPORT, id="import")])
+def test_a_module_missing_from_the_initrd(job: Job[Outcome]) -> None:
+    refusals.check_interrupted(job.result(), r"ended early \(exit-code\)")
+
+
+# --- refused, started again, repaired by hand, started again
+
+
+def _repair() -> Outcome:
+    image = support.image()
+    digest = support.image_digest(image.deployment.cfs)
+    path = f"/sysroot/{image.deployment.path}/{support.SIGNATURE}"
+    script = support.script(
+        again="systemctl restart bootseal.service || echo refused\ncat /run/bootseal/boot.json",
+        repair=f"mount -o remount,rw /sysroot\ncat /right.sig >{path}\nmount -o remount,ro /sysroot",
+        started="systemctl restart bootseal.service && systemctl is-active bootseal.service",
+        record="cat /run/bootseal/boot.json",
+        mounts="cat /proc/self/mountinfo",
+        twice="systemctl restart bootseal.service && systemctl start bootseal.service && cat /proc/self/mountinfo",
+    )
+    return refusals.boot(
+        put("{signature}", support.sign(digest, support.key(name="stranger"))),
+        extra_initrd_files={"right.sig": support.sign(digest, support.key())},
+        emergency_script=script,
+        title="repaired in the emergency shell",
+    )
+
+
+@pytest.mark.parametrize("job", [pytest.param(Job(_repair), id="repair")])
+def test_started_again_from_the_emergency_shell(job: Job[Outcome]) -> None:
+    outcome = job.result()
+    support.ended(outcome.result, guest.REFUSED)
+    found = outcome.sections
+    first, _, record = found["again"].partition("\n")
+    assert (first, json.loads(record)["verdict"]) == ("refused", "untrusted-signer")
+    assert found["started"].splitlines()[-1] == "active"
+    assert json.loads(found["record"])["verdict"] == "verified"
+    assert found["twice"] == found["mounts"]
+    assert [line.split()[4] for line in found["mounts"].splitlines() if "composefs:" in line] == ["/sysroot"]
+
+
+# --- what an earlier boot left, and a medium that cannot be written
+
+
+def _names(image: guest.Image) -> tuple[str, str]:
+    base = f"{DEPLOYMENTS}/.bootseal-{image.deployment.path.rsplit('/', 1)[1]}"
+    return f"{base}.new", f"{base}.immutable"
+
+
+def _leftovers(image: guest.Image, disk: Path) -> None:
+    """As after a cut between the two steps that clear and set the immutable flag."""
+    new, pending = _names(image)
+    both = several(put(new, b"junk"), put(pending, b""), commands("set_inode_field /{deployment} flags 0x80000"))
+    both(image, disk)
+
+
+def _fsverity(title: str, change: Change | None = None, **options: Any) -> guest.Result:
+    files = {**_seen(), **support.settings(FSVERITY)}
+    return refusals.boot(change, extra_initrd_files=files, title=title, **options).result
+
+
+LEFTOVERS = Job(lambda: _fsverity("leftovers of an earlier boot", _leftovers))
+
+
+@pytest.mark.parametrize("job", [pytest.param(LEFTOVERS, id="leftovers")])
+def test_leftovers_are_cleared_away(job: Job[guest.Result]) -> None:
+    assert _check_enrolled(job.result())["enrollment"]["first_boot"] is True
+
+
+READ_ONLY = Job(lambda: _fsverity("read-only medium", readonly=True, append=refusals.UNREAD_DISK))
+
+
+@pytest.mark.parametrize("job", [pytest.param(READ_ONLY, id="read-only")])
+def test_a_read_only_medium_boots_and_says_what_is_missing(job: Job[guest.Result]) -> None:
+    result = job.result()
+    enrollment = _record(result)["enrollment"]
+    assert (enrollment["method"], enrollment["first_boot"], len(enrollment["missing"])) == ("fsverity", False, 1)
+    assert f"bootseal: note: enrolling incomplete: {enrollment['missing'][0]}" in result.console
+    assert json.loads(support.sections(result.report)["state"])["verity"] is False
+
+
+# --- the power cut while a digest file that an old key enrolled is replaced
+
+_lock = threading.Lock()
+
+
+def _new_key() -> support.Key:
+    return support.key(name="new")
+
+
+@functools.cache
+def _rotated_disk() -> Path:
+    """Enrolled with one key; then signed with another one."""
+    image = support.image()
+    first = _fsverity("enrolled with the old key")
+    _check_enrolled(first)
+    raw = support.temporary() / "rotated.raw"
+    support.run("qemu-img", "convert", "-O", "raw", first.overlay, raw)
+    signature = support.sign(support.image_digest(image.deployment.cfs), _new_key())
+    put("{signature}", signature)(image, raw)
+    return raw
+
+
+def _cut(when: str) -> Job[tuple[guest.Result, guest.Result]]:
+    def run() -> tuple[guest.Result, guest.Result]:
+        image = support.image()
+        with _lock:
+            disk = _rotated_disk()
+        new, pending = (f"/sysroot/{name}" for name in _names(image))
+        condition = when.format(new=f"test -e {new}", pending=f"test -e {pending}")
+        settings = support.settings(FSVERITY, keys=[_new_key()])
+        sabotage = saboteur(condition, f'kill -STOP $pid\necho "{CUT}" >/dev/console')
+        cut = guest.boot(
+            image, support.initrd(), disk=disk, extra_initrd_files={**sabotage, **settings}, kill_on=CUT, title=f"cut: {when}"
+        )
+        after = guest.boot(
+            image,
+            support.initrd(),
+            disk=cut.overlay,
+            snapshot=False,
+            extra_initrd_files={**_seen(), **settings},
+            title=f"after the cut: {when}",
+        )
+        return cut, after
+
+    return Job(run)
+
+
+CUTS = {
+    "new-file": _cut("{new}"),
+    "second-name": _cut("{pending}"),
+    "renamed": _cut("{pending} && ! {new}"),
+}
+
+
+@pytest.mark.parametrize("job", CUTS.values(), ids=list(CUTS))
+def test_a_power_cut_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, guest.Result]]) -> None:
+    cut, after = job.result()
+    assert cut.ended == "killed"
+    assert "bootseal: verified" not in cut.console
+    record = _check_enrolled(after)
+    assert record["signature"]["subject"] == "CN=new p256"
