@@ -102,9 +102,7 @@ def _signer(item: der.Item) -> SignerInfo:
 
 
 def _hash(item: der.Item) -> str:
-    name, parameters = _algorithm(item)
-    if parameters not in (None, b""):
-        raise der.Malformed("digest algorithm with parameters")
+    name, _ = _algorithm(item)
     if name not in _HASHES:
         raise der.Malformed("digest algorithm other than SHA-256, SHA-384 and SHA-512")
     return _HASHES[name]

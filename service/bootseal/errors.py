@@ -39,7 +39,11 @@ def failed(error: OSError, verdict: Verdict, what: str, path: str) -> Refusal:
 def reason(error: OSError) -> str:
     """The error as 'Input/output error (EIO)'."""
     number = error.errno or 0
-    return f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
+    return f"{os.strerror(number)} ({_NAMES.get(number, number)})"
+
+
+# Of the two names that one number has on Linux, the one of the manual pages.
+_NAMES = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
 
 
 def printable(text: str) -> str:

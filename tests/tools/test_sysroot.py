@@ -324,6 +324,17 @@ def test_verify_with_other_keys(signed_root: Root, tmp_path: Path) -> None:
     assert bootseal("verify", "--sysroot", signed_root.top, "--keys", tmp_path / "absent").returncode == 66
 
 
+def test_verify_with_another_initrd(signed_root: Root, tmp_path: Path) -> None:
+    other = tmp_path / "other.img"
+    other.write_bytes(_initrd(**{"etc/bootseal/keys.d/a.pem": certificate("p521").read_bytes()}))
+    record = _verify(signed_root, "--initrd", other)[1]
+    assert (record["verdict"], record["keys"]) == ("untrusted-signer", str(other))
+    other.write_bytes(b"junk")
+    result = bootseal("verify", "--sysroot", signed_root.top, "--initrd", other)
+    assert (result.returncode, result.stdout) == (66, "")
+    assert "neither cpio nor a known compression" in result.stderr
+
+
 def test_verify_all_goes_on_where_one_has_no_initrd(signed_root: Root) -> None:
     signed_root.add(B)
     result = bootseal("verify", "--all", "--sysroot", signed_root.top)

@@ -336,3 +336,8 @@ def run_python(code: str, *arguments: str) -> str:
 
 
 EVERY_ERRNO = sorted(errno.errorcode)
+
+
+def errno_name(number: int) -> str:
+    """The name by which the manual pages call it."""
+    return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode[number]

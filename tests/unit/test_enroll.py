@@ -11,7 +11,19 @@ from bootseal import builtin, enroll
 from bootseal.linux import keyctl
 from bootseal.linux.keyctl import Key
 from bootseal.values import Enrolled, KernelKeys, Missing, Policy
-from unit.support import EVERY_ERRNO, certificate, deployment, kernel_keys, oserror, pinned, policy, refusal, verdict, verified
+from unit.support import (
+    EVERY_ERRNO,
+    certificate,
+    deployment,
+    errno_name,
+    kernel_keys,
+    oserror,
+    pinned,
+    policy,
+    refusal,
+    verdict,
+    verified,
+)
 
 SHA256 = verified().signer.certificate.sha256
 TEXT = str(verified().digest).encode()
@@ -113,7 +125,7 @@ def test_errnos_of_the_check(number: int, method: str, kernel: Kernel) -> None:
     kernel.fail["verify_signature"] = number
     if number in IMPOSSIBLE:
         (missing,) = run(method=method).missing
-        assert errno.errorcode[number] in missing.what
+        assert errno_name(number) in missing.what
         assert missing.lacking is (number in LACKING)
         assert outcome(method=method, required=True) == ("unsupported" if number in LACKING else "enroll-failed")
     else:
@@ -128,7 +140,7 @@ def test_errnos_of_enabling(number: int, kernel: Kernel) -> None:
         found = run(method="fsverity")
         (missing,) = found.missing
         assert (found.first_boot, found.bytes_written) == (False, None)
-        assert errno.errorcode[number] in missing.what
+        assert errno_name(number) in missing.what
         assert outcome(method="fsverity", required=True) == ("unsupported" if number in LACKING else "enroll-failed")
     else:
         assert outcome(method="fsverity") == outcome(method="fsverity", required=True) == "enroll-failed"
@@ -252,7 +264,7 @@ def test_the_signer_s_certificate_is_not_in_the_kernel(number: int, method: str,
     kernel.fail["enable"] = errno.ENOKEY  # what the kernel answers: it has no such key
     found = run(keys, method=method)
     assert not found.kernel_checked
-    assert errno.errorcode[number] in found.missing[0].what
+    assert errno_name(number) in found.missing[0].what
     assert "verify_signature" not in kernel.names()
     assert outcome(keys, method=method, required=True) in ("enroll-failed", "unsupported")
 

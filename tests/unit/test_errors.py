@@ -7,7 +7,7 @@ import pytest
 
 from bootseal import messages
 from bootseal.errors import Refusal, failed, printable, reason
-from unit.support import EVERY_ERRNO, oserror
+from unit.support import EVERY_ERRNO, errno_name, oserror
 
 DISK = {errno.EIO, errno.EUCLEAN, errno.EREMOTEIO, errno.ENODATA, errno.ETIMEDOUT, errno.ENXIO}
 
@@ -25,7 +25,7 @@ def test_hint() -> None:
 def test_failed(number: int) -> None:
     found = failed(oserror(number), messages.MOUNT_FAILED, "cannot do it", "/x")
     assert found.verdict is (messages.IO_ERROR if number in DISK else messages.MOUNT_FAILED)
-    assert f"({errno.errorcode[number]})" in found.what
+    assert f"({errno_name(number)})" in found.what
 
 
 @pytest.mark.parametrize(

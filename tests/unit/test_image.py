@@ -181,6 +181,16 @@ def test_enforced_digest(root: Sysroot) -> None:
     assert enforced(root) == verified().digest
 
 
+ODD = {name: answer for name, answer in ANSWERS.items() if name not in ("another digest", "last bit", "SHA-512")}
+
+
+@pytest.mark.parametrize(("number", "value"), ODD.values(), ids=ODD)
+def test_an_odd_answer_never_stands_in(number: int, value: bytes, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """32 bytes of algorithm 2 would pass for a SHA-256 digest."""
+    answers(monkeypatch, number, value)
+    assert refused(root, enforced) == "image-mismatch"
+
+
 def test_enforced_digest_leaves_no_descriptor(root: Sysroot) -> None:
     deployment = root.located()
     before = len(os.listdir("/proc/self/fd"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bootseal import loader
+from bootseal.linux import files
 from unit.support import oserror, refusal, run_python
 
 SYSTEMD = "usr/lib/systemd/systemd"
@@ -119,6 +120,21 @@ def test_an_object_that_cannot_be_opened(name: str, number: int, root: Path, mon
         return real(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", open_)
+    assert refusal(check, root).verdict.name == "mount-failed"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ELOOP, errno.EUCLEAN], ids=errno.errorcode.get)
+def test_a_name_that_cannot_be_looked_up(number: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a name that is not there leads on to the next init."""
+    place(root, "bin/sh", b"still there")
+    real = files.openat2
+
+    def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
+        if path.endswith(SYSTEMD):
+            raise oserror(number)
+        return real(dirfd, path, flags, resolve)
+
+    monkeypatch.setattr(files, "openat2", openat2)
     assert refusal(check, root).verdict.name == "mount-failed"
 
 

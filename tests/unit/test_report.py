@@ -329,6 +329,12 @@ def test_a_report_that_fails_changes_nothing(
     assert report.refused(whole(), refusal_of(messages.MOUNT_FAILED)) == 71
 
 
+def test_the_console_itself_lets_nothing_through(world: World) -> None:
+    report.console(EVIL)
+    (line,) = world.console()
+    assert line == "a\\x1b[2J\\r\\nb\\udcff\\u202e"
+
+
 def test_console_without_a_reader(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "nobody")
     monkeypatch.setattr(report, "_CONSOLE", str(tmp_path / "nobody"))
