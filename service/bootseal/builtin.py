@@ -108,6 +108,7 @@ def _enable_in_place(dirfd: int, verified: Verified) -> None:
         fd = files.open_regular(dirfd, FILE)
     try:
         _enable(fd, verified)
+        os.fsync(fd)
     except EnableFailed as failed:
         if failed.error.errno != errno.EEXIST:  # enabled before with another signature, or none: to be replaced
             raise
@@ -122,7 +123,6 @@ def _enable(fd: int, verified: Verified) -> None:
             fsverity.enable(*arguments)
         except InterruptedError:
             fsverity.enable(*arguments)
-        os.fsync(fd)
     except OSError as error:
         raise EnableFailed(error) from error
 
@@ -130,7 +130,8 @@ def _enable(fd: int, verified: Verified) -> None:
 def _replace(deployment: Deployment, verified: Verified, parent_fd: int, fd: int) -> None:
     """A new inode under the same name. The deployment's directory is immutable, and is so again afterwards.
 
-    A second name for the new file stands in the parent directory as long as the directory may have lost its flag.
+    A second name for the new file stands in the parent directory as long as the directory may have lost its flag. One fsync
+    is enough: enabling has written the data, and the filesystems that have fs-verity keep the order of all the rest.
     """
     new, pending = _names(deployment)
     with _step("writing a new digest file"):
@@ -147,7 +148,6 @@ def _replace(deployment: Deployment, verified: Verified, parent_fd: int, fd: int
         immutable = files.is_immutable(fd)
         if immutable:
             os.link(new, pending, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
-            os.fsync(parent_fd)
             files.set_immutable(fd, immutable=False)
         os.rename(new, FILE, src_dir_fd=parent_fd, dst_dir_fd=fd)
         os.fsync(fd)
@@ -160,11 +160,9 @@ def _complete_replacement(deployment: Deployment, parent_fd: int, fd: int) -> No
         new, pending = _names(deployment)
         if _pending(deployment) and not files.is_immutable(fd):
             files.set_immutable(fd, immutable=True)
-            os.fsync(fd)
         for name in (new, pending):
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=parent_fd)
-        os.fsync(parent_fd)
 
 
 def _names(deployment: Deployment) -> tuple[str, str]:
@@ -189,7 +187,6 @@ def _write(dirfd: int, name: str, content: bytes) -> None:
     fd = os.open(name, flags, 0o644, dir_fd=dirfd)
     try:
         os.write(fd, content)
-        os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -40,11 +40,11 @@ def from_bytes(value: bytes) -> Digest:
 
 def of_bytes(content: bytes, algorithm: str) -> Digest:
     """The fs-verity digest of a file with this content."""
-    return of_blocks((content[i : i + BLOCK_SIZE] for i in range(0, len(content), BLOCK_SIZE)), algorithm)
+    return of_blocks([content], algorithm)
 
 
-def of_blocks(blocks: Iterable[bytes], algorithm: str) -> Digest:
-    """The fs-verity digest of a file given as blocks of 4096 bytes, the last one possibly shorter.
+def of_blocks(blocks: Iterable[bytes | memoryview], algorithm: str) -> Digest:
+    """The fs-verity digest of a file given as blocks of 4096 bytes, any number of them at once, the last one possibly shorter.
 
     Holds one unfinished block per level of the Merkle tree, so memory stays flat.
     """
@@ -52,7 +52,7 @@ def of_blocks(blocks: Iterable[bytes], algorithm: str) -> Digest:
     size = 0
     for block in blocks:
         size += len(block)
-        tree.add(block)
+        tree.add(memoryview(block))
     descriptor = (
         # version, hash_algorithm, log_blocksize, salt_size, reserved; data_size; root_hash; salt; reserved
         bytes([1, NUMBERS[algorithm], 12, 0, 0, 0, 0, 0])
@@ -66,10 +66,15 @@ def of_blocks(blocks: Iterable[bytes], algorithm: str) -> Digest:
 class _MerkleTree:
     def __init__(self, algorithm: str) -> None:
         self._algorithm = algorithm
+        # Not hashlib.new(): to look the name up for each block of a large image takes a quarter of the time.
+        self._new = getattr(hashlib, algorithm)
         self._levels: list[bytearray] = []
 
-    def add(self, block: bytes) -> None:
-        self._push(0, self._hash(block))
+    def add(self, chunk: memoryview) -> None:
+        new, full = self._new, len(chunk) - len(chunk) % BLOCK_SIZE
+        self._push(0, b"".join([new(chunk[i : i + BLOCK_SIZE]).digest() for i in range(0, full, BLOCK_SIZE)]))
+        if full < len(chunk):
+            self._push(0, self._hash(bytes(chunk[full:])))
 
     def root(self) -> bytes:
         """The root hash; of an empty file it is all zeros."""
@@ -83,14 +88,19 @@ class _MerkleTree:
             level += 1
         return bytes(self._levels[level])
 
-    def _push(self, level: int, value: bytes) -> None:
-        if level == len(self._levels):
+    def _push(self, level: int, values: bytes) -> None:
+        """Adds digests, any number of them."""
+        if values and level == len(self._levels):
             self._levels.append(bytearray())
-        if len(self._levels[level]) == BLOCK_SIZE:
-            # Only a full block that is followed by more has a parent: a tree of one block is its own root.
-            full, self._levels[level] = self._levels[level], bytearray()
-            self._push(level + 1, self._hash(full))
-        self._levels[level] += value
+        while values:
+            if len(self._levels[level]) == BLOCK_SIZE:
+                # Only a full block that is followed by more has a parent: a tree of one block is its own root.
+                full, self._levels[level] = self._levels[level], bytearray()
+                self._push(level + 1, self._hash(full))
+            room = BLOCK_SIZE - len(self._levels[level])
+            self._levels[level] += values[:room]
+            values = values[room:]
 
     def _hash(self, block: bytes | bytearray) -> bytes:
-        return hashlib.new(self._algorithm, bytes(block).ljust(BLOCK_SIZE, b"\0")).digest()
+        digest: bytes = self._new(bytes(block).ljust(BLOCK_SIZE, b"\0")).digest()
+        return digest

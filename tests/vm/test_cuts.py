@@ -117,7 +117,7 @@ def _repair() -> Outcome:
     digest = support.image_digest(image.deployment.cfs)
     path = f"/sysroot/{image.deployment.path}/{support.SIGNATURE}"
     script = support.script(
-        again="systemctl restart bootseal.service || echo refused\ncat /run/bootseal/boot.json",
+        again="systemctl restart bootseal.service 2>/dev/null || echo refused\ncat /run/bootseal/boot.json",
         repair=f"mount -o remount,rw /sysroot\ncat /right.sig >{path}\nmount -o remount,ro /sysroot",
         started="systemctl restart bootseal.service && systemctl is-active bootseal.service",
         record="cat /run/bootseal/boot.json",

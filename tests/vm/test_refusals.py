@@ -180,7 +180,7 @@ CASES = (
         r"\[etc\] transient=maybe: .*: /etc/ostree/prepare-root\.conf",
         files=_settings(prepare_root="[etc]\ntransient=maybe\n"),
     ),
-    Case("no-verity-feature", "unsupported", rf".*EOPNOTSUPP.*: {IMAGE}", commands("feature -verity")),
+    Case("no-verity-feature", "unsupported", rf".*\((EOPNOTSUPP|ENOTSUP)\): {IMAGE}", commands("feature -verity")),
     Case("image-tampered", "io-error", rf"cannot mount .*EIO.*: {IMAGE}", flip("{image}", 1024)),
     Case(
         "immutable-digest",

@@ -23,7 +23,7 @@ def compute(path: str, algorithm: str) -> Digest:
     try:
         before = _checked(fd, path)
         with Progress(f"Computing the digest of {os.path.basename(path)}", before.st_size) as progress:
-            computed = digest.of_blocks(_blocks(fd, progress), algorithm)
+            computed = digest.of_blocks(_chunks(fd, progress), algorithm)
         _check_unchanged(before, os.fstat(fd), path)
     except OSError as error:
         raise os_failure(IO_ERROR, f"Failed to read the image {path}", error) from error
@@ -59,12 +59,10 @@ def _check_unchanged(before: os.stat_result, after: os.stat_result, path: str) -
         raise Failure(DATA, f"Failed to compute the digest of {path}: it changed meanwhile", "wait until it is finished")
 
 
-def _blocks(fd: int, progress: Progress) -> Iterator[bytes]:
-    chunk = bytearray(_CHUNK)
-    view = memoryview(chunk)
+def _chunks(fd: int, progress: Progress) -> Iterator[memoryview]:
+    view = memoryview(bytearray(_CHUNK))
     while size := _fill(fd, view):
-        for start in range(0, size, BLOCK_SIZE):
-            yield bytes(view[start : min(start + BLOCK_SIZE, size)])
+        yield view[:size]
         progress.add(size)
 
 
