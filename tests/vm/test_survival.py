@@ -139,7 +139,7 @@ named = {m: keyctl("rdescribe", m)[1].split(";")[-1] for m in members}
 ring = next(m for m in members if named[m] == "bootseal")
 certificate = next(m for m in members if named[m].startswith("bootseal:"))
 digest = keyctl("rlist", ring)[1].split()[0]
-own = keyctl("newring", "own", "@u")[1]
+own = keyctl("newring", "own", "@s")[1]  # of the session, or it is not ours to write to
 other = keyctl("add", "user", "other", "x", own)[1]
 attacks = [("padd", "user", "x", anchor), ("padd", "user", "composefs-digest", ring), ("update", digest, "x")]
 for key in (anchor, ring, digest, certificate):
