@@ -114,7 +114,7 @@ def test_memory_stays_flat() -> None:
     """Two levels of one block each for 2 GiB of 4096-byte blocks: no list of hashes is kept."""
     tree = digest._MerkleTree("sha256")
     for number in range(40_000):
-        tree.add(number.to_bytes(4, "big"))
+        tree.add(memoryview(number.to_bytes(4, "big")))
     assert sum(map(len, tree._levels)) <= 3 * 4096
 
 
