@@ -130,8 +130,8 @@ def _enable(fd: int, verified: Verified) -> None:
 def _replace(deployment: Deployment, verified: Verified, parent_fd: int, fd: int) -> None:
     """A new inode under the same name. The deployment's directory is immutable, and is so again afterwards.
 
-    A second name for the new file stands in the parent directory as long as the directory may have lost its flag. One fsync
-    is enough: enabling has written the data, and the filesystems that have fs-verity keep the order of all the rest.
+    A second name for the new file stands in the parent directory as long as the directory may have lost its flag. No fsync
+    is needed between: enabling has written the data, and filesystems with fs-verity keep the order of all the rest.
     """
     new, pending = _names(deployment)
     with _step("writing a new digest file"):
@@ -150,7 +150,6 @@ def _replace(deployment: Deployment, verified: Verified, parent_fd: int, fd: int
             os.link(new, pending, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
             files.set_immutable(fd, immutable=False)
         os.rename(new, FILE, src_dir_fd=parent_fd, dst_dir_fd=fd)
-        os.fsync(fd)
     _complete_replacement(deployment, parent_fd, fd)
 
 
@@ -208,6 +207,9 @@ def _writable(deployment: Deployment) -> Iterator[tuple[int, int]]:
                 resolve = files.CONFINED | files.RESOLVE_NO_SYMLINKS
                 opened.append(files.openat2(tree, path, os.O_RDONLY | os.O_DIRECTORY, resolve))
         yield opened[0], opened[1]
+        if not was_read_only:  # to be made read-only again writes it all out
+            with _step("writing the directory"):
+                os.fsync(opened[1])
     finally:
         for fd in (*opened, tree):
             os.close(fd)

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -183,66 +181,3 @@ def test_a_read_only_medium_boots_and_says_what_is_missing(job: Job[guest.Result
     assert (enrollment["method"], enrollment["first_boot"], len(enrollment["missing"])) == ("fsverity", False, 1)
     assert f"bootseal: note: enrolling incomplete: {enrollment['missing'][0]}" in result.console
     assert json.loads(support.sections(result.report)["state"])["verity"] is False
-
-
-# --- the power cut while a digest file that an old key enrolled is replaced
-
-_lock = threading.Lock()
-
-
-def _new_key() -> support.Key:
-    return support.key(name="new")
-
-
-@functools.cache
-def _rotated_disk() -> Path:
-    """Enrolled with one key; then signed with another one."""
-    image = support.image()
-    first = _fsverity("enrolled with the old key")
-    _check_enrolled(first)
-    raw = support.temporary() / "rotated.raw"
-    support.run("qemu-img", "convert", "-O", "raw", first.overlay, raw)
-    signature = support.sign(support.image_digest(image.deployment.cfs), _new_key())
-    put("{signature}", signature)(image, raw)
-    return raw
-
-
-def _cut(when: str) -> Job[tuple[guest.Result, guest.Result]]:
-    def run() -> tuple[guest.Result, guest.Result]:
-        image = support.image()
-        with _lock:
-            disk = _rotated_disk()
-        new, pending = (f"/sysroot/{name}" for name in _names(image))
-        condition = when.format(new=f"test -e {new}", pending=f"test -e {pending}")
-        settings = support.settings(FSVERITY, keys=[_new_key()])
-        sabotage = saboteur(condition, f'kill -STOP $pid\necho "{CUT}" >/dev/console')
-        cut = guest.boot(
-            image, support.initrd(), disk=disk, extra_initrd_files={**sabotage, **settings}, kill_on=CUT, title=f"cut: {when}"
-        )
-        after = guest.boot(
-            image,
-            support.initrd(),
-            disk=cut.overlay,
-            snapshot=False,
-            extra_initrd_files={**_seen(), **settings},
-            title=f"after the cut: {when}",
-        )
-        return cut, after
-
-    return Job(run)
-
-
-CUTS = {
-    "new-file": _cut("{new}"),
-    "second-name": _cut("{pending}"),
-    "renamed": _cut("{pending} && ! {new}"),
-}
-
-
-@pytest.mark.parametrize("job", CUTS.values(), ids=list(CUTS))
-def test_a_power_cut_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, guest.Result]]) -> None:
-    cut, after = job.result()
-    assert cut.ended == "killed"
-    assert "bootseal: verified" not in cut.console
-    record = _check_enrolled(after)
-    assert record["signature"]["subject"] == "CN=new p256"
