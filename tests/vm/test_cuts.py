@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Ends at the worst moments: killed around the switch of roots, cut while a file is replaced; and repairs afterwards."""
+"""Ends at the worst moments: killed around the switch of roots; leftovers, a read-only medium, repairs afterwards."""
 
 from __future__ import annotations
 
