@@ -108,7 +108,8 @@ def _enable_in_place(dirfd: int, verified: Verified) -> None:
         fd = files.open_regular(dirfd, FILE)
     try:
         _enable(fd, verified)
-        os.fsync(fd)
+        with _step("writing the digest file"):
+            os.fsync(fd)
     except EnableFailed as failed:
         if failed.error.errno != errno.EEXIST:  # enabled before with another signature, or none: to be replaced
             raise

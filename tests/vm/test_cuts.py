@@ -19,7 +19,6 @@ pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 FSVERITY = "[Enroll]\nMethod=fsverity\n"
-CUT = "guest: cut here"
 DEPLOYMENTS = "ostree/deploy/guest/deploy"
 LIBRARY = "usr/lib/bootseal/bootseal"
 
