@@ -11,6 +11,7 @@ from contextlib import suppress
 from .values import Deployment, RootConfig
 
 PATH = "/run/ostree-booted"
+_TEMPORARY = PATH + ".new"
 _VOLATILE_ROOT = "/run/systemd/volatile-root"
 
 
@@ -32,10 +33,9 @@ def serialize(deployment: Deployment, config: RootConfig, transient_etc: str) ->
 
 def write(content: bytes) -> None:
     """Atomically, for nobody else writes it; and a link by which systemd finds the disk behind an overlay root."""
-    temporary = PATH + ".new"
-    with open(temporary, "wb") as file:
+    with open(_TEMPORARY, "wb") as file:
         file.write(content)
-    os.replace(temporary, PATH)
+    os.replace(_TEMPORARY, PATH)
     device = os.stat("/sysroot").st_dev
     if os.major(device):
         with suppress(OSError):
@@ -43,7 +43,8 @@ def write(content: bytes) -> None:
 
 
 def remove() -> None:
-    for path in (PATH, _VOLATILE_ROOT):
+    """Takes all of that away, whether or not it was finished, or begun. Raises OSError."""
+    for path in (_TEMPORARY, PATH, _VOLATILE_ROOT):
         with suppress(FileNotFoundError):
             os.unlink(path)
 

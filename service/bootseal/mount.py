@@ -80,10 +80,10 @@ def attached() -> str | None:
 def detach() -> None:
     """Undoes attach() after a kill, wherever that came: the physical root is at /sysroot again. Raises OSError."""
     _remove_stage()
+    booted.remove()  # written before anything of ours is at /sysroot
     stack = _stack()
     if not any(_is_ours(m) for m in stack):
         return
-    booted.remove()
     if _is_ours(stack[-1]) and not _is_ours(stack[0]):  # on top of the physical root
         syscall.umount(SYSROOT, mountapi.MNT_DETACH)
         return

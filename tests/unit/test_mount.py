@@ -177,7 +177,7 @@ print(before == tree())
     assert said == ["True False True None False", "True"]
 
 
-@pytest.mark.parametrize("stage", ["mounted", "attached beneath", "attached on top"])
+@pytest.mark.parametrize("stage", ["mounted", "written", "attached beneath", "attached on top"])
 def test_killed(stage: str, image: str, tmp_path: Path) -> None:
     """SIGKILL at that point, then the clean-up that systemd runs."""
     said = in_initrd(
@@ -189,6 +189,7 @@ die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if os.fork() == 0:
     mounted, namespace = run(image)
     if stage == "mounted": die()
+    if stage == "written": mount._swap = die
     if stage == "attached beneath": mount.syscall.umount = die
     real = mountapi.attach
     def attach(tree, dirfd, path, *, beneath=False):
