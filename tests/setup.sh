@@ -6,7 +6,8 @@ set -eu
 cache=${BOOTSEAL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bootseal}
 venv=$cache/venv
 packages="make mmdebstrap debian-archive-keyring qemu-system-x86 qemu-utils zstd cpio e2fsprogs btrfs-progs shellcheck
-    fsverity openssl python3 python3-venv uidmap man-db mandoc erofs-utils pkg-config xz-utils"
+    fsverity openssl python3 python3-venv uidmap man-db mandoc erofs-utils pkg-config xz-utils
+    debhelper dh-python dpkg-dev"
 tools="pytest ruff mypy cryptography pyudev"
 
 say() { echo "setup: $*" >&2; }
@@ -14,8 +15,11 @@ say() { echo "setup: $*" >&2; }
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
-    else
+    elif command -v sudo >/dev/null; then
         sudo "$@"
+    else
+        say "only root can install them: apt-get install --no-install-recommends $missing"
+        exit 1
     fi
 }
 

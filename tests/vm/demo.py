@@ -174,7 +174,7 @@ def sign(cfs: Path, work: Path) -> dict[str, bytes]:
 
 def build(show: Show, work: Path) -> Sealed:
     """From Debian packages to a signed disk and its initrd."""
-    with show.step("A small operating system", f"Debian {SUITE}, from packages; 'make install' adds bootseal."):
+    with show.step("A small operating system", f"Debian {SUITE}, from packages, and bootseal's own packages."):
         guest.os_tree(SUITE)
         show.line(f"   {guest.kernel(SUITE).name}")
     why = "ostree commits that tree and deploys it; composefs makes one image of all its metadata."

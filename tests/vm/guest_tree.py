@@ -94,32 +94,32 @@ def base_tree(suite: str) -> Path:
     return cached(f"base-{suite}", key, f"base tree of {suite}", build) / "tree"
 
 
-def _install_project(to: Path) -> Path:
-    """What `make install` installs, below `to`; nothing while there is no Makefile."""
-    installed = to / "installed"
-    installed.mkdir()
-    if (CHECKOUT / "Makefile").exists():
-        command = ["make", "-s", "-C", str(CHECKOUT), "install", f"DESTDIR={installed}", "PREFIX=/usr"]
+def packages() -> Path:
+    """The project's Debian packages, made from this checkout."""
+    sources = [CHECKOUT / name for name in ("Makefile", "dracut", "packaging", "service", "units")]
+
+    def build(path: Path) -> None:
+        command = ["sh", str(CHECKOUT / "packaging/deb.sh"), str(path)]
         result = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if result.returncode:
-            raise GuestError(f"make install failed:\n{result.stdout[-4000:]}")
-    return installed
+            raise GuestError(f"deb.sh failed:\n{result.stdout[-4000:]}")
+
+    return cached("deb", digest_of(*sources), "Debian packages of the project", build)
 
 
 @cache
 def os_tree(suite: str) -> Path:
     """The base tree with the project and the test aids; made once per process, so that a test run sees one state."""
-    base = base_tree(suite)
+    base, debs = base_tree(suite), sorted(packages().glob("*.deb"))
     with scratch() as work:
-        installed = _install_project(work)
         aids = work / "aids"
         shutil.copytree(SCRIPTS / "tree", aids, symlinks=True)
         (aids / "usr/lib/bootseal-test/guest-exit").write_bytes(guest_exit())
 
         def build(path: Path) -> None:
-            must_run("os.sh", base, installed, aids, path / "tree")
+            must_run("os.sh", base, aids, path / "tree", *debs)
 
-        key = digest_of(base.parent.name, SCRIPTS / "os.sh", installed, aids)
+        key = digest_of(base.parent.name, SCRIPTS / "os.sh", aids, *debs)
         return cached(f"os-{suite}", key, f"OS tree of {suite}", build) / "tree"
 
 

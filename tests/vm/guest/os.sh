@@ -1,19 +1,27 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# os.sh BASE INSTALLED AIDS TREE: a base tree, what `make install` of the project installed, and the test aids.
+# os.sh BASE AIDS TREE DEB...: a base tree, the project's Debian packages, and the test aids.
 set -eu
-base=$1 installed=$2 aids=$3 tree=$4
+base=$1 aids=$2 tree=$3
+shift 3
+here=$(dirname "$(readlink -f "$0")")
+# shellcheck disable=SC1091
+. "$here/lib.sh"
 
 cp -a --reflink=auto "$base" "$tree"
 cp -R "$aids"/. "$tree"
-# The sources may belong to whoever checked them out: --no-preserve=ownership makes the files root's.
-cp -R --preserve=mode,links,timestamps --no-preserve=ownership "$installed"/. "$tree"
+mkdir "$tree/debs"
+cp "$@" "$tree/debs"
 cd "$tree"
 chmod 0755 usr/lib/bootseal-test/*
 head -c 65536 /dev/zero | tr '\0' 'T' >usr/share/bootseal-test/tamper
-find "$installed" -name '*.py' -printf '%P\n' | sed 's,/[^/]*$,,' | sort -u | while read -r directory; do
-    chroot . python3 -m compileall -q -f -l --invalidation-mode unchecked-hash "/$directory" >/dev/null
-done
+
+# The base tree leaves out all manual pages, by a setting that it keeps; those of the project are tested.
+api_mounts .
+chroot . sh -c "dpkg --path-include='/usr/share/man/*' --install /debs/*.deb"
+rm -r debs
+# ostree sets all modification times to zero, and a .pyc file that records another time would be ignored.
+chroot . python3 -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/bootseal >/dev/null
 
 # No first boot: a machine identity, no password, no job that only matters on a real machine.
 echo 0123456789abcdef0123456789abcdef >etc/machine-id

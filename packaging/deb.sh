@@ -1,0 +1,63 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# deb.sh [--source] OUTDIR: the Debian packages of this tree, into OUTDIR; with --source the source package, too.
+# What is uncommitted goes in, what git ignores does not. Packages that the build needs are installed by apt.
+set -eu
+
+build=--build=binary
+if [ "${1-}" = --source ]; then
+    build=--build=full
+    shift
+fi
+if [ $# -ne 1 ]; then
+    echo "usage: deb.sh [--source] OUTDIR" >&2
+    exit 64
+fi
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+tree=$(cd "$(dirname "$0")/.." && pwd)
+packages="debhelper dh-python dpkg-dev git make python3"
+
+say() { echo "deb: $*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+missing=""
+for package in $packages; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    say "installing packages:$missing"
+    as_root apt-get -q update >&2
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing >&2
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+changelog=$tree/packaging/deb/changelog
+SOURCE_DATE_EPOCH=$(dpkg-parsechangelog -l "$changelog" -S Timestamp)
+export SOURCE_DATE_EPOCH
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$tree/service/bootseal/__init__.py")
+if [ "$(dpkg-parsechangelog -l "$changelog" -S Version)" != "$version" ]; then
+    say "packaging/deb/changelog is not of version $version"
+    exit 1
+fi
+
+"$tree/packaging/copy.sh" "$tree" "$work/bootseal-$version" "$SOURCE_DATE_EPOCH"
+cp -a "$tree/packaging/deb" "$work/bootseal-$version/debian"
+# Files of this tree may come with the modes of a stranger's umask.
+chmod -R u=rwX,go=rX "$work/bootseal-$version"
+chmod 755 "$work/bootseal-$version/debian/rules"
+# -d: nothing is compiled, so there is no need for the compiler that every build is taken to need.
+if ! (cd "$work/bootseal-$version" && umask 022 && dpkg-buildpackage -us -uc -d $build >"$work/deb.log" 2>&1); then
+    cat "$work/deb.log" >&2
+    exit 1
+fi
+find "$work" -maxdepth 1 -type f ! -name deb.log -exec cp '{}' "$out/" ';'
