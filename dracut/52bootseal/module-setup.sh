@@ -119,10 +119,14 @@ _bootseal_install_configuration() {
 }
 
 _bootseal_install_units() {
+    local _unit
     inst_multiple "$systemdsystemunitdir/bootseal.service"
     inst_multiple -o "$systemdsystemunitdir/modprobe@.service"
     inst_simple "$moddir/bootseal-guard.service" "$systemdsystemunitdir/bootseal-guard.service"
     inst_simple "$moddir/initrd-system.conf" /usr/lib/systemd/system.conf.d/50-bootseal.conf
+    for _unit in emergency dracut-emergency; do
+        inst_simple "$moddir/emergency.conf" "$systemdsystemunitdir/$_unit.service.d/50-bootseal.conf"
+    done
     # Required, not wanted: without it the target is not reached.
     mkdir -p "$initdir$systemdsystemunitdir/initrd-root-fs.target.requires" "$initdir$systemdsystemunitdir/initrd.target.wants"
     ln_r "$systemdsystemunitdir/bootseal.service" "$systemdsystemunitdir/initrd-root-fs.target.requires/bootseal.service"
@@ -139,7 +143,7 @@ _bootseal_remove_bypasses() {
 # The boot's own code reads the boot's own configuration and keyring, in the tree that was made.
 _bootseal_check_result() {
     local _said _on_refusal _needed _option
-    _said=$(chroot "$initdir" /usr/bin/python3 -ISB "$_bootseal_libdir" check-initrd 2>&1) || _bootseal_fatal "$_said"
+    _said=$(chroot "$initdir" /usr/bin/python3 -ISB /usr/lib/bootseal check-initrd 2>&1) || _bootseal_fatal "$_said"
     read -r _on_refusal _needed <<< "$_said"
     for _option in $_needed; do
         _bootseal_kernel_has "$_option" || _bootseal_fatal "kernel $kernel lacks CONFIG_$_option"

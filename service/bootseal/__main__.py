@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal [COMMAND]: `boot`, `cleanup` and `guard` are the units' own, `check-initrd` the dracut module's.
+"""bootseal [COMMAND]: `boot`, `cleanup`, `guard` and `greeting` are the units' own, `check-initrd` the dracut module's.
 
 Every other command is of the running system.
 
@@ -23,6 +23,10 @@ def main() -> int:
         from . import cleanup
 
         return cleanup.guard()
+    if command == ["greeting"]:
+        from . import greeting
+
+        return greeting.main()
     if command == ["check-initrd"]:
         from . import initrd
 

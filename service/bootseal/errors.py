@@ -12,13 +12,17 @@ class Refusal(Exception):
     """A boot that must not go on: which verdict, what was wrong, and where.
 
     `what` is one line without a trailing full stop; `path` is the file, directory or kernel argument that it is about.
+    `details` are (name, value): what was compared with what.
     """
 
-    def __init__(self, verdict: Verdict, what: str, path: str, hint: str = "") -> None:
+    def __init__(
+        self, verdict: Verdict, what: str, path: str, hint: str = "", *, details: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         self.verdict = verdict
         self.what = printable(what)
         self.path = printable(path)
         self.hint = printable(hint or verdict.hint)
+        self.details = [(name, printable(value)) for name, value in details]
         super().__init__(f"refused ({verdict.name}): {self.what}: {self.path}")
 
 

@@ -28,7 +28,8 @@ def pin(deployment: Deployment, verified: Verified, sysroot: str = "/sysroot") -
     enforced = _enforced(fd, path)
     if enforced != verified.digest:
         what = f"the image has the digest {enforced}, signed is {verified.digest}"
-        raise Refusal(messages.IMAGE_MISMATCH, what, path)
+        details = (("image has", str(enforced)), ("signed is", str(verified.digest)))
+        raise Refusal(messages.IMAGE_MISMATCH, what, path, details=details)
     return Pinned(verified, fd, path, size)
 
 

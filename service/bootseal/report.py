@@ -14,12 +14,14 @@ from . import __version__, messages
 from .errors import Refusal, printable, reason
 from .linux import journal
 from .messages import Verdict
-from .values import Candidate, Deployment, Enrolled, KernelKeys, Mounted, Pinned, Verified
+from .values import Candidate, Certificate, Deployment, Enrolled, KernelKeys, Mounted, Pinned, Verified
 
 RUN = "/run/bootseal"
 PATH = RUN + "/boot.json"
 VERSION = 1
+_CONSOLES = "/proc/consoles"
 _CONSOLE = "/dev/console"
+_NAMED = 8  # certificates; a console has few lines
 _PRIORITY = {True: "5", False: "2"}  # notice, critical: sd-daemon(3)
 _SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _STUB_INFO = "/sys/firmware/efi/efivars/StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
@@ -39,6 +41,7 @@ class Recorder:
             "milliseconds": {},
         }
         self.notes: list[str] = []
+        self.trusted: tuple[Certificate, ...] = ()
         self.debug = False
         self._stage, self._since = "", time.monotonic()
 
@@ -116,6 +119,20 @@ class Recorder:
             self.record["hint"] = hint
         return self.record
 
+    def details(self, refusal: Refusal) -> None:
+        """What was compared with what; and who signed and who is trusted, where that is what it was about."""
+        found = list(refusal.details)
+        if signature := self.record.get("signature"):
+            found.append(("signer", f"{signature['subject']}, serial {signature['serial']}"))
+        if refusal.verdict in (messages.UNTRUSTED_SIGNER, messages.WRONG_SIGNATURE, messages.IMAGE_MISMATCH):
+            found += [
+                ("trusted", f"{c.subject_text}, serial {c.serial.hex()}, SHA-256 {c.sha256[:16]}, until {c.not_after[:10]}")
+                for c in self.trusted[:_NAMED]
+            ]
+            found += [("trusted", f"and {len(self.trusted) - _NAMED} more")] if len(self.trusted) > _NAMED else []
+        if found:
+            self.record["details"] = [{"name": name, "value": value} for name, value in found]
+
 
 def verified(recorder: Recorder) -> int:
     """Reports a mounted root; returns the exit status."""
@@ -128,7 +145,9 @@ def verified(recorder: Recorder) -> int:
 def refused(recorder: Recorder, refusal: Refusal) -> int:
     """Reports a refusal; returns the exit status."""
     record = recorder.end(refusal.verdict, str(refusal), refusal.hint)
+    recorder.details(refusal)
     lines = [f"bootseal: {refusal}", f"bootseal: hint: {refusal.hint}"]
+    lines += [f"bootseal: {detail['name']}: {detail['value']}" for detail in record.get("details", ())]
     lines += [f"bootseal: note: {note}" for note in recorder.notes]
     return _publish(refusal.verdict, record, lines, str(refusal))
 
@@ -144,13 +163,24 @@ def load() -> Record:
 
 
 def console(line: str) -> None:
-    """One line on the system console, whatever becomes of it."""
-    with suppress(OSError):
-        fd = os.open(_CONSOLE, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            os.write(fd, printable(line).encode() + b"\r\n")
-        finally:
-            os.close(fd)
+    """One line on every console, the serial ones too, whatever becomes of it."""
+    for path in _consoles():
+        with suppress(OSError):
+            fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.write(fd, printable(line).encode() + b"\r\n")
+            finally:
+                os.close(fd)
+
+
+def _consoles() -> list[str]:
+    """The devices behind /dev/console, which itself is only the last of them; see proc(5)."""
+    try:
+        with open(_CONSOLES, encoding="ascii") as file:
+            found = [f"/dev/{line.split()[0]}" for line in file if line.strip()]
+    except (OSError, ValueError):
+        found = []
+    return [path for path in found if os.path.exists(path)] or [_CONSOLE]
 
 
 def _publish(verdict: Verdict, record: Record, lines: list[str], status: str) -> int:

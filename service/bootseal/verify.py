@@ -31,7 +31,7 @@ def verify(candidate: Candidate, keyring: BootKeyring) -> Verified:
         info = cms.parse(candidate.signature)
     except der.Malformed as error:
         raise Refusal(messages.BAD_SIGNATURE, f"outside the signature profile: {error}", image + ".sig") from error
-    certificates = _named(info, keyring, image + ".sig")
+    certificates = _named(info, keyring, expected, image + ".sig")
     # 'fsverity sign' may hash the digest file with SHA-512, too; either way the same bytes are what is signed.
     for algorithm in digest.NUMBERS:
         signed = digest.of_bytes(candidate.digest, algorithm)
@@ -39,17 +39,20 @@ def verify(candidate: Candidate, keyring: BootKeyring) -> Verified:
             if _made(info, certificate, signed):
                 signer = Signer(certificate, f"{info.scheme}-{info.hash_name}")
                 return Verified(expected, signed, candidate.signature, info.value, info.hash_name, signer)
-    raise Refusal(messages.WRONG_SIGNATURE, _wrong(expected, certificates), image + ".sig")
+    who = f"{certificates[0].subject_text}, serial {info.serial.hex()}"
+    details = (("digest file says", str(expected)), ("signer", who))
+    raise Refusal(messages.WRONG_SIGNATURE, _wrong(expected, certificates), image + ".sig", details=details)
 
 
-def _named(info: cms.SignerInfo, keyring: BootKeyring, path: str) -> list[Certificate]:
+def _named(info: cms.SignerInfo, keyring: BootKeyring, expected: Digest, path: str) -> list[Certificate]:
     """The certificates that the signature names, with a key of its kind."""
     named = [c for c in keyring.certificates if (c.issuer, c.serial) == (info.issuer, info.serial)]
     if not named:
         serial = info.serial.hex()
         trusted = ", ".join(c.subject_text for c in keyring.certificates)
         what = f"no certificate of the boot keyring made this signature (serial {serial}; trusted: {trusted})"
-        raise Refusal(messages.UNTRUSTED_SIGNER, what, path)
+        details = (("digest file says", str(expected)), ("signer", f"issuer {_values(info.issuer)}, serial {serial}"))
+        raise Refusal(messages.UNTRUSTED_SIGNER, what, path, details=details)
     wanted = rsa.RSAPublicKey if info.scheme == "rsa" else ec.EllipticCurvePublicKey
     fitting = [c for c in named if isinstance(c.key, wanted)]
     if not fitting:
@@ -67,6 +70,15 @@ def _made(info: cms.SignerInfo, certificate: Certificate, signed: Digest) -> boo
     except InvalidSignature:
         return False
     return True
+
+
+def _values(name: bytes) -> str:
+    """The values of a distinguished name, by which people know whose it is; of an odd one its length."""
+    try:
+        attributes = [a for names in der.items(der.only(name, der.SEQUENCE).content) for a in der.items(names.content)]
+        return ", ".join(der.items(attribute.content)[1].content.decode(errors="replace") for attribute in attributes)
+    except (der.Malformed, IndexError):
+        return f"of {len(name)} bytes"
 
 
 def _wrong(expected: Digest, certificates: list[Certificate]) -> str:

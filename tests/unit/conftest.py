@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bootseal import report
 from unit.support import Sysroot
 
 
@@ -33,6 +34,13 @@ def _time_limit() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def _no_consoles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of this machine are not for tests."""
+    monkeypatch.setattr(report, "_CONSOLES", "/proc/none")
+    monkeypatch.setattr(report, "_CONSOLE", "/proc/none")
 
 
 @pytest.fixture

@@ -112,9 +112,10 @@ def test_a_sha512_digest_wants_sha512(root: Sysroot, monkeypatch: pytest.MonkeyP
 
 def test_mismatch_prints_both_digests(root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, 1, bytes(32))
-    what = refusal(pin, root).what
-    assert "00" * 32 in what
-    assert VALUE.hex() in what
+    found = refusal(pin, root)
+    assert "00" * 32 in found.what
+    assert VALUE.hex() in found.what
+    assert found.details == [("image has", "sha256:" + "00" * 32), ("signed is", f"sha256:{VALUE.hex()}")]
 
 
 ERRNOS = {

@@ -5,12 +5,18 @@ import sys
 
 import pytest
 
-from bootseal import __main__, boot, cleanup, initrd
+from bootseal import __main__, boot, cleanup, greeting, initrd
 
 
 @pytest.mark.parametrize(
     ("command", "module", "function"),
-    [("boot", boot, "main"), ("cleanup", cleanup, "main"), ("guard", cleanup, "guard"), ("check-initrd", initrd, "check")],
+    [
+        ("boot", boot, "main"),
+        ("cleanup", cleanup, "main"),
+        ("guard", cleanup, "guard"),
+        ("greeting", greeting, "main"),
+        ("check-initrd", initrd, "check"),
+    ],
 )
 def test_commands(command: str, module: object, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, function, lambda: 42)

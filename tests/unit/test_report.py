@@ -14,8 +14,9 @@ import pytest
 from bootseal import messages, report
 from bootseal.errors import Refusal
 from bootseal.linux import journal
-from bootseal.values import Missing, Mounted
-from unit.support import candidate, deployment, enrolled, kernel_keys, pinned, verified
+from bootseal.values import Certificate, Missing, Mounted
+from tools import schema
+from unit.support import candidate, certificate, deployment, enrolled, kernel_keys, pinned, verified
 
 MEMBERS = {
     "version", "verdict", "message", "hint", "boot_id", "kernel", "bootseal", "deployment", "image", "signature", "enrollment",
@@ -339,6 +340,60 @@ def test_console_without_a_reader(world: World, tmp_path: Path, monkeypatch: pyt
     os.mkfifo(tmp_path / "nobody")
     monkeypatch.setattr(report, "_CONSOLE", str(tmp_path / "nobody"))
     report.console("text")
+
+
+def test_every_console(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /proc/consoles has them; one that is gone keeps the line from no other."""
+    (tmp_path / "ttyS7").touch()
+    (tmp_path / "consoles").write_text(
+        f"..{tmp_path}/none   -W- (EC p  )    4:1\n..{tmp_path}/console  -W- (E  p a)    4:64\n..{tmp_path}/ttyS7  -W-\n"
+    )
+    monkeypatch.setattr(report, "_CONSOLES", str(tmp_path / "consoles"))
+    report.console("text")
+    assert world.console() == ["text"]
+    assert (tmp_path / "ttyS7").read_bytes() == b"text\r\n"
+
+
+def details_after(recorder: report.Recorder, refusal: Refusal, world: World) -> list[tuple[str, str]]:
+    report.refused(recorder, refusal)
+    record = world.record()
+    assert schema.errors(record) == []
+    found = [(d["name"], d["value"]) for d in record.get("details", ())]
+    assert [f"bootseal: {name}: {value}" for name, value in found] == world.console()[2:]
+    return found
+
+
+def trusted(number: int) -> Certificate:
+    return certificate("p256")._replace(subject_text=f"CN=trusted {number}")
+
+
+def test_details_of_a_refusal(world: World) -> None:
+    recorder = report.Recorder()
+    recorder.keyring(2, ())
+    recorder.trusted = (trusted(1), trusted(2))
+    recorder.verified(verified())
+    details = (("image has", "sha256:00"), ("signed is", "sha256:11"))
+    found = details_after(recorder, Refusal(messages.IMAGE_MISMATCH, "what", "/where", details=details), world)
+    assert [name for name, _ in found] == ["image has", "signed is", "signer", "trusted", "trusted"]
+    assert found[0][1] == "sha256:00"
+    signature = world.record()["signature"]
+    assert signature["subject"] in found[2][1]
+    assert signature["serial"] in found[2][1]
+    assert found[3][1].startswith(f"CN=trusted 1, serial {certificate('p256').serial.hex()}, SHA-256 ")
+
+
+def test_no_details_where_nothing_was_compared(world: World) -> None:
+    recorder = report.Recorder()
+    recorder.trusted = (trusted(1),)
+    assert details_after(recorder, refusal_of(messages.NO_DIGEST), world) == []
+
+
+def test_details_name_few_certificates(world: World) -> None:
+    recorder = report.Recorder()
+    recorder.trusted = tuple(trusted(number) for number in range(10))
+    found = details_after(recorder, refusal_of(messages.UNTRUSTED_SIGNER), world)
+    assert [name for name, _ in found] == ["trusted"] * 9
+    assert found[-1][1] == "and 2 more"
 
 
 def test_the_record_is_replaced_and_never_half(world: World) -> None:

@@ -20,6 +20,7 @@ STAGES = {
     "cmdline", "config", "keyring", "kernelkeys", "deployment", "candidate", "verify", "image", "enroll", "mount", "report",
 }  # fmt: skip
 HELPERS = {"der", "cms", "builtin", "booted", "loader"}
+COMMANDS = ("boot", "cleanup", "greeting", "initrd")
 COMMON = {"messages", "errors", "values", "digest", "linux"}
 # Within one stage, and MAX_SIZE of the signature.
 PAIRS = {
@@ -84,8 +85,8 @@ def test_imports_of_a_file(path: Path) -> None:
     elif name in STAGES | HELPERS:
         others = {i for i in imports if i.partition(".")[0] not in COMMON}
         assert {(name, other) for other in others} <= PAIRS
-    elif name in ("boot", "cleanup", "initrd"):
-        assert imports & {"boot", "cleanup", "initrd", "__main__"} == set()
+    elif name in COMMANDS:
+        assert imports & {*COMMANDS, "__main__"} == set()
     else:
         assert name in ("__init__", "__main__"), "a new file: say in this test and in ARCHITECTURE.md where it belongs"
 
@@ -207,7 +208,7 @@ def test_what_a_boot_imports() -> None:
     assert added <= OWN
     assert after & NEVER == set()
     assert "socket" not in after - before
-    unused = {"bootseal.cleanup", "bootseal.initrd", "bootseal.linux.loop"}
+    unused = {"bootseal.cleanup", "bootseal.greeting", "bootseal.initrd", "bootseal.linux.loop"}
     expected = {"bootseal" + (f".{name_of(p)}" if p.name != "__init__.py" else "") for p in BOOT_PATH if p.parent == PACKAGE}
     assert {n for n in after if re.fullmatch(r"bootseal(\.\w+)?", n)} == expected - unused - {"bootseal.__main__"} | {
         "bootseal.linux"

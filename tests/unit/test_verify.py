@@ -120,11 +120,23 @@ def test_untrusted_names_the_serial_and_who_is_trusted() -> None:
     assert (found.verdict.name, found.path) == ("untrusted-signer", "/sysroot/d/.ostree.cfs.sig")
     assert certificate("p384").serial.hex() in found.what
     assert certificate("p256").subject_text in found.what
+    (_, digest_), (name, signer) = found.details
+    assert name == "signer"
+    assert digest_.startswith("sha256:")
+    common_name = certificate("p384").issuer_text.partition("=")[2].partition(",")[0]
+    assert signer == f"issuer {common_name}, serial {certificate('p384').serial.hex()}"
+
+
+def test_an_odd_issuer_is_no_reason_for_an_exception() -> None:
+    assert verify._values(b"\x30\x02\x31\x00") == ""
+    assert verify._values(b"\x30\x03\x31\x01\x30") == "of 5 bytes"
+    assert verify._values(b"\x30\x04\x31\x02\x30\x00") == "of 6 bytes"
 
 
 def test_wrong_signature_names_the_digest() -> None:
     found = refusal(verify.verify, candidate(signature("A-fsv-p256"), content("digest-sha256-other")), trusting("p256"))
     assert content("digest-sha256-other").hex() in found.what
+    assert [name for name, _ in found.details] == ["digest file says", "signer"]
 
 
 def test_empty_keyring_trusts_nobody() -> None:

@@ -196,6 +196,7 @@ def check_interrupted(outcome: Outcome, what: str) -> None:
     lines = [line for line in outcome.console if line.startswith("bootseal: ")]
     assert re.fullmatch(rf"bootseal: refused \(interrupted\): {what}: bootseal\.service", lines[0]), lines
     assert lines[1].startswith("bootseal: hint: ")
+    _check_greeting(outcome, lines[0].removeprefix("bootseal: "))
     assert outcome.record["verdict"] == "interrupted"
     check_nothing_mounted(outcome)
     assert seconds_after_sysroot(outcome) < MINUTE
@@ -207,7 +208,21 @@ def _check_console(outcome: Outcome, verdict: str, what: str) -> str:
     assert re.fullmatch(rf"bootseal: refused \({verdict}\): {what}", lines[0]), lines[0]
     assert lines[1] == f"bootseal: hint: {_verdict(verdict).hint}"
     assert outcome.console.index(lines[1]) > outcome.console.index(lines[0])
-    return lines[0].removeprefix("bootseal: ")
+    message = lines[0].removeprefix("bootseal: ")
+    _check_greeting(outcome, message)
+    return message
+
+
+def _check_greeting(outcome: Outcome, message: str) -> None:
+    """What stands above the prompt of the emergency shell, and before that, line by line, on the console."""
+    start = outcome.console.index("bootseal: this boot was refused")
+    greeting = outcome.console[start + 1 : start + 16]
+    details = [(detail["name"], detail["value"]) for detail in outcome.record.get("details", ())]
+    assert greeting[0] == f"  {message}"
+    assert greeting[1 : 1 + len(details)] == [f"  {name:18}{value}" for name, value in details]
+    assert greeting[1 + len(details)] == f"  what to do        {outcome.record['hint']}"
+    for name, value in details:
+        assert outcome.console.index(f"bootseal: {name}: {value}") < start
 
 
 def _verdict(name: str) -> messages.Verdict:
@@ -219,6 +234,18 @@ def _check_record(outcome: Outcome, verdict: str, message: str) -> None:
     assert (record["version"], record["verdict"], record["message"]) == (1, verdict, message)
     assert record["hint"] == _verdict(verdict).hint
     assert "mount" not in record
+    assert [detail["name"] for detail in record.get("details", ())] == _DETAILS.get(verdict, _signer(record))
+
+
+_DETAILS = {
+    "untrusted-signer": ["digest file says", "signer", "trusted"],
+    "wrong-signature": ["digest file says", "signer", "trusted"],
+    "image-mismatch": ["image has", "signed is", "signer", "trusted"],
+}
+
+
+def _signer(record: dict[str, Any]) -> list[str]:
+    return ["signer"] if "signature" in record else []
 
 
 def _check_unit(outcome: Outcome, verdict: str, message: str) -> None:

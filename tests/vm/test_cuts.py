@@ -142,6 +142,36 @@ def test_started_again_from_the_emergency_shell(job: Job[Outcome]) -> None:
     assert [line.split()[4] for line in found["mounts"].splitlines() if "composefs:" in line] == ["/sysroot"]
 
 
+def _go_on() -> Outcome:
+    """As the greeting of the emergency shell says: check again, and leave it; then its units run 'systemctl default'."""
+    image = support.image()
+    digest = support.image_digest(image.deployment.cfs)
+    path = f"/sysroot/{image.deployment.path}/{support.SIGNATURE}"
+    return refusals.boot(
+        put("{signature}", support.sign(digest, support.key(name="stranger"))),
+        extra_initrd_files={"right.sig": support.sign(digest, support.key())},
+        emergency_script=f"""\
+mount -o remount,rw /sysroot
+cat /right.sig >{path}
+mount -o remount,ro /sysroot
+systemctl restart bootseal.service
+systemctl --no-block default
+sleep 200
+""",
+        script=support.script(record="cat /run/bootseal/boot.json", unit="systemctl is-active bootseal.service"),
+        title="repaired, and on with the boot",
+    )
+
+
+@pytest.mark.parametrize("job", [pytest.param(Job(_go_on), id="go-on")])
+def test_a_repaired_boot_goes_on(job: Job[Outcome]) -> None:
+    result = job.result().result
+    support.ended(result, guest.PASSED)
+    assert "bootseal: this boot was refused" in result.console
+    found = support.sections(result.report.rpartition("guest: emergency script\n")[2])
+    assert (json.loads(found["record"])["verdict"], found["unit"]) == ("verified", "active")
+
+
 # --- what an earlier boot left, and a medium that cannot be written
 
 

@@ -51,6 +51,7 @@ def rehearse(directory: str) -> None:
     import bootseal.__main__
     import bootseal.boot
     import bootseal.cleanup
+    import bootseal.greeting
     import bootseal.initrd
     import bootseal.linux.loop  # noqa: F401
     from bootseal import cms, config, der, digest, errors, keyring, messages, report, verify
