@@ -12,8 +12,10 @@ import sys
 def main() -> int:
     command = sys.argv[1:2]
     if command == ["boot"]:
-        from . import boot
+        from . import patterns
 
+        with patterns.Later():
+            from . import boot
         return boot.main()
     if command == ["cleanup"]:
         from . import cleanup

@@ -27,7 +27,14 @@ PAIRS = {
     ("enroll", "builtin"), ("mount", "booted"), ("mount", "loader"), ("verify", "cms"), ("verify", "der"), ("cms", "der"),
     ("keyring", "der"), ("candidate", "cms"),
 }  # fmt: skip
-BASE = {"messages": set[str](), "errors": {"messages"}, "digest": set[str](), "values": {"digest"}, "der": set[str]()}
+BASE = {
+    "messages": set[str](),
+    "errors": {"messages"},
+    "digest": set[str](),
+    "values": {"digest"},
+    "der": set[str](),
+    "patterns": set[str](),
+}
 
 
 def name_of(path: Path) -> str:
@@ -210,9 +217,10 @@ def test_what_a_boot_imports() -> None:
     assert "socket" not in after - before
     unused = {"bootseal.cleanup", "bootseal.greeting", "bootseal.initrd", "bootseal.linux.loop"}
     expected = {"bootseal" + (f".{name_of(p)}" if p.name != "__init__.py" else "") for p in BOOT_PATH if p.parent == PACKAGE}
-    assert {n for n in after if re.fullmatch(r"bootseal(\.\w+)?", n)} == expected - unused - {"bootseal.__main__"} | {
-        "bootseal.linux"
-    }
+    assert {n for n in after if re.fullmatch(r"bootseal(\.\w+)?", n)} == expected - unused - {
+        "bootseal.__main__",
+        "bootseal.patterns",
+    } | {"bootseal.linux"}
 
 
 def test_what_the_list_of_verdicts_imports() -> None:

@@ -95,15 +95,14 @@ def large_image() -> Path:
 
     def build(path: Path) -> None:
         with scratch() as work:
-            installed, aids = work / "installed", work / "aids"
-            installed.mkdir()
+            aids = work / "aids"
             shutil.copytree(SCRIPTS / "tree", aids, symlinks=True)
             (aids / "usr/lib/bootseal-test/guest-exit").write_bytes(guest_tree.guest_exit())
             for directory in (aids / f"usr/share/bench/{number}" for number in range(DIRECTORIES)):
                 directory.mkdir(parents=True)
                 for number in range(FILES):
                     (directory / f"{number:x<{NAME}}").touch()
-            must_run("os.sh", base, installed, aids, work / "tree")
+            must_run("os.sh", base, aids, work / "tree", *guest_tree.packages().glob("*.deb"))
             must_run("deploy.sh", base, work / "tree", work / "deployment", work / "view")
             shutil.copy(work / "deployment/image.cfs", path / LARGE)
 

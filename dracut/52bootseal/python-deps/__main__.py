@@ -53,7 +53,8 @@ def rehearse(directory: str) -> None:
     import bootseal.cleanup
     import bootseal.greeting
     import bootseal.initrd
-    import bootseal.linux.loop  # noqa: F401
+    import bootseal.linux.loop
+    import bootseal.patterns  # noqa: F401
     from bootseal import cms, config, der, digest, errors, keyring, messages, report, verify
     from bootseal.linux import keyctl, mountapi
 
