@@ -21,6 +21,7 @@ PATH = RUN + "/boot.json"
 VERSION = 1
 _CONSOLES = "/proc/consoles"
 _CONSOLE = "/dev/console"
+_TRIES = 10
 _NAMED = 8  # certificates; a console has few lines
 _PRIORITY = {True: "5", False: "2"}  # notice, critical: sd-daemon(3)
 _SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -53,7 +54,7 @@ class Recorder:
         self._stage, self._since = stage, now
         journal.notify(f"STATUS={printable(status)}")
         if self.debug:
-            console(f"bootseal: debug: {stage}: {json.dumps(self.record, sort_keys=True)}")
+            console(f"bootseal: debug: {stage or 'end'}: {json.dumps(self.record, sort_keys=True)}")
 
     def keyring(self, count: int, skipped: tuple[str, ...]) -> None:
         self.record["keyring"] = {"certificates": count, "skipped": list(skipped)}
@@ -168,9 +169,19 @@ def console(line: str) -> None:
         with suppress(OSError):
             fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                os.write(fd, printable(line).encode() + b"\r\n")
+                _write(fd, printable(line).encode() + b"\r\n")
             finally:
                 os.close(fd)
+
+
+def _write(fd: int, data: bytes) -> None:
+    """A slow serial line gets a moment for what does not fit into its buffer; one that takes nothing holds up no boot."""
+    for _ in range(_TRIES):
+        with suppress(BlockingIOError):
+            data = data[os.write(fd, data) :]
+            if not data:
+                return
+        time.sleep(0.02)
 
 
 def _consoles() -> list[str]:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,24 @@ def test_every_console(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyP
     report.console("text")
     assert world.console() == ["text"]
     assert (tmp_path / "ttyS7").read_bytes() == b"text\r\n"
+
+
+def test_a_console_that_is_slow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes three bytes at a time, and every other time nothing."""
+    write, calls = os.write, []
+
+    def slow(fd: int, data: bytes) -> int:
+        calls.append(data)
+        if len(calls) % 2:
+            raise BlockingIOError
+        return write(fd, data[:3])
+
+    monkeypatch.setattr(os, "write", slow)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    report.console("a line")
+    assert world.console() == ["a line"]
+    report.console("a line that is longer than it will take in that time")
+    assert len(calls) == 6 + 10
 
 
 def details_after(recorder: report.Recorder, refusal: Refusal, world: World) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 from guest_boot import Result, boot, overlay_written, shell_command
 from guest_cache import GuestError, cache_dir, clean, step
@@ -44,25 +45,34 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=("build", "boot", "shell", "clean"))
     parser.add_argument("suite", nargs="*", choices=SUITES, metavar="SUITE")
-    parser.add_argument("--modules", default="ostree", choices=("bootseal", "ostree", "plain"))
+    parser.add_argument("--modules", default="bootseal", choices=("bootseal", "ostree", "plain"))
     parser.add_argument("--fs", default="ext4", choices=("ext4", "btrfs"))
     parser.add_argument("--append", default="", help="more kernel arguments")
     return parser
 
 
-def _run(options: argparse.Namespace, suite: str) -> int:
-    disk = image(suite, options.fs)
+def _built(options: argparse.Namespace, suite: str) -> tuple[Image, Path]:
+    """Disk and initrd; for bootseal the disk is signed, and the certificate is in the initrd."""
+    if options.modules == "bootseal":
+        import support  # which imports this module
+
+        return support.image(suite, options.fs), support.initrd(suite)
     made = initrd(suite, options.modules)
     if made.status:
         raise GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
+    return image(suite, options.fs), made.path
+
+
+def _run(options: argparse.Namespace, suite: str) -> int:
+    disk, initrd_ = _built(options, suite)
     if options.verb == "boot":
-        result = boot(disk, made.path, append=options.append, script="uname -r\nfindmnt /\n", title=f"boot of {suite}")
+        result = boot(disk, initrd_, append=options.append, script="uname -r\nfindmnt /\n", title=f"boot of {suite}")
         print(result.console, result.report, sep="\n")
         print(f"guest: {suite}: {result.ended}, status {result.status}, {result.seconds:.0f} s", file=sys.stderr)
         return result.status
     if options.verb == "shell":
-        return subprocess.run(shell_command(disk, made.path, options.append), check=False).returncode
-    print(disk.disk, disk.kernel, made.path, sep="\n")
+        return subprocess.run(shell_command(disk, initrd_, options.append), check=False).returncode
+    print(disk.disk, disk.kernel, initrd_, sep="\n")
     return 0
 
 
