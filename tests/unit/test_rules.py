@@ -13,6 +13,7 @@ from pathlib import Path
 import cryptography
 import pytest
 
+from bootseal.linux import syscall
 from unit.support import PACKAGE, SERVICE, TREE
 
 BOOT_PATH = sorted(path for path in PACKAGE.rglob("*.py") if "host" not in path.relative_to(PACKAGE).parts)
@@ -286,6 +287,24 @@ def directives(path: Path) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("unit", BOOT_UNITS, ids=lambda p: p.name)
 def test_no_directive_that_makes_a_mount_namespace(unit: Path) -> None:
     assert [key for key, _ in directives(unit) if NAMESPACE.fullmatch(key)] == []
+
+
+def test_the_service_keeps_openat2() -> None:
+    """RestrictSUIDSGID= makes it ENOSYS: systemd cannot look into its arguments."""
+    assert "RestrictSUIDSGID" not in dict(directives(TREE / "units/bootseal.service"))
+
+
+def test_the_filter_names_every_call_that_linux_makes() -> None:
+    """Groups of systemd change with its version; these calls are what the service is there for."""
+    sources = "".join(path.read_text() for path in (PACKAGE / "linux").glob("*.py"))
+    by_number = {
+        name.lower() for name, value in vars(syscall).items() if name.isupper() and type(value) is int and name[0] != "_"
+    }
+    called = by_number | set(re.findall(r"_LIBC\.(\w+)\(", sources)) - {"syscall"} | {"add_key", "keyctl"}
+    filters = [value for key, value in directives(TREE / "units/bootseal.service") if key == "SystemCallFilter"]
+    assert "open_tree" in called and "umount2" in called
+    assert set(filters[-1].split()) == called
+    assert [value[0] for value in filters] == ["@", "~", filters[-1][0]]
 
 
 @pytest.mark.parametrize("unit", BOOT_UNITS, ids=lambda p: p.name)
