@@ -270,7 +270,7 @@ def test_every_module_has_its_test() -> None:
 UNITS = sorted((TREE / "units").glob("*.service"))
 # Those of the initrd; the others are of the running system and mount nothing for anybody else.
 BOOT_UNITS = [TREE / "units" / name for name in ("bootseal.service", "bootseal-guard.service")]
-# style.md would say: whatever exec_needs_mount_namespace() of systemd looks at cuts the mounts off from everybody else.
+# Whatever exec_needs_mount_namespace() of systemd looks at cuts the mounts off from everybody else.
 NAMESPACE = re.compile(
     "Private(Mounts|Tmp|Devices|IPC|Network|PIDs|BPF|Users)|Protect(System|Home|KernelTunables|KernelModules|KernelLogs"
     "|ControlGroups|Proc|Clock)|ProcSubset|(ReadOnly|ReadWrite|Inaccessible|Exec|NoExec)Paths|Bind(ReadOnly)?Paths|TemporaryFileSystem"
