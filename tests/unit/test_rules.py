@@ -7,6 +7,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -370,6 +371,21 @@ def project_files() -> list[Path]:
     if done.returncode:
         pytest.skip("no git tree")
     return [path for name in done.stdout.decode().split("\0") if name and (path := TREE / name).is_file()]
+
+
+def test_the_source_distribution_has_everything() -> None:
+    text = (TREE / "MANIFEST.in").read_text()
+    named = set(re.findall(r"(?m)^graft (\S+)", text)) | {
+        n for line in re.findall(r"(?m)^include (.*)", text) for n in line.split()
+    }
+    parts = [path.relative_to(TREE).parts for path in project_files()]
+    assert named == {part[0] if part[0] != ".ci" else "/".join(part) for part in parts}
+
+
+def test_the_wheel_has_every_package() -> None:
+    named = tomllib.loads((TREE / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(SERVICE).parts) for path in SERVICE.rglob("__init__.py")}
+    assert set(named) == found
 
 
 FORBIDDEN = re.compile(
