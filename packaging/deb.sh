@@ -16,28 +16,12 @@ fi
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 tree=$(cd "$(dirname "$0")/.." && pwd)
-packages="debhelper dh-python dpkg-dev git make python3"
 
 say() { echo "deb: $*" >&2; }
 
-as_root() {
-    if [ "$(id -u)" -eq 0 ]; then
-        "$@"
-    else
-        sudo "$@"
-    fi
-}
-
-missing=""
-for package in $packages; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
-done
-if [ -n "$missing" ]; then
-    say "installing packages:$missing"
-    as_root apt-get -q update >&2
-    # shellcheck disable=SC2086
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing >&2
-fi
+# shellcheck source=packaging/need.sh
+. "$tree/packaging/need.sh"
+need debhelper dh-python dpkg-dev git make python3
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -11,17 +11,12 @@ fi
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 tree=$(cd "$(dirname "$0")/.." && pwd)
-packages="lintian python3-venv"
 
 say() { echo "dist: $*" >&2; }
 
-as_root() {
-    if [ "$(id -u)" -eq 0 ]; then
-        "$@"
-    else
-        sudo "$@"
-    fi
-}
+# shellcheck source=packaging/need.sh
+. "$tree/packaging/need.sh"
+need lintian python3-venv
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -29,15 +24,6 @@ trap 'rm -rf "$work"' EXIT
 say "building Debian packages"
 "$tree/packaging/deb.sh" --source "$work/deb"
 
-missing=""
-for package in $packages; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
-done
-if [ -n "$missing" ]; then
-    say "installing packages:$missing"
-    # shellcheck disable=SC2086
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing >&2
-fi
 say "running lintian"
 lintian --fail-on error,warning --suppress-tags newer-standards-version "$work"/deb/*.changes >&2
 

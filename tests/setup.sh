@@ -12,32 +12,10 @@ tools="pytest ruff mypy cryptography pyudev"
 
 say() { echo "setup: $*" >&2; }
 
-as_root() {
-    if [ "$(id -u)" -eq 0 ]; then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
-    else
-        say "only root can install them: apt-get install --no-install-recommends $missing"
-        exit 1
-    fi
-}
-
-missing_packages() {
-    for package in $packages; do
-        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || printf '%s ' "$package"
-    done
-}
-
-missing=$(missing_packages)
-if [ -n "$missing" ]; then
-    say "installing packages: $missing"
-    # Package lists from before the last point release name versions that are gone, and apt then says that
-    # a dependency "is not going to be installed".
-    as_root apt-get -q update >&2
-    # shellcheck disable=SC2086
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing >&2
-fi
+# shellcheck source=packaging/need.sh
+. "$(dirname "$0")/../packaging/need.sh"
+# shellcheck disable=SC2086
+need $packages
 
 # The distribution's own interpreter: another one, first in PATH, may lack ensurepip or be gone tomorrow.
 wanted="$tools $(/usr/bin/python3 --version)"

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Documentation against the code: keys, verdicts, message ids, journal fields, files, links; and that man pages render."""
 
+import argparse
 import ast
+import json
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bootseal import config, messages, report
+from bootseal.host import cli
 from bootseal.messages import Verdict
 from unit.support import PACKAGE, SERVICE, TREE
 
@@ -18,6 +22,8 @@ README = TREE / "README.md"
 ARCHITECTURE = TREE / "ARCHITECTURE.md"
 MAN = TREE / "packaging/man"
 SERVICE_PAGE, CONF_PAGE = MAN / "bootseal.service.8", MAN / "bootseal.conf.5"
+PROGRAM_PAGE, JSON_PAGE = MAN / "bootseal.8", MAN / "bootseal.json.5"
+SCHEMA: dict[str, Any] = json.loads((TREE / "packaging/boot.schema.json").read_text())
 CATALOG = TREE / "packaging/bootseal.catalog"
 PAGES = sorted(MAN.glob("*.[1-8]"))
 TEXTS = (README, ARCHITECTURE, TREE / "CONTRIBUTING.md")
@@ -157,7 +163,91 @@ def test_catalog_compiles(tmp_path: Path) -> None:
 
 
 def test_there_are_man_pages() -> None:
-    assert {SERVICE_PAGE, CONF_PAGE} <= set(PAGES)
+    assert {SERVICE_PAGE, CONF_PAGE, PROGRAM_PAGE, JSON_PAGE} == set(PAGES)
+
+
+def documenting() -> list[Path]:
+    """What names manual pages in the form of systemd's Documentation=."""
+    return [CATALOG, *sorted(path for path in (TREE / "units").iterdir() if "man:" in path.read_text())]
+
+
+@pytest.mark.parametrize("path", documenting(), ids=lambda p: p.name)
+def test_documentation_leads_to_a_page(path: Path) -> None:
+    named = set(re.findall(r"\bman:([\w.-]+)\((\d)\)", path.read_text()))
+    assert named <= {tuple(page.name.rsplit(".", 1)) for page in PAGES}
+
+
+@pytest.mark.parametrize("path", [*PAGES, README, CATALOG], ids=lambda p: p.name)
+def test_pages_of_ours_that_are_named_exist(path: Path) -> None:
+    text = re.sub(r"\\f[BIR]|[`*\"]", "", roff(path))
+    named = set(re.findall(r"\b(bootseal(?:\.(?:service|conf|json))?) ?\((\d)\)", text))
+    assert named
+    assert named <= {tuple(page.name.rsplit(".", 1)) for page in PAGES}
+
+
+def test_program_page_has_no_option_that_does_not_exist() -> None:
+    """The other way round is for the tests of the program: by command."""
+    known = {"--version", "--help", "--json"}
+    for command in cli._COMMANDS:
+        parser = argparse.ArgumentParser()
+        cli._module(command).add_arguments(parser)
+        known |= {option for action in parser._actions for option in action.option_strings}
+    named = set(
+        re.findall(
+            r"(?m)^(?:\.TP\n)?(?:\.BR? |\\fB)(--?[a-z][\w-]*)", re.sub(r"(?s)\n\.EX\n.*?\n\.EE\n", "\n", roff(PROGRAM_PAGE))
+        )
+    )
+    assert {"--key", "--all", "--json"} <= named
+    assert named - known == set()
+
+
+# --- the record and the output of status
+
+
+def members(schema: dict[str, Any], place: str = "") -> dict[str, dict[str, Any]]:
+    """{path of a member: its schema}, those of objects in lists included."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, inner in schema.get("properties", {}).items():
+        found[f"{place}{name}"] = inner
+        found |= members(inner.get("items", inner), f"{place}{name}.")
+    return found
+
+
+MEMBERS = members(SCHEMA)
+
+
+def described(member: str) -> str:
+    """The part of bootseal.json(5) that describes a member of the topmost object, or of `status`."""
+    page = roff(JSON_PAGE)
+    first, _, rest = member.partition(".")
+    if first == "status" and rest:
+        below = page.partition("\n.I status\n")[2].partition("\n.SH ")[0]
+        return next((p for p in below.split("\n.PP\n") if rest.split(".")[0] in words(*p.splitlines()[:5])), "")
+    tagged = re.split(r"(?m)^\.TP\n", page)[1:]
+    return next((part for part in tagged if first in words(part.splitlines()[0])), "")
+
+
+def words(*lines: str) -> set[str]:
+    """What stands in italics or bold."""
+    arguments = " ".join(match[1] for line in lines if (match := re.match(r"\.[BIR]{1,2} (.*)", line)))
+    return {word.strip('"(),') for word in re.findall(r'"[^"]*"|\S+', arguments)}
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_json_page_has_every_member(member: str) -> None:
+    text = described(member)
+    assert text, "no paragraph"
+    assert member.rsplit(".", 1)[-1] in words(*text.splitlines())
+
+
+@pytest.mark.parametrize("member", [m for m, inner in MEMBERS.items() if "enum" in inner and m != "verdict"])
+def test_json_page_has_every_value(member: str) -> None:
+    text = " ".join(re.sub(r"(?m)^\.\w+ ", "", described(member)).replace('"', "").split())
+    assert [value for value in MEMBERS[member]["enum"] if not re.search(rf"\b{re.escape(value)}\b", text)] == []
+
+
+def test_schema_has_every_verdict() -> None:
+    assert MEMBERS["verdict"]["enum"] == [verdict.name for verdict in messages.VERDICTS]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

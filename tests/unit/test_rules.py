@@ -7,12 +7,14 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import cryptography
 import pytest
 
+from bootseal.linux import syscall
 from unit.support import PACKAGE, SERVICE, TREE
 
 BOOT_PATH = sorted(path for path in PACKAGE.rglob("*.py") if "host" not in path.relative_to(PACKAGE).parts)
@@ -269,7 +271,7 @@ def test_every_module_has_its_test() -> None:
 UNITS = sorted((TREE / "units").glob("*.service"))
 # Those of the initrd; the others are of the running system and mount nothing for anybody else.
 BOOT_UNITS = [TREE / "units" / name for name in ("bootseal.service", "bootseal-guard.service")]
-# style.md would say: whatever exec_needs_mount_namespace() of systemd looks at cuts the mounts off from everybody else.
+# Whatever exec_needs_mount_namespace() of systemd looks at cuts the mounts off from everybody else.
 NAMESPACE = re.compile(
     "Private(Mounts|Tmp|Devices|IPC|Network|PIDs|BPF|Users)|Protect(System|Home|KernelTunables|KernelModules|KernelLogs"
     "|ControlGroups|Proc|Clock)|ProcSubset|(ReadOnly|ReadWrite|Inaccessible|Exec|NoExec)Paths|Bind(ReadOnly)?Paths|TemporaryFileSystem"
@@ -286,6 +288,24 @@ def directives(path: Path) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("unit", BOOT_UNITS, ids=lambda p: p.name)
 def test_no_directive_that_makes_a_mount_namespace(unit: Path) -> None:
     assert [key for key, _ in directives(unit) if NAMESPACE.fullmatch(key)] == []
+
+
+def test_the_service_keeps_openat2() -> None:
+    """RestrictSUIDSGID= makes it ENOSYS: systemd cannot look into its arguments."""
+    assert "RestrictSUIDSGID" not in dict(directives(TREE / "units/bootseal.service"))
+
+
+def test_the_filter_names_every_call_that_linux_makes() -> None:
+    """Groups of systemd change with its version; these calls are what the service is there for."""
+    sources = "".join(path.read_text() for path in (PACKAGE / "linux").glob("*.py"))
+    by_number = {
+        name.lower() for name, value in vars(syscall).items() if name.isupper() and type(value) is int and name[0] != "_"
+    }
+    called = by_number | set(re.findall(r"_LIBC\.(\w+)\(", sources)) - {"syscall"} | {"add_key", "keyctl"}
+    filters = [value for key, value in directives(TREE / "units/bootseal.service") if key == "SystemCallFilter"]
+    assert "open_tree" in called and "umount2" in called
+    assert set(filters[-1].split()) == called
+    assert [value[0] for value in filters] == ["@", "~", filters[-1][0]]
 
 
 @pytest.mark.parametrize("unit", BOOT_UNITS, ids=lambda p: p.name)
@@ -351,6 +371,21 @@ def project_files() -> list[Path]:
     if done.returncode:
         pytest.skip("no git tree")
     return [path for name in done.stdout.decode().split("\0") if name and (path := TREE / name).is_file()]
+
+
+def test_the_source_distribution_has_everything() -> None:
+    text = (TREE / "MANIFEST.in").read_text()
+    named = set(re.findall(r"(?m)^graft (\S+)", text)) | {
+        n for line in re.findall(r"(?m)^include (.*)", text) for n in line.split()
+    }
+    parts = [path.relative_to(TREE).parts for path in project_files()]
+    assert named == {part[0] if part[0] != ".ci" else "/".join(part) for part in parts}
+
+
+def test_the_wheel_has_every_package() -> None:
+    named = tomllib.loads((TREE / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(SERVICE).parts) for path in SERVICE.rglob("__init__.py")}
+    assert set(named) == found
 
 
 FORBIDDEN = re.compile(

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The Debian packages in a view of each suite's own tree: installed, upgraded, removed, purged. No guest is booted."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import guest_cache
+import guest_tree
+import pytest
+
+pytestmark = [pytest.mark.vm, pytest.mark.parametrize("suite", guest_tree.SUITES)]
+
+LIBRARY = "/usr/lib/bootseal/"
+# Besides what 'make install' installs: what Debian's policy wants, and what compiles modules again for another Python.
+OF_DEBIAN = re.compile(r"/usr/share/(doc/[^/]+/(changelog\.gz|copyright)|python3/runtime\.d/.*)")
+DBUS = re.compile(r"python3-(gi|pydbus|pyudev|dbus)|gir1\.2-.*|libgirepository.*|libglib2\.0.*|dbus(-.*)?")
+# What systemd-analyze says at most; the unit's comments have the reason for each point that remains of bootseal.service.
+EXPOSURE = {"bootseal.service": 3.9, "bootseal-guard.service": 2.6, "bootseal-gate.service": 5.5}
+UNITS = (*EXPOSURE, "bootseal-gate.path")
+
+
+class Life(NamedTuple):
+    """FILES.<moment> as sets of lines, and what each command said."""
+
+    moments: dict[str, set[str]]
+    said: dict[str, list[str]]
+
+    def added(self, before: str, after: str) -> set[str]:
+        """Lines that differ; the bytecode of Python's own library, where it is missing, and dpkg's log are others'."""
+        others = re.compile(r"\S+ \S+ \S+ \./(usr/lib/python3\.\d+/|var/log/dpkg\.log )")
+        return {line for line in self.moments[before] ^ self.moments[after] if not others.match(line)}
+
+    def paths(self, moment: str) -> set[str]:
+        return {_path(line) for line in self.moments[moment] if line[0] != "!"}
+
+
+def _path(line: str) -> str:
+    return line.split(" ")[3].removeprefix(".")
+
+
+@cache
+def _deb(package: str) -> Path:
+    (found,) = guest_tree.packages().glob(f"{package}_*.deb")
+    return found
+
+
+@cache
+def _life(suite: str) -> Life:
+    base = guest_tree.base_tree(suite)
+    # systemd of trixie depends on it; that of forky recommends it, and the guests' tree is without recommended packages.
+    seccomp = next(guest_tree.base_tree("trixie").glob("usr/lib/*/libseccomp.so.2"))
+    with guest_cache.scratch() as work:
+        out = work / "out"
+        out.mkdir()
+        guest_cache.must_run("package.sh", base, work / "views", out, seccomp, _deb("bootseal"), _deb("bootseal-tools"))
+        texts = {path.name: path.read_text().splitlines() for path in out.iterdir()}
+    moments = {name.removeprefix("FILES."): set(lines) for name, lines in texts.items() if name.startswith("FILES.")}
+    return Life(moments, {name: lines for name, lines in texts.items() if not name.startswith("FILES.")})
+
+
+def _owned(life: Life, which: str) -> set[str]:
+    """The files of an installed package; not its directories."""
+    files = {_path(line) for line in life.moments["installed"] if line[0] == "f"}
+    return files & set(life.said[f"owned-{which}"])
+
+
+@cache
+def _installed_by_make() -> frozenset[str]:
+    with guest_cache.scratch() as work:
+        command = ["make", "-s", "-C", str(guest_cache.CHECKOUT), "install", f"DESTDIR={work}", "PREFIX=/usr"]
+        subprocess.run(command, check=True, capture_output=True)
+        return frozenset("/" + str(path.relative_to(work)) for path in work.rglob("*") if path.is_file())
+
+
+def _closure(suite: str, package: str) -> set[str]:
+    """What comes with a package: the first alternative that the base tree has, of each dependency."""
+    admin = guest_tree.base_tree(suite) / "var/lib/dpkg"
+    form = "${Package}\t${Provides}\t${Pre-Depends}, ${Depends}\n"
+    listed = subprocess.run(
+        ["dpkg-query", f"--admindir={admin}", "-W", "-f", form], check=True, capture_output=True, text=True
+    ).stdout
+    lines = [line.split("\t") for line in listed.splitlines()]
+    needs = {name: depends for name, _, depends in lines}
+    real = {provided: name for name, provides, _ in lines for provided in _names(provides)} | {name: name for name in needs}
+    field = subprocess.run(["dpkg-deb", "-f", _deb(package), "Depends"], check=True, capture_output=True, text=True).stdout
+    found: set[str] = set()
+    left = [field]
+    while left:
+        for alternatives in left.pop().split(","):
+            chosen = next((real[name] for name in _names(alternatives.replace("|", ",")) if name in real), None)
+            if chosen and chosen not in found:
+                found.add(chosen)
+                left.append(needs[chosen])
+    return found
+
+
+def _names(field: str) -> list[str]:
+    return [match[1] for part in field.split(",") if (match := re.match(r"\s*([\w.+-]+)", part))]
+
+
+# --- what is in which package
+
+
+def test_each_installed_file_is_in_one_package(suite: str) -> None:
+    life = _life(suite)
+    service, tools = _owned(life, "service"), _owned(life, "tools")
+    assert service & tools == set()
+    both = {path.removesuffix(".gz") for path in service | tools if not OF_DEBIAN.fullmatch(path)}
+    assert both == _installed_by_make()
+
+
+def test_the_service_brings_no_dbus(suite: str) -> None:
+    service, tools = _closure(suite, "bootseal"), _closure(suite, "bootseal-tools")
+    assert {"python3-cryptography", "dracut-core", "systemd"} <= service
+    assert {name for name in service if DBUS.fullmatch(name)} == set()
+    assert {"python3-pydbus", "python3-pyudev", "python3-gi"} <= tools
+
+
+def test_the_service_alone(suite: str) -> None:
+    life = _life(suite)
+    assert not any("/dist-packages/gi/" in path or "/pydbus/" in path for path in life.paths("alone"))
+    new = life.paths("alone") - life.paths("base")
+    assert LIBRARY + "bootseal/boot.py" in new
+    assert [path for path in new if path.startswith(("/usr/bin/", "/etc/", LIBRARY + "bootseal/host"))] == []
+    assert life.said["alone-imports"] == ["status 0"]
+
+
+def test_the_tools_do_not_go_without_their_libraries(suite: str) -> None:
+    *lines, status = _life(suite).said["alone-tools"]
+    assert status == "status 1"
+    assert [
+        name for name in ("python3-pydbus", "python3-pyudev") if f" bootseal-tools depends on {name}; however:" in lines
+    ] == [
+        "python3-pydbus",
+        "python3-pyudev",
+    ]
+
+
+def test_nothing_is_a_conffile(suite: str) -> None:
+    assert _life(suite).said["conffiles"] == ["status 0"]
+
+
+# --- installed
+
+
+def test_modules_are_compiled_for_this_python(suite: str) -> None:
+    life = _life(suite)
+    *lines, status = life.said["bytecode"]
+    assert status == "status 0"
+    states = dict(line.split(" ") for line in lines)
+    assert set(states) == {p for p in _owned(life, "service") | _owned(life, "tools") if p.startswith(LIBRARY)}
+    assert set(states.values()) == {"fresh"}
+
+
+def test_the_program_runs(suite: str) -> None:
+    assert _life(suite).said["program"][0].startswith("bootseal ")
+    assert _life(suite).said["program"][-1] == "status 0"
+
+
+def test_the_completion_completes(suite: str) -> None:
+    assert _life(suite).said["completion-syntax"] == ["status 0"]
+    assert _life(suite).said["completion"] == ["--all", "status 0"]
+
+
+def test_nothing_but_the_catalog_is_touched(suite: str) -> None:
+    """Installing writes what the packages own, bytecode beside it, the list of the gate's links, and the catalog."""
+    life = _life(suite)
+    owned = {*life.said["owned-service"], *life.said["owned-tools"]}
+    strange = {line for line in life.added("before", "installed") if _path(line) not in owned and "/__pycache__" not in line}
+    noted = "/var/lib/systemd/deb-systemd-helper-enabled/bootseal-gate.path.dsh-also"
+    assert {_path(line) for line in strange} == {"/var/lib/systemd/catalog/database", noted}
+
+
+def test_the_gate_is_off_until_it_is_enabled(suite: str) -> None:
+    life = _life(suite)
+    assert life.said["gate-before"] == ["disabled", "status 1"]
+    assert life.said["gate-after"] == ["enabled", "status 0"]
+    (link,) = life.added("installed", "enabled")
+    assert "/multi-user.target.wants/bootseal-gate.path /usr/lib/systemd/system/bootseal-gate.path" in link
+
+
+# --- later
+
+
+def test_a_reinstallation_changes_nothing(suite: str) -> None:
+    assert _life(suite).added("enabled", "reinstalled") == set()
+
+
+def test_an_upgrade_leaves_nothing_of_the_old_version(suite: str) -> None:
+    life = _life(suite)
+    changed = life.paths("reinstalled") ^ life.paths("upgraded")
+    renamed = {re.sub(r"_newer|__pycache__/|\.cpython-\d+|\.pyc?$", "", path) for path in changed}
+    assert renamed == {LIBRARY + "bootseal/linux/loop", LIBRARY + "bootseal/host/variant"}
+    assert sum("_newer" in path for path in changed) == len(changed) // 2 == 4
+    assert life.said["gate-upgraded"] == ["enabled", "status 0"]
+
+
+@pytest.mark.parametrize("moment", ["removed", "purged"])
+def test_nothing_is_left(suite: str, moment: str) -> None:
+    assert _life(suite).added("before", moment) == set()
+
+
+def test_installed_anew_the_gate_is_off(suite: str) -> None:
+    assert _life(suite).added("installed", "again") == set()
+
+
+# --- units, by the systemd of the suite
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_reads_the_unit_without_a_word(suite: str, unit: str) -> None:
+    assert _life(suite).said[f"verify.{unit}"] == ["status 0"]
+
+
+@pytest.mark.parametrize("unit", EXPOSURE)
+def test_exposure_does_not_grow(suite: str, unit: str) -> None:
+    text = "\n".join(_life(suite).said[f"security.{unit}"])
+    match = re.search(rf"Overall exposure level for {unit}: (\d+\.\d)", text)
+    assert match, text
+    assert float(match[1]) <= EXPOSURE[unit]
