@@ -15,7 +15,7 @@ from guest_cache import CHECKOUT, SCRIPTS, GuestError, cached, digest_of, must_r
 SUITES = ("trixie", "forky")
 BUILDER = "forky"  # its ostree knows composefs
 PACKAGES: Sequence[str] = (  # noqa: SIM905
-    "systemd systemd-sysv udev dbus dracut python3 python3-cryptography python3-pyudev python3-pydbus keyutils "
+    "systemd systemd-sysv libseccomp2 udev dbus dracut python3 python3-cryptography python3-pyudev python3-pydbus keyutils "
     "fsverity e2fsprogs btrfs-progs kmod ostree ostree-boot zstd cpio linux-image-cloud-amd64"
 ).split()
 SUITE_PACKAGES: Mapping[str, tuple[str, ...]] = {"trixie": (), "forky": ("composefs",)}
