@@ -52,12 +52,10 @@ def _deb(package: str) -> Path:
 @cache
 def _life(suite: str) -> Life:
     base = guest_tree.base_tree(suite)
-    # systemd of trixie depends on it; that of forky recommends it, and the guests' tree is without recommended packages.
-    seccomp = next(guest_tree.base_tree("trixie").glob("usr/lib/*/libseccomp.so.2"))
     with guest_cache.scratch() as work:
         out = work / "out"
         out.mkdir()
-        guest_cache.must_run("package.sh", base, work / "views", out, seccomp, _deb("bootseal"), _deb("bootseal-tools"))
+        guest_cache.must_run("package.sh", base, work / "views", out, _deb("bootseal"), _deb("bootseal-tools"))
         texts = {path.name: path.read_text().splitlines() for path in out.iterdir()}
     moments = {name.removeprefix("FILES."): set(lines) for name, lines in texts.items() if name.startswith("FILES.")}
     return Life(moments, {name: lines for name, lines in texts.items() if not name.startswith("FILES.")})

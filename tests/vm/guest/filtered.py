@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""filtered.py UNIT LIBSECCOMP: what the service does, below its unit's own SystemCallFilter=, with this suite's Python.
+"""filtered.py UNIT: what the service does, below its unit's own SystemCallFilter=, with this suite's Python.
 
 Expands the groups by this suite's systemd, loads the filter, and starts itself again. Prints what was done.
 """
@@ -35,8 +35,8 @@ def allowed(unit: str) -> set[str]:
     return names
 
 
-def load(names: set[str], library: str) -> None:
-    lib = ctypes.CDLL(library)
+def load(names: set[str]) -> None:
+    lib = ctypes.CDLL("libseccomp.so.2")
     lib.seccomp_init.restype = ctypes.c_void_p
     context = ctypes.c_void_p(lib.seccomp_init(EPERM))
     for name in sorted(names):
@@ -85,5 +85,5 @@ def inside() -> None:
 if len(sys.argv) == 1:
     inside()
 else:
-    load(allowed(sys.argv[1]), sys.argv[2])
+    load(allowed(sys.argv[1]))
     os.execv("/usr/bin/python3", ["/usr/bin/python3", "-ISB", __file__])
