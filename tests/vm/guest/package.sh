@@ -1,10 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# package.sh BASE SCRATCH OUT SECCOMP SERVICE TOOLS: the life of the Debian packages in throw-away views of BASE.
+# package.sh BASE SCRATCH OUT SERVICE TOOLS: the life of the Debian packages in throw-away views of BASE.
 # In OUT: FILES.<moment>, every file of the view then; other names, what commands said. Fails where a command of dpkg does.
-# SECCOMP is a libseccomp, which systemd loads when there is one, and without which systemd-analyze looks at nothing.
 set -eu
-base=$1 scratch=$2 out=$3 seccomp=$4 service=$5 tools=$6
+base=$1 scratch=$2 out=$3 service=$4 tools=$5
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck disable=SC1091
 . "$here/lib.sh"
@@ -18,7 +17,6 @@ view() {
     mkdir debs
     cp "$service" debs/service.deb
     cp "$tools" debs/tools.deb
-    cp "$seccomp" debs/libseccomp.so.2
 }
 
 # files MOMENT: type, mode, owner, path, target of links; and a ! before the path of a file with another content than in BASE.
@@ -106,9 +104,15 @@ files enabled
 for unit in bootseal.service bootseal-guard.service bootseal-gate.service bootseal-gate.path; do
     path=usr/lib/systemd/system/$unit
     [ -e "$path" ] || path=usr/lib/dracut/modules.d/52bootseal/$unit
-    said "verify.$unit" env LD_LIBRARY_PATH=/debs systemd-analyze verify --man=no --recursive-errors=no "/$path"
-    said "security.$unit" env LD_LIBRARY_PATH=/debs systemd-analyze security --offline=yes --no-pager "/$path"
+    said "verify.$unit" systemd-analyze verify --man=no --recursive-errors=no "/$path"
+    said "security.$unit" systemd-analyze security --offline=yes --no-pager "/$path"
 done
+
+vectors=$here/../../vectors
+cp "$here/filtered.py" "$vectors/certs/p256.der" debs
+cp "$vectors/sigs/A-fsv-p256.p7s" debs/signature
+cp "$vectors/content/digest-sha256" debs/digest
+said filtered python3 /debs/filtered.py /usr/lib/systemd/system/bootseal.service
 
 dpkg_ --install /debs/tools.deb /debs/service.deb
 files reinstalled
