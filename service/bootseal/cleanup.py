@@ -25,7 +25,7 @@ def main() -> int:
             undo()
         except Exception as error:  # whatever it is, the other steps are tried and the end gets its verdict
             why = reason(error) if isinstance(error, OSError) else repr(error)
-            recorder.notes.append(f"could not put back what was begun: {why}")
+            recorder.note(messages.NOT_PUT_BACK, f"could not put back what was begun: {why}")
     if not _reported():
         report.refused(recorder, Refusal(messages.INTERRUPTED, _TEXTS.get(result, f"ended early ({result})"), _SERVICE))
     return 0

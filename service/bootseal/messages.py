@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every verdict there is: exit status, journal MESSAGE_ID, and what to do about it. Imports nothing of ours.
+"""Every verdict there is: exit status, journal MESSAGE_ID, and what to do about it; every note. Imports nothing of ours.
 
 Exit statuses carry the sysexits(3) meanings that systemd.exec(5) lists; 0 to 78 only, since 200 and above belong to systemd.
 The ids are those of packaging/bootseal.catalog; a test compares the two.
@@ -136,6 +136,22 @@ INTERNAL = Verdict(
     "11cf2a8b89704812b573be687363a312",
     "this is a bug of bootseal: boot another deployment and report the journal of this boot",
 )
+
+
+class Note(NamedTuple):
+    """Something that is said beside a verdict."""
+
+    name: str
+    message_id: str
+
+
+CERTIFICATE_SKIPPED = Note("certificate-skipped", "46b3ebff9ecd43e1ae258587dc1439f7")
+NOT_IN_KERNEL = Note("certificate-not-in-kernel", "b23b92be5c034bcf80c0ff27110b544f")
+DIGEST_STANDS_IN = Note("digest-stands-in", "5e7a87e3abbd437fa1efef32b95067cb")
+ENROLLING_INCOMPLETE = Note("enrolling-incomplete", "65f3419095a9440e94b71ff36425c39e")
+NOT_PUT_BACK = Note("not-put-back", "d71455c3d3374707b07a62a7d45bebde")
+
+NOTES: tuple[Note, ...] = (CERTIFICATE_SKIPPED, NOT_IN_KERNEL, DIGEST_STANDS_IN, ENROLLING_INCOMPLETE, NOT_PUT_BACK)
 
 VERDICTS: tuple[Verdict, ...] = (
     VERIFIED, BAD_COMMAND_LINE, NO_DEPLOYMENT, NO_IMAGE, NO_DIGEST, NO_SIGNATURE, BAD_IMAGE, BAD_DIGEST, BAD_SIGNATURE,

@@ -19,6 +19,7 @@ SYSROOT = "/sysroot"
 _STAGE = "/run/bootseal/stage"
 _OSTREE_RUN = "/run/ostree"
 _SOURCE_PREFIX = "composefs:"
+_MANAGER = "1"  # PID of the service manager
 _READ_ONLY = mountapi.MOUNT_ATTR_RDONLY
 
 
@@ -65,15 +66,20 @@ def attach(mounted: Mounted, namespace_fd: int) -> None:
     try:
         with _Step("cannot attach the verified root", SYSROOT):
             _swap(mounted.tree_fd)
+            if not attached(_MANAGER):
+                # A setting for this unit that makes a mount namespace: the switch would be to what nobody verified.
+                what = "the service manager does not see the root that was mounted, for the unit has mounts of its own"
+                raise Refusal(messages.MOUNT_FAILED, what, SYSROOT)
     except Refusal:
-        booted.remove()
+        with suppress(OSError):
+            detach()
         raise
     _remove_stage()
 
 
-def attached() -> str | None:
-    """The composefs digest of the root that is mounted at /sysroot now, in hex; None if it is none of ours."""
-    stack = _stack()
+def attached(process: str = "self") -> str | None:
+    """The composefs digest of the root that a process has at /sysroot now, in hex; None if it is none of ours."""
+    stack = _stack(process)
     return stack[-1].source.removeprefix(_SOURCE_PREFIX) if stack and _is_ours(stack[-1]) else None
 
 
@@ -115,9 +121,9 @@ def _swap(tree: int) -> None:
     syscall.umount(SYSROOT, mountapi.MNT_DETACH)
 
 
-def _stack() -> list[mountapi.MountInfo]:
+def _stack(process: str = "self") -> list[mountapi.MountInfo]:
     """The mounts at /sysroot, the topmost last. Their order in mountinfo tells nothing; who is whose parent does."""
-    at = {m.parent: m for m in mountapi.mounts() if m.target == SYSROOT}
+    at = {m.parent: m for m in mountapi.mounts(process) if m.target == SYSROOT}
     lowest = [m for parent, m in at.items() if parent not in {other.id for other in at.values()}]
     stack = lowest[:1]
     while stack and stack[-1].id in at:

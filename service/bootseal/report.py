@@ -13,7 +13,7 @@ from typing import Any
 from . import __version__, messages
 from .errors import Refusal, printable, reason
 from .linux import journal
-from .messages import Verdict
+from .messages import Note, Verdict
 from .values import Candidate, Certificate, Deployment, Enrolled, KernelKeys, Mounted, Pinned, Verified
 
 RUN = "/run/bootseal"
@@ -41,7 +41,7 @@ class Recorder:
             "bootseal": __version__,
             "milliseconds": {},
         }
-        self.notes: list[str] = []
+        self.noted: list[tuple[Note, str]] = []
         self.trusted: tuple[Certificate, ...] = ()
         self.debug = False
         self._stage, self._since = "", time.monotonic()
@@ -56,15 +56,22 @@ class Recorder:
         if self.debug:
             console(f"bootseal: debug: {stage or 'end'}: {json.dumps(self.record, sort_keys=True)}")
 
+    def note(self, note: Note, text: str) -> None:
+        self.noted.append((note, text))
+
+    @property
+    def notes(self) -> list[str]:
+        return [text for _, text in self.noted]
+
     def keyring(self, count: int, skipped: tuple[str, ...]) -> None:
         self.record["keyring"] = {"certificates": count, "skipped": list(skipped)}
-        self.notes += [f"certificate skipped: {line}" for line in skipped]
+        self.noted += [(messages.CERTIFICATE_SKIPPED, f"certificate skipped: {line}") for line in skipped]
 
     def kernel_keys(self, keys: KernelKeys) -> None:
         self.record["keyring"]["sealed"] = keys.sealed
         lines = [f"{sha256[:16]}: {reason(OSError(number, ''))}" for sha256, number in keys.unloaded.items()]
         self.record["keyring"]["not_in_kernel"] = lines
-        self.notes += [f"certificate not in the kernel: {line}" for line in lines]
+        self.noted += [(messages.NOT_IN_KERNEL, f"certificate not in the kernel: {line}") for line in lines]
 
     def deployment(self, found: Deployment) -> None:
         names = ("layout", "stateroot", "checksum", "serial", "path")
@@ -72,9 +79,8 @@ class Recorder:
 
     def candidate(self, candidate: Candidate) -> None:
         if candidate.stands_in:
-            self.notes.append(
-                "the digest file cannot be opened (enrolled with a key that is gone): the image's digest was verified"
-            )
+            text = "the digest file cannot be opened (enrolled with a key that is gone): the image's digest was verified"
+            self.note(messages.DIGEST_STANDS_IN, text)
 
     def verified(self, verified: Verified) -> None:
         certificate = verified.signer.certificate
@@ -107,7 +113,7 @@ class Recorder:
         }
         if enrolled.bytes_written is not None:
             self.record["enrollment"]["bytes_written"] = enrolled.bytes_written
-        self.notes += [f"enrolling incomplete: {text}" for text in missing]
+        self.noted += [(messages.ENROLLING_INCOMPLETE, f"enrolling incomplete: {text}") for text in missing]
 
     def mounted(self, mounted: Mounted) -> None:
         self.record["mount"] = {"options": mounted.options}
@@ -138,19 +144,17 @@ class Recorder:
 def verified(recorder: Recorder) -> int:
     """Reports a mounted root; returns the exit status."""
     record = recorder.end(messages.VERIFIED, _verified_line(recorder.record), "")
-    lines = [f"bootseal: {record['message']}"] + [f"bootseal: note: {note}" for note in recorder.notes]
     status = "; ".join([record["message"], *recorder.notes])
-    return _publish(messages.VERIFIED, record, lines, status)
+    return _publish(messages.VERIFIED, recorder, [record["message"]], status)
 
 
 def refused(recorder: Recorder, refusal: Refusal) -> int:
     """Reports a refusal; returns the exit status."""
     record = recorder.end(refusal.verdict, str(refusal), refusal.hint)
     recorder.details(refusal)
-    lines = [f"bootseal: {refusal}", f"bootseal: hint: {refusal.hint}"]
-    lines += [f"bootseal: {detail['name']}: {detail['value']}" for detail in record.get("details", ())]
-    lines += [f"bootseal: note: {note}" for note in recorder.notes]
-    return _publish(refusal.verdict, record, lines, str(refusal))
+    lines = [str(refusal), f"hint: {refusal.hint}"]
+    lines += [f"{detail['name']}: {detail['value']}" for detail in record.get("details", ())]
+    return _publish(refusal.verdict, recorder, lines, str(refusal))
 
 
 def load() -> Record:
@@ -194,13 +198,16 @@ def _consoles() -> list[str]:
     return [path for path in found if os.path.exists(path)] or [_CONSOLE]
 
 
-def _publish(verdict: Verdict, record: Record, lines: list[str], status: str) -> int:
-    _save(record)
-    for line in lines:
-        console(line)
-    journal.send(_fields(verdict, record))
-    for line in lines[1:]:
-        journal.send({"MESSAGE": line.removeprefix("bootseal: "), "PRIORITY": "4", "SYSLOG_IDENTIFIER": "bootseal"})
+def _publish(verdict: Verdict, recorder: Recorder, lines: list[str], status: str) -> int:
+    """The first line is the verdict's; the notes come last."""
+    _save(recorder.record)
+    noted = [(f"note: {text}", note.message_id) for note, text in recorder.noted]
+    for line in [*lines, *(text for text, _ in noted)]:
+        console(f"bootseal: {line}")
+    journal.send(_fields(verdict, recorder.record))
+    for line, message_id in [*((line, "") for line in lines[1:]), *noted]:
+        fields = {"MESSAGE": line, "PRIORITY": "4", "SYSLOG_IDENTIFIER": "bootseal"}
+        journal.send(fields | ({"MESSAGE_ID": message_id} if message_id else {}))
     journal.notify(f"STATUS={status}")
     return verdict.exit_status
 

@@ -15,7 +15,7 @@ import pytest
 
 from bootseal import config, messages, report
 from bootseal.host import cli
-from bootseal.messages import Verdict
+from bootseal.messages import Note, Verdict
 from unit.support import PACKAGE, SERVICE, TREE
 
 README = TREE / "README.md"
@@ -131,18 +131,23 @@ def test_service_page_has_every_member_of_the_record() -> None:
 
 
 def test_catalog_has_every_verdict_with_its_id() -> None:
-    assert {name: found for name, (found, _) in catalog().items()} == {v.name: v.message_id for v in messages.VERDICTS}
-    assert len(re.findall(r"(?m)^-- ", CATALOG.read_text())) == len(messages.VERDICTS)
+    expected = {v.name: v.message_id for v in messages.VERDICTS} | {n.name: n.message_id for n in messages.NOTES}
+    assert {name: found for name, (found, _) in catalog().items()} == expected
+    assert len(re.findall(r"(?m)^-- ", CATALOG.read_text())) == len(expected) == len(set(expected.values()))
 
 
-@pytest.mark.parametrize("verdict", messages.VERDICTS, ids=lambda v: v.name)
-def test_catalog_entry(verdict: Verdict) -> None:
+def test_every_note_there_is_is_listed() -> None:
+    assert {value for value in vars(messages).values() if isinstance(value, Note)} == set(messages.NOTES)
+
+
+@pytest.mark.parametrize("verdict", [*messages.VERDICTS, *messages.NOTES], ids=lambda v: v.name)
+def test_catalog_entry(verdict: Verdict | Note) -> None:
     text = catalog()[verdict.name][1]
     header, _, body = text.partition("\n\n")
     assert re.fullmatch(r"Subject: .+\nDefined-By: bootseal\nDocumentation: (man:bootseal\.\w+\(\d\) ?)+", header)
     assert len(body.strip().split("\n\n")) >= 3, "what happened, what to do, where to read on"
     assert max(map(len, body.splitlines())) <= 76
-    assert set(re.findall(r"@(\w+)@", body)) <= FIELDS.get(verdict.name, ALWAYS)
+    assert set(re.findall(r"@(\w+)@", body)) <= (set() if isinstance(verdict, Note) else FIELDS.get(verdict.name, ALWAYS))
 
 
 def test_catalog_compiles(tmp_path: Path) -> None:
@@ -156,7 +161,9 @@ def test_catalog_compiles(tmp_path: Path) -> None:
     made = subprocess.run([*command, "--update-catalog"], capture_output=True, text=True, check=False)
     assert (made.returncode, made.stderr) == (0, "")
     listed = subprocess.run([*command, "--list-catalog"], capture_output=True, text=True, check=True).stdout
-    assert set(re.findall(r"(?m)^([0-9a-f]{32}) bootseal: ", listed)) == {v.message_id for v in messages.VERDICTS}
+    assert set(re.findall(r"(?m)^([0-9a-f]{32}) bootseal: ", listed)) == {v.message_id for v in messages.VERDICTS} | {
+        n.message_id for n in messages.NOTES
+    }
 
 
 # --- man pages

@@ -31,6 +31,8 @@ from unit import support
 from unit.support import request, verified, Sysroot
 from pathlib import Path
 
+mount._MANAGER = "self"  # that of this machine is elsewhere
+
 def initrd(place):
     syscall.unshare(mountapi.CLONE_NEWNS)
     syscall.mount(None, "/", None, mountapi.MS_REC | mountapi.MS_PRIVATE)
@@ -233,6 +235,22 @@ print(before == tree(), os.path.isdir("/sysroot/ostree"))
     assert said == ["True True", "True True"]
 
 
+def test_a_root_that_the_service_manager_does_not_see(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+before = tree()
+mounted, namespace = run(image)
+mount._MANAGER = "1"
+try: mount.attach(mounted, namespace)
+except Refusal as refusal: print(refusal.verdict.name, "service manager" in refusal.what)
+print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(booted.PATH))
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["mount-failed True", "True True False"]
+
+
 def test_a_failing_attach_leaves_the_physical_root(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
@@ -401,7 +419,7 @@ STACKS: dict[str, tuple[list[mountapi.MountInfo], str | None]] = {
 
 @pytest.mark.parametrize(("mounts", "expected"), STACKS.values(), ids=STACKS)
 def test_attached(mounts: list[mountapi.MountInfo], expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mountapi, "mounts", lambda: mounts)
+    monkeypatch.setattr(mountapi, "mounts", lambda process: mounts)
     assert mount.attached() == expected
 
 

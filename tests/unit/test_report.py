@@ -247,6 +247,16 @@ def test_skipped_certificates_are_said_everywhere(world: World) -> None:
     assert world.record()["keyring"]["skipped"] == ["/etc/bootseal/keys.d/x.pem: why"]
 
 
+def test_each_note_is_an_entry_of_its_own(world: World) -> None:
+    recorder = report.Recorder()
+    for note in messages.NOTES:
+        recorder.note(note, f"about {note.name}")
+    report.refused(recorder, refusal_of(messages.IMAGE_MISMATCH))
+    assert {e["MESSAGE_ID"]: e["MESSAGE"] for e in world.entries()[2:]} == {
+        note.message_id: f"note: about {note.name}" for note in messages.NOTES
+    }
+
+
 def test_skipped_certificates_are_said_on_a_refusal(world: World) -> None:
     recorder = report.Recorder()
     recorder.keyring(1, ("x.pem: why",))

@@ -197,6 +197,12 @@ CASES = (
         rf"init or its loader cannot be read: .*ENOENT.*: {INIT}",
         lambda image, disk: commands(f"rm /{image.deployment.object_of(INIT)}")(image, disk),
     ),
+    Case(
+        "own-mounts",
+        "mount-failed",
+        r"the service manager does not see the root .*: /sysroot",
+        files=lambda: {"etc/systemd/system/bootseal.service.d/mounts.conf": b"[Service]\nPrivateMounts=yes\n"},
+    ),
     Case("bug", "internal", r"AttributeError: .*: deployment\.py:2", files=_broken_stage),
 )
 

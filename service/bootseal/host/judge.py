@@ -98,7 +98,7 @@ def _rehearse(pinned: Pinned, deployment: Deployment, policy: Policy, request: R
     root = policy.root._replace(root_transient=False, root_readonly=True, etc_transient=False)
     recorder.mounted(mount.mount(enrolled, deployment, root, request))
     for missing in enrolled.missing:
-        recorder.notes.append(f"would not be enrolled: {missing.what}")
+        recorder.note(messages.ENROLLING_INCOMPLETE, f"would not be enrolled: {missing.what}")
 
 
 def _check_writable(deployment: Deployment, policy: Policy, path: str, recorder: report.Recorder) -> None:
@@ -117,7 +117,7 @@ def _check_writable(deployment: Deployment, policy: Policy, path: str, recorder:
     what = "fs-verity cannot be enabled on the digest file: it is immutable"
     if policy.required:
         raise Refusal(messages.ENROLL_FAILED, what, path)
-    recorder.notes.append(what)
+    recorder.note(messages.ENROLLING_INCOMPLETE, what)
 
 
 def _kernel_keys(certificate: Certificate) -> KernelKeys:

@@ -113,9 +113,9 @@ def _unescaped(field: str) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def mounts() -> list[MountInfo]:
-    """The mounts of this namespace, in no order that means anything."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+def mounts(process: str = "self") -> list[MountInfo]:
+    """The mounts of a process's namespace, in no order that means anything."""
+    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         return [MountInfo(line) for line in lines]
 
 

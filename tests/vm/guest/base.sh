@@ -11,4 +11,4 @@ rm -rf usr/share/doc usr/share/man usr/share/info usr/share/locale usr/share/bug
 rm -rf var/lib/apt var/cache/* var/log/* usr/lib/valgrind usr/lib/python3*/test
 find usr/lib/python3* -depth -name __pycache__ -exec rm -rf {} +
 # ostree sets all modification times to zero, and a .pyc file that records another time would be ignored.
-chroot . python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3* >/dev/null
+chroot . sh -c 'python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3*' >/dev/null
