@@ -25,11 +25,11 @@ def check() -> int:
     if found.skipped:
         print(f"no usable certificate: {'; '.join(found.skipped)}", file=sys.stderr)
         return 78
-    print(policy.on_refusal, *_kernel_options(policy))
+    print(policy.on_refusal, *kernel_options(policy))
     return 0
 
 
-def _kernel_options(policy: Policy) -> list[str]:
+def kernel_options(policy: Policy) -> list[str]:
     """Without CONFIG_: what no boot can do without, and with Required=yes what enrolling needs."""
     options = ["FS_VERITY", "EROFS_FS", "OVERLAY_FS"]
     if policy.method != "none" and policy.required:

@@ -27,6 +27,16 @@ _LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOPKG)
 
 def load(keyring: BootKeyring, *, ring: bool, seal: bool) -> KernelKeys:
     """Loads every certificate, makes the keyring `bootseal` (`ring`), and seals and locks `.fs-verity` (`seal`)."""
+    keys = load_privately(keyring)
+    anchor = _find_anchor()
+    if anchor is None:
+        lacking = "no .fs-verity keyring: this kernel does not check built-in fs-verity signatures"
+        return KernelKeys(keys.loaded, keys.unloaded, frozenset(), None, False, (Missing(lacking, lacking=True),))
+    return _fill(anchor, keys.loaded, keys.unloaded, ring=ring, seal=seal)
+
+
+def load_privately(keyring: BootKeyring) -> KernelKeys:
+    """Loads every certificate into the keyring of this process, and nothing anywhere else."""
     loaded: dict[str, int] = {}
     unloaded: dict[str, int] = {}
     for certificate in keyring.certificates:
@@ -34,11 +44,7 @@ def load(keyring: BootKeyring, *, ring: bool, seal: bool) -> KernelKeys:
             loaded[certificate.sha256] = _add(certificate)
         except OSError as error:
             unloaded[certificate.sha256] = error.errno or 0
-    anchor = _find_anchor()
-    if anchor is None:
-        lacking = "no .fs-verity keyring: this kernel does not check built-in fs-verity signatures"
-        return KernelKeys(loaded, unloaded, frozenset(), None, False, (Missing(lacking, lacking=True),))
-    return _fill(anchor, loaded, unloaded, ring=ring, seal=seal)
+    return KernelKeys(loaded, unloaded, anchored=frozenset(), ring=None, sealed=False, missing=())
 
 
 def description(certificate_sha256: str) -> str:

@@ -13,7 +13,7 @@ from ..digest import Digest
 from ..errors import Refusal
 from ..linux import files, fsverity, mountapi
 from ..values import BootKeyring, Candidate
-from . import check, imagefile, objects, pair
+from . import check, gate, imagefile, objects, pair
 from . import sysroot as sysroots
 from .output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, Failure, emit, note, os_failure
 from .sysroot import Found
@@ -65,6 +65,8 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
             changed |= _seal_objects(writable, path)
         changed |= _put(writable, found, content, path)
     record = checker.check(found)
+    if found.state == "staged":
+        gate.look_again()
     emit(
         record | {"changed": changed},
         arguments.json,

@@ -8,12 +8,14 @@ which also runs this as soon as something is staged: then the reason can be seen
 
 import argparse
 import subprocess
+from contextlib import suppress
 
 from . import check
 from . import sysroot as sysroots
 from .output import Failure, note
 
 SWITCH = "bootseal-gate.path"
+SERVICE = "bootseal-gate.service"
 # What 'systemctl is-enabled' says of a switch that is off. Anything else, an error included, is on.
 _OFF = ("disabled", "masked", "masked-runtime", "not-found")
 
@@ -38,6 +40,14 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     for line in record["missing"]:
         note(f"missing: {line}")
     return 0
+
+
+def look_again() -> None:
+    """Has bootseal-gate.service, if the gate is on, decide anew: what it said of a deployment without signature is past."""
+    if _is_off():
+        return
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(["systemctl", "--no-block", "restart", SERVICE], capture_output=True, check=False, timeout=30)
 
 
 def _is_off() -> bool:

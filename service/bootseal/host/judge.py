@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from .. import builtin, candidate, config, enroll, image, initrd, kernelkeys, keyring, messages, mount, report, verify
 from ..errors import Refusal
-from ..linux import files, keyctl
-from ..values import Certificate, Deployment, KernelKeys, Pinned, Policy, Request
+from ..linux import files
+from ..values import BootKeyring, Deployment, Pinned, Policy, Request
 from . import sysroot as sysroots
 from .initrdfile import Tree
 from .sysroot import Found
@@ -90,7 +90,7 @@ def _stages(found: Found, sysroot: str, source: Source, recorder: report.Recorde
 
 def _rehearse(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, recorder: report.Recorder) -> None:
     """The kernel checks the signature and mounts the root; nothing is enrolled, sealed, attached or written."""
-    keys = _kernel_keys(pinned.verified.signer.certificate)
+    keys = kernelkeys.load_privately(BootKeyring((pinned.verified.signer.certificate,), ()))
     _check_writable(deployment, policy, pinned.path + ".digest", recorder)
     method = "none" if policy.method == "none" else "keyring"
     enrolled = enroll.enroll(pinned, deployment, keys, policy._replace(method=method))
@@ -118,17 +118,6 @@ def _check_writable(deployment: Deployment, policy: Policy, path: str, recorder:
     if policy.required:
         raise Refusal(messages.ENROLL_FAILED, what, path)
     recorder.note(messages.ENROLLING_INCOMPLETE, what)
-
-
-def _kernel_keys(certificate: Certificate) -> KernelKeys:
-    """The signer's certificate in this process's own keyring; `.fs-verity` is left alone."""
-    keys = KernelKeys(loaded={}, unloaded={}, anchored=frozenset(), ring=None, sealed=False, missing=())
-    description = kernelkeys.description(certificate.sha256)
-    try:
-        keys.loaded[certificate.sha256] = keyctl.add_key("asymmetric", description, certificate.der, keyctl.PROCESS_KEYRING)
-    except OSError as error:
-        keys.unloaded[certificate.sha256] = error.errno or 0
-    return keys
 
 
 def certificates(source: Source) -> list[str]:
@@ -159,7 +148,7 @@ def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]
         return
     with open(path, encoding="ascii", errors="replace") as file:
         on = {line.partition("=")[0] for line in file if line.rstrip().endswith(("=y", "=m"))}
-    for option in initrd._kernel_options(policy):
+    for option in initrd.kernel_options(policy):
         if f"CONFIG_{option}" not in on:
             raise Refusal(messages.UNSUPPORTED, f"the kernel lacks CONFIG_{option}", path)
     if policy.method != "none" and "CONFIG_FS_VERITY_BUILTIN_SIGNATURES" not in on:
