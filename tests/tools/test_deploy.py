@@ -14,7 +14,8 @@ import pytest
 
 from bootseal import digest
 from bootseal.errors import Refusal
-from bootseal.host import check, deploy, objects
+from bootseal.host import check, deploy, gate, objects
+from bootseal.host import sysroot as sysroots
 from bootseal.host.output import Failure
 from bootseal.linux import files, fsverity
 
@@ -232,6 +233,17 @@ def test_a_deployment_that_is_not_immutable_stays_so(target: Target) -> None:
     target.run()
     assert not target.immutable
     assert target.beside() == BOTH
+
+
+@pytest.mark.parametrize(("state", "times"), [("staged", 1), ("pending", 0), ("booted", 0), ("", 0)])
+def test_the_gate_looks_again_at_what_is_staged(
+    target: Target, monkeypatch: pytest.MonkeyPatch, state: str, times: int
+) -> None:
+    real, looked = sysroots.choose, []
+    monkeypatch.setattr(sysroots, "choose", lambda *arguments: real(*arguments)._replace(state=state))
+    monkeypatch.setattr(gate, "look_again", lambda: looked.append(target.immutable))
+    target.run()
+    assert looked == [True] * times
 
 
 def test_it_fails_when_it_would_not_boot(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:

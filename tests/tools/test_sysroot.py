@@ -416,6 +416,27 @@ def test_gate_decides_by_the_verdict(root: Root, monkeypatch: pytest.MonkeyPatch
     assert asked == [(path, str(root.top / path / "usr/lib/modules/6.12/initramfs.img"))]
 
 
+@pytest.mark.parametrize(("switch", "restarted"), [("enabled", True), ("disabled", False), ("not-found", False)])
+def test_the_gate_looks_again_only_if_it_is_on(monkeypatch: pytest.MonkeyPatch, switch: str, restarted: bool) -> None:  # noqa: FBT001
+    called = []
+
+    def run(command: list[str], **_: object) -> Namespace:
+        called.append(command[-2:])
+        return Namespace(stdout=switch + "\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    gate.look_again()
+    assert called == [["is-enabled", "bootseal-gate.path"], ["restart", "bootseal-gate.service"]][: 1 + restarted]
+
+
+def test_the_gate_is_not_needed_to_deploy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object, **__: object) -> Namespace:
+        raise FileNotFoundError("systemctl")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    gate.look_again()
+
+
 def test_the_booted_inode_is_read_back(root: Root) -> None:
     path = root.add(A, 1)
     _boot(root, path)

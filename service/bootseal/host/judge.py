@@ -114,10 +114,10 @@ def _check_writable(deployment: Deployment, policy: Policy, path: str, recorder:
             return
     finally:
         os.close(fd)
-    what = "fs-verity cannot be enabled on the digest file: it is immutable"
+    what = "the digest file is immutable: EPERM"
     if policy.required:
-        raise Refusal(messages.ENROLL_FAILED, what, path)
-    recorder.note(messages.ENROLLING_INCOMPLETE, what)
+        raise Refusal(messages.ENROLL_FAILED, f"cannot be enrolled ({what})", path)
+    recorder.note(messages.ENROLLING_INCOMPLETE, f"would not be enrolled: {what}")
 
 
 def certificates(source: Source) -> list[str]:

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`deploy` on a real disk; a real staged update, which the gate holds while it is not signed; and the boots of both.
+
+One chain: a guest deploys onto a second disk, which later guests boot, and in which they stage an update. Each of those ends
+in a real shutdown, and what ostree made of the update is asked for after that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import guest
+import pytest
+import support
+from support import Job
+from support_refusals import commands, put, several
+from support_tools import INITRD, changed_disk, initrd_disk, json_of, put_file, signed
+from test_refusals import OTHER_DIGEST
+
+pytest_plugins = ["background"]
+pytestmark = pytest.mark.vm
+
+TIMEOUT = 900
+OBJECT = "/usr/share/bootseal-test/tamper"
+# As 'ostree admin deploy' leaves it, without digest and signature; and an image that has lost its fs-verity.
+UNSEALED = several(commands("rm /{digest}", "rm /{signature}"), put("{image}", lambda image: image.deployment.cfs.read_bytes()))
+
+
+# --- the chain
+
+
+@dataclass
+class Chain:
+    """Boots that need each other's disk; the first that fails is the last."""
+
+    signature: bytes = b""
+    results: dict[str, guest.Result] = field(default_factory=dict)
+
+    def said(self, name: str) -> dict[str, str]:
+        """What one of them reported."""
+        last = list(self.results.items())[-1]
+        assert name in self.results, f"the chain ended early, with {last[0]}: {last[1].ended} {last[1].status}"
+        support.ended(self.results[name], guest.PASSED)
+        return support.sections(self.results[name].report)
+
+
+def _run() -> Chain:
+    chain = Chain(_signature())
+    steps: dict[str, Callable[[Chain], guest.Result]] = {
+        "deploy": _deploy, "held": _held, "passed": _passed, "open": _open,
+    }  # fmt: skip
+    for name, step in steps.items():
+        chain.results[name] = step(chain)
+        if chain.results[name].status != guest.PASSED:
+            break
+    return chain
+
+
+CHAIN = Job(_run)
+chain = pytest.mark.parametrize("job", [pytest.param(CHAIN, id="chain")])
+
+
+def _signature() -> bytes:
+    key = support.key()
+    made = signed(support.image().deployment.cfs, "--key", key.key, "--cert", key.certificate)
+    return made[support.SIGNATURE]
+
+
+# --- deploy, onto a second disk
+
+
+def _deploy_script(signature: bytes) -> str:
+    image = support.image().deployment
+    deployment, file = f"/run/target/{image.path}", f"/run/target/{image.object_of(OBJECT)}"
+    deploy = f"bootseal deploy --sysroot /run/readonly --initrd {INITRD} --json=short"
+    state = f"cd {deployment}; lsattr -d .; stat -c '%n %s %Y %i' .ostree.cfs*; ls -a ..; findmnt -n -o OPTIONS /run/readonly"
+    prepare = (
+        put_file("/run/good.sig", signature)
+        + put_file("/run/other.sig", support.sign(OTHER_DIGEST, support.key()))
+        + "mkdir -p /run/target /run/readonly\nmount /dev/disk/by-id/virtio-target /run/target\n"
+        + f"cp {file} {file}.new\nmv -f {file}.new {file}\n"  # without fs-verity
+        + "mount --bind /run/target /run/readonly\nmount -o remount,bind,ro /run/readonly\n"
+    )
+    # The update that is staged later: the same tree with an initrd in it, as ostree wants it.
+    more = "/run/target/more"
+    update = (
+        f"mkdir -p {more}/usr/lib/modules/$(uname -r)\ncp {INITRD} {more}/usr/lib/modules/$(uname -r)/initramfs.img\n"
+        "ostree --repo=/run/target/ostree/repo commit --branch=guest --generate-composefs-metadata --owner-uid=0 --owner-gid=0"
+        f" --tree=ref=guest --tree=dir={more}\nrm -r {more}"
+    )
+    return prepare + support.script(
+        before=state,
+        refused=f'{deploy} --signature /run/other.sig || echo "status $?"',
+        after_refused=state,
+        first=f'{deploy} --signature /run/good.sig || echo "status $?"',
+        after_first=state,
+        objects=f'{deploy} --objects --signature /run/good.sig || echo "status $?"',
+        second=f'{deploy} --objects --signature /run/good.sig || echo "status $?"',
+        after_second=state,
+        times="cat /proc/uptime",
+        update=update,
+        end="cat /proc/uptime; cd /; umount /run/readonly /run/target",
+    )
+
+
+def _deploy(chain: Chain) -> guest.Result:
+    target = changed_disk(UNSEALED, "target", readonly=False)
+    result = guest.boot(
+        support.image(),
+        support.initrd(),
+        script=_deploy_script(chain.signature),
+        disks=[initrd_disk(), target],
+        timeout=TIMEOUT,
+        title="deploy",
+    )
+    return replace(result, overlay=target.path)
+
+
+@chain
+def test_deploy_refuses_before_it_writes(job: Job[Chain]) -> None:
+    said = job.result().said("deploy")
+    assert "status 77" in said["refused"]
+    assert "refused (wrong-signature)" in said["refused"]
+    assert said["after_refused"] == said["before"]
+    assert ".ostree.cfs.sig" not in said["before"]
+
+
+@chain
+def test_deploy_seals_and_writes(job: Job[Chain]) -> None:
+    chain = job.result()
+    said = chain.said("deploy")
+    record = json_of(said["first"])
+    assert (record["verdict"], record["changed"]) == ("verified", True), record
+    assert ["without fs-verity" in line for line in record["missing"]] == [True]
+    state = said["after_first"]
+    assert ".ostree.cfs.digest 32 " in state
+    assert f".ostree.cfs.sig {len(chain.signature)} " in state
+    assert ".bootseal" not in state
+
+
+@chain
+def test_deploy_leaves_the_immutable_bit_and_the_read_only_mount(job: Job[Chain]) -> None:
+    said = job.result().said("deploy")
+    for state in (said["before"], said["after_refused"], said["after_first"], said["after_second"]):
+        assert "i" in state.splitlines()[0].split()[0]
+        assert state.splitlines()[-1].startswith("ro,")
+
+
+@chain
+def test_deploy_seals_objects_when_asked(job: Job[Chain]) -> None:
+    record = json_of(job.result().said("deploy")["objects"])
+    assert (record["verdict"], record["changed"], record["missing"]) == ("verified", True, [])
+
+
+@chain
+def test_deploy_again_changes_nothing(job: Job[Chain]) -> None:
+    said = job.result().said("deploy")
+    assert json_of(said["second"])["changed"] is False
+    assert said["after_second"] == said["after_first"]
+
+
+# --- what was deployed boots; in it an update is staged, and a shutdown finalizes it or not
+
+WITNESS = "/run/systemd/system/guest-witness.service"
+# Before= and a stop: it is stopped after ostree's unit, and ends the guest with the status of success.
+_WITNESS = """[Unit]
+DefaultDependencies=no
+RequiresMountsFor=/sysroot /boot /var
+After=local-fs.target
+Before=ostree-finalize-staged.service ostree-finalize-staged-hold.service final.target
+Conflicts=final.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=/bin/sh -c 'sh -e /run/guest-witness >/dev/ttyS1 2>&1 && exec /usr/lib/bootseal-test/guest-exit 123'
+ExecStop=/usr/lib/bootseal-test/guest-exit 87
+TimeoutStopSec=5min
+"""
+_AFTER_SHUTDOWN = {
+    "outcome": "systemctl show -p Result -p ActiveState ostree-finalize-staged.service",
+    "status": "systemctl --no-pager --full status ostree-finalize-staged.service || :",
+    "journal": "journalctl -b -o cat -u ostree-finalize-staged.service",
+    "entries": "cat /sysroot/boot/loader/entries/*.conf",
+}
+_RECORD = {"record": "cat /run/bootseal/boot.json", "object": f"head -c 8 {OBJECT}"}
+_GATE = "systemctl show -p Result -p ExecMainStatus bootseal-gate.service; journalctl -b -o cat -u bootseal-gate.service"
+_PRELUDE = f"""export NO_COLOR=1
+systemctl daemon-reload
+systemctl start {Path(WITNESS).name}
+gate_ran() {{  # how often
+    for _ in $(seq 180); do
+        ran=$(journalctl -b -o cat -u bootseal-gate.service | grep -c -e '^Finished' -e '^Failed to start') || :
+        test "$ran" -lt "$1" || return 0
+        sleep 1
+    done
+    echo "not run"
+}}
+"""
+_STAGE = "ostree admin deploy --stage guest"
+# On the disk there are the two deployments, and nothing else.
+_DEPLOYMENTS = "/sysroot/ostree/deploy/guest/deploy"
+_UPDATE = f"{_DEPLOYMENTS}/$(ls {_DEPLOYMENTS} | grep -v {{old}} | sed -n s/.origin$//p)"
+_SIGN = "cp {update}/.ostree.cfs /run/image; bootseal sign /run/image --key /run/key.pem --cert /run/cert.pem"
+
+
+def _shut_down(**sections: str) -> str:
+    """A script that ends in a real shutdown, with a witness that reports what came of it."""
+    return (
+        put_file("/run/guest-witness", support.script(**_AFTER_SHUTDOWN).encode())
+        + put_file(WITNESS, _WITNESS.encode())
+        + _PRELUDE
+        + support.script(**sections, time="cat /proc/uptime")
+        + "systemctl --no-block reboot\nsleep 600\nexit 1\n"
+    )
+
+
+def _next(chain: Chain, title: str, script: str, *, method: str, karg: str | None = None) -> guest.Result:
+    """Boots the disk as the boot before left it."""
+    return guest.boot(
+        support.image(),
+        support.initrd(),
+        disk=list(chain.results.values())[-1].overlay,
+        karg=karg,
+        extra_initrd_files=support.settings(conf=f"[Enroll]\nMethod={method}\nRequired=yes\n"),
+        script=script,
+        timeout=TIMEOUT,
+        title=title,
+    )
+
+
+def _held(chain: Chain) -> guest.Result:
+    script = _shut_down(
+        **_RECORD,
+        enable="systemctl enable --now bootseal-gate.path; systemctl is-active bootseal-gate.path",
+        stage=_STAGE,
+        early=f"gate_ran 1; {_GATE}",
+        early_status="systemctl --no-pager --full status bootseal-gate.service || :",
+    )
+    return _next(chain, "staged without a signature", script, method="fsverity")
+
+
+def _passed(chain: Chain) -> guest.Result:
+    key = support.key()
+    files = put_file("/run/key.pem", key.key.read_bytes()) + put_file("/run/cert.pem", key.certificate.read_bytes())
+    script = files + _shut_down(
+        **_RECORD,
+        default="bootseal verify --all || :",
+        stage=f"{_STAGE}; gate_ran 1",
+        sign=_SIGN.format(update=_UPDATE.format(old=support.image().deployment.checksum)),
+        deploy="bootseal deploy --signature /run/image.sig",
+        early=f"gate_ran 2; {_GATE}",
+        table="bootseal verify --all || :",
+    )
+    return _next(chain, "staged and signed", script, method="fsverity")
+
+
+def _open(chain: Chain) -> guest.Result:
+    script = _shut_down(
+        **_RECORD,
+        ostree="ostree admin status",
+        verify="bootseal verify",
+        disable="systemctl disable --now bootseal-gate.path",
+        stage=f"ostree admin undeploy 1; {_STAGE}",  # the disk has no room for three
+        by_hand='bootseal gate || echo "status $?"',
+    )
+    karg = f"ostree={_default(chain.said('passed')['entries'])}"
+    return _next(chain, "what the gate let pass", script, method="keyring", karg=karg)
+
+
+def _entries(section: str) -> dict[int, str]:
+    """The ostree= of each boot entry by the entry's version: the highest is the default."""
+    found = re.findall(r"^version (\d+)\n(?:.*\n)*?options .*\bostree=(\S+)$", section, re.MULTILINE)
+    return {int(version): target for version, target in found}
+
+
+def _default(section: str) -> str:
+    entries = _entries(section)
+    return entries[max(entries)]
+
+
+def _kernel_of(target: str) -> str:
+    """The checksum of kernel and initrd: the update has an initrd, and so another one."""
+    return target.split("/")[4]
+
+
+def _record(said: dict[str, str]) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(said["record"])
+    return record
+
+
+@chain
+@pytest.mark.parametrize(
+    ("boot", "method", "first"), [("held", "fsverity", True), ("passed", "fsverity", False), ("open", "keyring", False)]
+)
+def test_what_was_deployed_boots(job: Job[Chain], boot: str, method: str, first: bool) -> None:  # noqa: FBT001
+    said = job.result().said(boot)
+    record = _record(said)
+    enrollment = record["enrollment"]
+    assert (record["verdict"], enrollment["method"], enrollment["missing"]) == ("verified", method, [])
+    assert enrollment["first_boot"] is first
+    assert said["object"] == "TTTTTTTT"
+
+
+@chain
+def test_the_gate_says_the_reason_before_the_reboot(job: Job[Chain]) -> None:
+    said = job.result().said("held")
+    assert said["enable"].endswith("\nactive")
+    assert "ExecMainStatus=66" in said["early"]
+    for section in ("early", "early_status"):
+        assert "it would not boot: refused (no-digest)" in said[section]
+
+
+@chain
+def test_the_gate_holds_what_would_not_boot(job: Job[Chain]) -> None:
+    chain = job.result()
+    said = chain.said("held")
+    assert said["outcome"].splitlines() == ["ActiveState=failed", "Result=exit-code"]
+    assert list(_entries(said["entries"]).values()) == [support.image().deployment.karg]
+    for section in ("status", "journal"):
+        assert "it would not boot: refused (no-digest)" in said[section]
+    assert [row[1] for row in _rows(chain.said("passed")["default"])] == ["booted", ""]
+
+
+@chain
+def test_a_signature_after_staging_is_judged_at_once(job: Job[Chain]) -> None:
+    said = job.result().said("passed")
+    assert re.fullmatch(r"guest/[0-9a-f]{12}\.\d: verified", said["deploy"].splitlines()[-1])
+    assert said["early"].splitlines()[:2] == ["Result=success", "ExecMainStatus=0"]
+    assert re.search(r"^bootseal: the staged deployment guest/\S+ would boot$", said["early"], re.MULTILINE)
+    assert [row[1:3] for row in _rows(said["table"])][:2] == [["staged", "verified"], ["booted", "unknown"]]
+
+
+@chain
+def test_the_gate_lets_pass_what_was_signed(job: Job[Chain]) -> None:
+    said = job.result().said("passed")
+    assert said["outcome"].splitlines() == ["ActiveState=inactive", "Result=success"]
+    old = support.image().deployment.karg
+    assert [_kernel_of(old)] == [_kernel_of(t) for t in _entries(said["entries"]).values() if t != _default(said["entries"])]
+    assert _kernel_of(_default(said["entries"])) != _kernel_of(old)
+
+
+@chain
+def test_what_the_gate_let_pass_is_what_boots_next(job: Job[Chain]) -> None:
+    chain = job.result()
+    said = chain.said("open")
+    assert _record(said)["deployment"]["checksum"] == chain.said("deploy")["update"].splitlines()[-1]
+    assert said["verify"].splitlines()[0].split()[1:] == ["(booted):", "verified"]
+    # Its own initrd, copied to /boot by ostree, is where the keys are from.
+    assert re.search(r"^  keys +1 from /sysroot/boot/ostree/guest-[0-9a-f]{64}/initramfs-", said["verify"], re.MULTILINE)
+
+
+@chain
+def test_a_gate_that_is_off_changes_nothing(job: Job[Chain]) -> None:
+    chain = job.result()
+    said = chain.said("open")
+    assert (said["by_hand"], said["outcome"].splitlines()) == ("", ["ActiveState=inactive", "Result=success"])
+    before, after = (_entries(chain.said(name)["entries"]) for name in ("passed", "open"))
+    assert len(after) == len(before) == 2
+    assert _kernel_of(after[2]) == _kernel_of(before[2]) == _kernel_of(after[1])
+
+
+def _rows(table: str) -> list[list[str]]:
+    """The first columns of `verify --all`, by the width of the heading's."""
+    lines = [line for line in table.splitlines() if line.startswith(("DEPLOYMENT", "guest/"))]
+    starts = [lines[0].index(name) for name in ("DEPLOYMENT", "STATE", "VERDICT", "SIGNER")]
+    return [[line[a:b].strip() for a, b in pairwise(starts)] for line in lines[1:]]

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What `bootseal sign` makes with every type of key is accepted by the kernel; and a SHA-512 image, through all commands.
+
+In one guest of the older suite, whose kernel and Python are the older ones; its own deployment is judged there, too.
+"""
+
+from __future__ import annotations
+
+import re
+
+import guest
+import pytest
+import support
+from support import Job
+from support_refusals import commands
+from support_tools import INITRD, changed_disk, initrd_disk, json_of, put_file, signed
+
+from tools import program
+
+pytest_plugins = ["background"]
+pytestmark = pytest.mark.vm
+
+SUITE = "trixie"
+TIMEOUT = 900
+
+
+def _enable(name: str) -> str:
+    """A section: fs-verity with a built-in signature, by a key that was just added; and with one byte of it changed."""
+    path = support.temporary() / name
+    path.mkdir()
+    image = program.image(path)
+    program.signed(image, "--key", program.key(name), "--cert", program.certificate(name))
+    digest, signature = program.beside(image)
+    files = {
+        "good.digest": digest,
+        "bad.digest": digest,
+        "good.sig": signature,
+        "bad.sig": signature[:-1] + bytes([signature[-1] ^ 1]),
+        "cert": program.certificate(name, "der").read_bytes(),
+    }
+    home = f"/var/sign/{name}"
+    return (
+        "".join(put_file(f"{home}/{file}", content) for file, content in files.items())
+        + f"cd {home}\nkeyctl padd asymmetric {name} $anchor <cert\n"
+        + "for which in good bad; do fsverity enable $which.digest --signature=$which.sig && echo $which: accepted; done || :\n"
+    )
+
+
+def _sha512_script() -> str:
+    """What `sign` made on this machine for a SHA-512 image is deployed and judged in the guest."""
+    key = support.key()
+    cfs = support.image(algorithm="sha512").deployment.cfs
+    made = signed(cfs, "--key", key.key, "--cert", key.certificate, "--algorithm", "sha512")
+    where = f"--sysroot /run/target --initrd {INITRD} --json=short"
+    deploy = f"bootseal deploy {where} --digest /run/digest --signature /run/sig"
+    prepare = put_file("/run/digest", made[support.DIGEST]) + put_file("/run/sig", made[support.SIGNATURE])
+    prepare += "mkdir /run/target; mount /dev/disk/by-id/virtio-target /run/target"
+    verify = f"bootseal verify {where}"
+    return support.script(
+        prepare=prepare,
+        unsigned=f'{verify} || echo "status $?"',
+        deploy=deploy,
+        again=deploy,
+        verify=verify,
+        by_sha256=f'bootseal deploy {where} --signature /run/sig || echo "status $?"',
+    )
+
+
+def _run() -> guest.Result:
+    change = commands("rm /{digest}", "rm /{signature}")
+    target = changed_disk(change, "target", algorithm="sha512", readonly=False)
+    keys = support.script(**{name: _enable(name) for name in program.KEYS})
+    script = (
+        "export NO_COLOR=1\nanchor=0x$(sed -n '/ keyring  *[.]fs-verity/s/ .*//p' /proc/keys)\n"
+        f"{keys}{support.script(own=f'bootseal verify --initrd {INITRD} --json=short')}{_sha512_script()}"
+    )
+    return guest.boot(
+        support.image(SUITE),
+        support.initrd(SUITE),
+        extra_initrd_files=support.settings(conf="[Keyring]\nSeal=no\n"),
+        disks=[initrd_disk(SUITE), target],
+        script=script,
+        timeout=TIMEOUT,
+        title="signatures by every type of key",
+    )
+
+
+job = pytest.mark.parametrize("job", [pytest.param(Job(_run), id=SUITE)])
+
+
+def _said(job: Job[guest.Result]) -> dict[str, str]:
+    support.ended(job.result(), guest.PASSED)
+    return support.sections(job.result().report)
+
+
+@job
+@pytest.mark.parametrize("name", program.KEYS)
+def test_the_kernel_accepts_what_sign_makes(job: Job[guest.Result], name: str) -> None:
+    said = _said(job)[name]
+    assert re.findall(r"^(\w+): accepted$", said, re.MULTILINE) == ["good"]
+    assert re.search(r"bad\.digest.*(rejected|Bad message)", said), said
+
+
+@job
+def test_a_sha512_image_is_deployed_and_would_boot(job: Job[guest.Result]) -> None:
+    said = _said(job)
+    assert json_of(said["unsigned"])["verdict"] == "no-digest"
+    first, again, verified = (json_of(said[name]) for name in ("deploy", "again", "verify"))
+    assert (first["verdict"], first["changed"]) == ("verified", True)
+    assert (again["verdict"], again["changed"]) == ("verified", False)
+    assert (verified["verdict"], verified["image"]["algorithm"]) == ("verified", "sha512")
+    assert said["by_sha256"].endswith("status 77")
+
+
+@job
+def test_the_running_system_would_boot_again(job: Job[guest.Result]) -> None:
+    record = json_of(_said(job)["own"])
+    assert (record["verdict"], record["state"]) == ("verified", "booted")
+    # This suite has it in /boot alone, which the trees of the tests do without.
+    assert record["missing"] == ["no configuration of the deployment's kernel found: its options are not known"]

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`bootseal verify` and the boot agree: every case of test_refusals.py, judged in a good guest, with the same verdict.
+
+What the initrd of a case has outside of its configuration (targets of links that leave the disk) is in the guest at the place
+to which the same links lead from there: below /run, as the disks are mounted one level deeper than at boot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import guest
+import pytest
+import support
+from guest_boot import arguments
+from support import Job
+from support_refusals import EXIT_STATUS
+from support_tools import INITRD, changed_disk, initrd_disk, json_of, put_file
+from test_refusals import CASES, Case
+
+pytest_plugins = ["background"]
+pytestmark = pytest.mark.vm
+
+GOOD = Case("good", "verified", "")
+# What verify cannot know: this case's initrd has a broken module of the boot's own code, and verify runs the installed one.
+NOT_KNOWN = ("bug",)
+KNOWN = (GOOD, *(case for case in CASES if case.id not in NOT_KNOWN))
+GUESTS = 2
+MOUNTED = "/run/case"
+TIMEOUT = 1200
+
+
+def _cmdline(case: Case) -> str:
+    """The kernel command line that the boot of a case has."""
+    line = arguments(support.image(), append=case.append)
+    return line if case.karg is None else line.replace(f"ostree={support.image().deployment.karg}", case.karg)
+
+
+def _initrd(files: Mapping[str, guest.Content]) -> str:
+    """Commands that make the case's initrd in the guest: the same second archive as at its boot."""
+    own = {name: content for name, content in files.items() if name.startswith("etc/")}
+    return f"{put_file('/run/more', guest.archive(own))}cat {INITRD} /run/more >/run/initrd\n" if own else ""
+
+
+def _outside(files: Mapping[str, guest.Content]) -> str:
+    texts = {name: content for name, content in files.items() if name.startswith("outside/") and isinstance(content, bytes)}
+    return "".join(put_file(f"/run/{name}", content) for name, content in texts.items())
+
+
+def _verify(number: int, case: Case) -> str:
+    """A section of the report: the program's output and exit status."""
+    files = case.files()
+    made = _initrd(files)
+    initrd = "/run/initrd" if made else INITRD
+    return (
+        f"{_outside(files)}{made}printf '\\n=== case_{number}\\n'\n"
+        f"mount -o ro,noload /dev/disk/by-id/virtio-case-{number} {MOUNTED}\n"
+        f"set -- --sysroot {MOUNTED} --initrd {initrd} --json=short --cmdline '{_cmdline(case)}'\n"
+        f'bootseal verify "$@" && echo "status 0" || echo "status $?"\n'
+        f"umount {MOUNTED}\nrm -rf /run/outside\n"
+    )
+
+
+def _run(part: int) -> guest.Result:
+    cases = list(enumerate(KNOWN))[part::GUESTS]
+    disks = [
+        initrd_disk(compressed=False),
+        *(changed_disk(case.change, f"case-{number}") for number, case in cases),
+    ]
+    script = f"mkdir -p {MOUNTED}\n" + "".join(_verify(*pair) for pair in cases) + "printf '\\n=== time\\n'; cat /proc/uptime"
+    title = f"verify of {len(cases)} disks"
+    return guest.boot(support.image(), support.initrd(), script=script, disks=disks, timeout=TIMEOUT, title=title)
+
+
+JOBS = [Job(lambda part=part: _run(part)) for part in range(GUESTS)]  # type: ignore[misc]
+
+
+def _judged(job: Job[guest.Result], number: int) -> tuple[dict[str, Any], int]:
+    """The record of one case, and the program's exit status."""
+    result = job.result()
+    support.ended(result, guest.PASSED)
+    section = support.sections(result.report)[f"case_{number}"]
+    status = re.search(r"^status (\d+)$", section, re.MULTILINE)
+    assert status
+    return json_of(section), int(status[1])
+
+
+@pytest.mark.parametrize(("job", "number"), [pytest.param(JOBS[n % GUESTS], n, id=case.id) for n, case in enumerate(KNOWN)])
+def test_verify_says_what_the_boot_says(job: Job[guest.Result], number: int) -> None:
+    case = KNOWN[number]
+    record, status = _judged(job, number)
+    assert (record["verdict"], status) == (case.verdict, EXIT_STATUS[case.verdict]), record
+    if case is GOOD:
+        assert record["missing"] == []
+    else:
+        said = record["message"].replace(MOUNTED, "/sysroot")
+        assert re.fullmatch(rf"refused \({case.verdict}\): {case.what}", said), said
+
+
+def test_only_these_cases_are_not_judged() -> None:
+    assert [case.verdict for case in CASES if case.id in NOT_KNOWN] == ["internal"]
