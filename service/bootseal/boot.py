@@ -57,8 +57,8 @@ def _boot(recorder: report.Recorder) -> int:
 
     recorder.begin("mount", "Mounting the verified root...")
     mounted = mount.mount(enrolled, found, policy.root, request)
-    recorder.mounted(mounted)
     mount.attach(mounted, namespace)
+    recorder.mounted(mounted)
     return report.verified(recorder)
 
 
