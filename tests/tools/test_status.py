@@ -268,6 +268,11 @@ def replace_root(world: World, *, line: str) -> None:
     world.patch.setattr(recheck, "mounts", lambda: recheck.Mounts(found[0], found))
 
 
+def replace_table(world: World, record: object, *lines: str) -> None:
+    world.write(record)
+    world.mounted(*lines)
+
+
 DIFFERENCES: dict[str, tuple[str, str, Callable[[World], object]]] = {
     "another image": ("image", "has the digest sha256:0000", lambda w: w.measured(other_digest)),
     "image without fs-verity": ("image", "fs-verity is not enabled", set_unsealed),
@@ -328,6 +333,11 @@ DIFFERENCES: dict[str, tuple[str, str, Callable[[World], object]]] = {
         "tree",
         "root: /etc (ext4 from /dev/vda1)",
         lambda w: w.etc("/usr"),
+    ),
+    "another overlay over a transient etc": (
+        "tree",
+        "root: /etc (overlay from overlay)",
+        lambda w: replace_table(w, recorded("/var"), "50 32 0:50 / /etc rw - overlay overlay rw,upperdir=/run/x"),
     ),
     "another etc where it is transient": (
         "tree",
@@ -442,6 +452,7 @@ def test_root_under_an_extension_is_not_verified(name: str, world: World, said: 
     world.mounted(f"50 30 0:50 / /usr ro - overlay {name} ro")
     answer = said("short").json
     assert (answer["status"]["chain"][-1]["mark"], answer["status"]["result"]) == ("not-verified", "verified")
+    assert said().out.startswith("Boot    verified; what is merged over it since is not\n")
 
 
 def test_own_mounts_of_a_system_are_not_listed(world: World, said: Callable[..., Said]) -> None:
@@ -720,6 +731,12 @@ def test_everything_behind_the_root(udev: dict[str, Node]) -> None:
 def test_kinds(attributes: dict[str, str], kind: str, tmp_path: Path) -> None:
     node = Node(tmp_path, "x", "disk", attributes=attributes)
     assert devices._kind(node) == kind
+
+
+@pytest.mark.parametrize("name", ["DM_NAME", "ID_PART_ENTRY_NAME", "ID_MODEL", "ID_SERIAL"])
+def test_names_of_the_udev_database(name: str, tmp_path: Path) -> None:
+    node = Node(tmp_path, "x", "disk", properties={"ID_SERIAL": "last", name: "first"})
+    assert devices._described(node, 0).model == "first"
 
 
 def test_empty_udev_database(udev: dict[str, Node]) -> None:
