@@ -16,7 +16,6 @@ import support
 README = Path(__file__).resolve().parents[2] / "README.md"
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "StatusText", "ExecMainStatus")
 TIMEOUT = 900  # a dozen of programs in Python after the boot, on a processor that is emulated and shared
-_SOFT_REBOOTED = "/run/guest-soft-rebooted"
 
 # told COMMAND...: its exit status, and each line that it printed, with where it went.
 _PREAMBLE = """\
@@ -87,13 +86,9 @@ DISTURBED = {
 }
 
 
-def script(*parts: dict[str, str], after_soft_reboot: dict[str, str] | None = None) -> str:
-    """Sections, and more of them in the same guest after a soft reboot, which starts the script again."""
-    text = _PREAMBLE
-    if after_soft_reboot:
-        text += f"if test -e {_SOFT_REBOOTED}; then\n{support.script(**after_soft_reboot)}exit 0\nfi\n"
-    text += support.script(**{name: command for part in parts for name, command in part.items()})
-    return text + (f"touch {_SOFT_REBOOTED}\nsystemctl soft-reboot\nsleep 600\n" if after_soft_reboot else "")
+def script(*parts: dict[str, str]) -> str:
+    """Sections, with `told`."""
+    return _PREAMBLE + support.script(**{name: command for part in parts for name, command in part.items()})
 
 
 def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = None) -> guest.Result:

@@ -28,8 +28,7 @@ MARKS = dict.fromkeys(("Secure Boot", "initrd", "boot keyring"), "unknown") | di
 
 
 def _disturbed() -> list[Seen]:
-    after = {"soft_json": "told bootseal status --json=short"}
-    text = status.script(status.ASKED, status.MANUALS, status.DISTURBED, after_soft_reboot=after)
+    text = status.script(status.ASKED, status.MANUALS, status.DISTURBED)
     return [Seen(status.boot("forky", "keyring", text, "status, disturbed"))]
 
 
@@ -264,15 +263,6 @@ def test_no_record(job: Job[list[Seen]], section: str) -> None:
 def test_all_is_well_again(job: Job[list[Seen]], section: str) -> None:
     (told,) = _said(job, section)
     assert (told.status, told.err) == (0, "")
-
-
-@disturbed("soft_json")
-def test_a_soft_reboot_is_counted(job: Job[list[Seen]], section: str) -> None:
-    (told,) = _said(job, section)
-    # systemd starts anew and forgets the unit's state; the record stays.
-    assert (told.status, told.json["soft_reboots"], told.json["unit"]["sub_state"]) == (0, 1, "dead")
-    assert errors(told.json) == []
-    assert [place["what"] for place in told.json["status"]["not_covered"]] == [*NOT_COVERED, "soft reboot"]
 
 
 # --- refused
