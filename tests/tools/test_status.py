@@ -5,8 +5,10 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -36,7 +38,7 @@ USUAL = (
 
 
 def table(*lines: str) -> recheck.Mounts:
-    found = [MountInfo(line) for line in (*USUAL, *lines)]
+    found = [recheck.Mount(line) for line in (*USUAL, *lines)]
     return recheck.Mounts(found[0], found)
 
 
@@ -70,6 +72,7 @@ class World:
         self.write(recorded())
         self.sysroot = directory / "sysroot"
         (self.sysroot / deployment().path).mkdir(parents=True)
+        self.etc("/etc")
         self.mounted()
         self.measured(lambda *_: DIGEST)
         self.keys(str(DIGEST))
@@ -85,6 +88,12 @@ class World:
 
     def write(self, record: object) -> None:
         (self.run / "boot.json").write_text(json.dumps(record))
+
+    def etc(self, target: str) -> None:
+        """What the deployment's own /etc is."""
+        link = self.sysroot / deployment().path / "etc"
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
 
     def mounted(self, *lines: str) -> None:
         self.patch.setattr(recheck, "mounts", lambda: table(*lines))
@@ -132,11 +141,12 @@ def said(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Said]]:
 def test_good_boot(world: World, said: Callable[..., Said]) -> None:
     found = said()
     assert (found.status, found.err) == (0, "")
-    assert "verified at boot, and still so" in found.out
+    assert "verified, and still so" in found.out
     assert "measured now, and the same" in found.out
     assert str(DIGEST) in found.out
     assert "bootseal.service: active (exited), result success" in found.out
     assert len(found.out.splitlines()) <= 25, "one screen"
+    assert max(map(len, found.out.splitlines())) <= 84
 
 
 def test_json_is_the_record_and_more(world: World, said: Callable[..., Said]) -> None:
@@ -205,6 +215,40 @@ def test_firmware_without_efi_is_unknown(tmp_path: Path) -> None:
     assert chain.firmware(str(tmp_path)) == (None, None)
 
 
+def test_what_the_boot_went_on_without(world: World, said: Callable[..., Said]) -> None:
+    record = recorded()
+    record["enrollment"]["missing"] = ["no .fs-verity keyring"]
+    record["keyring"] |= {"skipped": ["a.pem: no certificate\x1b"], "not_in_kernel": ["0123: ENOPKG"]}
+    world.write(record)
+    lines = [line.removeprefix("Note    ") for line in said().out.splitlines() if line.startswith("Note")]
+    assert lines == [
+        "enrolling incomplete: no .fs-verity keyring",
+        "certificate skipped: a.pem: no certificate\\x1b",
+        "certificate not in the kernel: 0123: ENOPKG",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "keyring, checked by the kernel, no bytes written"),
+        (
+            {"method": "fsverity", "first_boot": True, "bytes_written": 53248},
+            "fsverity, checked by the kernel, first boot, 53248 bytes written",
+        ),
+        (
+            {"method": "fsverity", "first_boot": True, "bytes_written": None},
+            "fsverity, checked by the kernel, first boot",
+        ),
+        ({"method": "none", "kernel_checked": False}, "none, checked by userspace alone, no bytes written"),
+    ],
+    ids=["keyring", "fsverity", "unknown", "none"],
+)
+def test_how_it_was_enrolled(changes: dict[str, Any], text: str, world: World, said: Callable[..., Said]) -> None:
+    world.write(recorded(**changes))
+    assert f"Method  {text}" in said().out.splitlines()
+
+
 # --- a difference
 
 
@@ -220,14 +264,19 @@ def set_unsealed(world: World) -> None:
 
 
 def replace_root(world: World, *, line: str) -> None:
-    found = [MountInfo(line), *(MountInfo(other) for other in USUAL[1:])]
+    found = [recheck.Mount(line), *(recheck.Mount(other) for other in USUAL[1:])]
     world.patch.setattr(recheck, "mounts", lambda: recheck.Mounts(found[0], found))
+
+
+def replace_table(world: World, record: object, *lines: str) -> None:
+    world.write(record)
+    world.mounted(*lines)
 
 
 DIFFERENCES: dict[str, tuple[str, str, Callable[[World], object]]] = {
     "another image": ("image", "has the digest sha256:0000", lambda w: w.measured(other_digest)),
     "image without fs-verity": ("image", "fs-verity is not enabled", set_unsealed),
-    "deployment gone": ("image", "cannot be opened", lambda w: (w.sysroot / deployment().path).rmdir()),
+    "deployment gone": ("image", "cannot be opened", lambda w: shutil.rmtree(w.sysroot / deployment().path)),
     "root of another kind": (
         "root",
         "is ext4 from /dev/vdb",
@@ -256,8 +305,44 @@ DIFFERENCES: dict[str, tuple[str, str, Callable[[World], object]]] = {
     "bind below usr": ("tree", "/usr/bin/sh (tmpfs", lambda w: w.mounted("50 30 0:50 /sh /usr/bin/sh rw - tmpfs t rw")),
     "overlay of ostree admin unlock": (
         "tree",
-        "/usr (overlay",
-        lambda w: w.mounted("50 30 0:50 / /usr rw - overlay overlay rw"),
+        "/usr (overlay, as 'ostree admin unlock' makes it)",
+        lambda w: w.mounted("50 30 0:50 / /usr rw - overlay overlay rw,lowerdir=usr,upperdir=/x"),
+    ),
+    "another overlay": (
+        "tree",
+        "/usr (overlay from overlay)",
+        lambda w: w.mounted("50 30 0:50 / /usr rw - overlay overlay rw,lowerdir=/usr,upperdir=/x"),
+    ),
+    "bind on top of an extension": (
+        "tree",
+        "root: /usr/bin (ext4",
+        lambda w: w.mounted("50 30 0:50 / /usr ro - overlay sysext ro", "51 50 254:1 /evil /usr/bin rw - ext4 /dev/vda1 rw"),
+    ),
+    "another part of the root over usr": (
+        "tree",
+        "root: /usr/bin (overlay from composefs:",
+        lambda w: w.mounted(f"50 30 0:25 /usr/old /usr/bin ro - overlay {SOURCE} ro"),
+    ),
+    "mount on top of the root": ("tree", "root: / (tmpfs", lambda w: w.mounted("50 30 0:50 / / rw - tmpfs t rw")),
+    "extension where systemd merges none": (
+        "tree",
+        "/usr/bin (overlay from sysext)",
+        lambda w: w.mounted("50 30 0:50 / /usr/bin ro - overlay sysext ro"),
+    ),
+    "another etc": (
+        "tree",
+        "root: /etc (ext4 from /dev/vda1)",
+        lambda w: w.etc("/usr"),
+    ),
+    "another overlay over a transient etc": (
+        "tree",
+        "root: /etc (overlay from overlay)",
+        lambda w: replace_table(w, recorded("/var"), "50 32 0:50 / /etc rw - overlay overlay rw,upperdir=/run/x"),
+    ),
+    "another etc where it is transient": (
+        "tree",
+        "root: /etc (ext4 from /dev/vda1)",
+        lambda w: w.write(recorded("/var")),
     ),
     "a mount that calls itself sysext": ("tree", "/usr (tmpfs", lambda w: w.mounted("50 30 0:50 / /usr rw - tmpfs sysext rw")),
     "another digest in the kernel": ("keyring", "holds sha256:00", lambda w: w.keys("sha256:" + "0" * 64)),
@@ -311,6 +396,37 @@ def test_incomplete_enrolling_is_no_difference(world: World, said: Callable[...,
     assert said().status == 77
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"50 30 0:25 /usr /usr ro - overlay {SOURCE} ro",  # ProtectSystem=yes
+        "50 32 254:1 /e /etc ro - ext4 /dev/vda1 ro",  # ProtectSystem=full
+        "50 32 0:50 / /etc ro - overlay confext ro",
+    ],
+)
+def test_a_sandbox_and_an_extension_are_no_difference(line: str, world: World, said: Callable[..., Said]) -> None:
+    world.mounted(line)
+    if "confext" in line:
+        world.etc("/usr")
+    found = said()
+    assert (found.status, found.err) == (0, "")
+    assert "\n  /usr " not in found.out
+
+
+def test_transient_etc_is_no_difference(world: World, said: Callable[..., Said]) -> None:
+    world.write(recorded("/var"))
+    world.etc("/usr")
+    world.mounted("50 32 0:50 / /etc rw - overlay overlay rw,upperdir=/run/ostree/transient-etc.0a/upper")
+    assert (said().status, said().err) == (0, "")
+
+
+def test_etc_that_cannot_be_compared_is_unknown(world: World, said: Callable[..., Said]) -> None:
+    world.etc("/proc/self/nowhere")
+    found = said()
+    assert found.status == 0
+    assert "/etc was not compared with the deployment's: No such file or directory (ENOENT)" in found.err
+
+
 # --- not covered
 
 
@@ -319,7 +435,7 @@ def test_incomplete_enrolling_is_no_difference(world: World, said: Callable[...,
     [
         ("50 30 0:50 / /usr ro - overlay sysext ro", "/usr", "sysext merged over it"),
         ("50 32 0:50 / /etc ro - overlay confext ro", "/etc", "confext merged over it"),
-        ("50 30 8:17 / /home rw - xfs /dev/sdb1 rw", "/home", "xfs from /dev/sdb1 mounted over it"),
+        ("50 30 8:17 / /home rw - xfs /dev/sdb1 rw", "/home", "xfs from /dev/sdb1, mounted over it"),
         ("50 30 8:17 / /opt/a\\040b rw - xfs /dev/sdb1 rw", "/opt/a", "mounted over it"),
     ],
 )
@@ -336,6 +452,7 @@ def test_root_under_an_extension_is_not_verified(name: str, world: World, said: 
     world.mounted(f"50 30 0:50 / /usr ro - overlay {name} ro")
     answer = said("short").json
     assert (answer["status"]["chain"][-1]["mark"], answer["status"]["result"]) == ("not-verified", "verified")
+    assert said().out.startswith("Boot    verified; what is merged over it since is not\n")
 
 
 def test_own_mounts_of_a_system_are_not_listed(world: World, said: Callable[..., Said]) -> None:
@@ -392,6 +509,10 @@ def test_no_record(content: str | None, world: World, said: Callable[..., Said])
     assert "Failed to read the record of this boot" in found.err
     assert ("there is none" in found.err) == (content is None)
     assert "not verified by bootseal" in found.out
+    assert "Status  verified" in found.out, "what systemd still knows"
+    assert "bootseal.service did run in this boot: somebody removed or changed the record" in found.err
+    world.unit = world.unit._replace(active_state="inactive")
+    assert "was this system booted with bootseal in its initrd?" in said().err
     assert (said("short").json["status"]["result"], errors(said("short").json)) == ("none", [])
 
 
@@ -516,6 +637,15 @@ def test_no_bus(pydbus: ModuleType) -> None:
     assert str(caught.value) == "systemd gives no answer over D-Bus: Could not connect: No such file or directory"
 
 
+def test_bus_that_says_nothing(pydbus: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "_TIMEOUT", 0.05)
+    end = threading.Event()
+    setattr(pydbus, "SystemBus", end.wait)  # noqa: B010
+    with pytest.raises(manager.Unavailable, match="gives no answer over D-Bus: none within"):
+        manager.ask()
+    end.set()
+
+
 @pytest.mark.parametrize("module", ["pydbus", "pyudev"])
 def test_module_that_is_not_installed(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
@@ -601,6 +731,12 @@ def test_everything_behind_the_root(udev: dict[str, Node]) -> None:
 def test_kinds(attributes: dict[str, str], kind: str, tmp_path: Path) -> None:
     node = Node(tmp_path, "x", "disk", attributes=attributes)
     assert devices._kind(node) == kind
+
+
+@pytest.mark.parametrize("name", ["DM_NAME", "ID_PART_ENTRY_NAME", "ID_MODEL", "ID_SERIAL"])
+def test_names_of_the_udev_database(name: str, tmp_path: Path) -> None:
+    node = Node(tmp_path, "x", "disk", properties={"ID_SERIAL": "last", name: "first"})
+    assert devices._described(node, 0).model == "first"
 
 
 def test_empty_udev_database(udev: dict[str, Node]) -> None:

@@ -10,17 +10,17 @@ from typing import NamedTuple
 from .. import report
 from ..errors import printable
 from ..report import Record
-from .recheck import DIFFERS, SAME, UNKNOWN, Check, Mounts, at, covering, extensions
+from .recheck import DIFFERS, SAME, UNKNOWN, Check, Mounts, at, covering, described, extensions
 
 KERNEL, BOOTSEAL, FIRMWARE, NOT_VERIFIED = "kernel", "bootseal", "firmware", "not-verified"
 _EFI = "sys/firmware/efi"
 _FIRMWARE_LINKS = ("initrd", "kernel command line")
 _REASONS = {
-    "/etc": "persistent, and what is in it runs as root; etc.transient in ostree/prepare-root.conf closes that",
+    "/etc": "persistent, acts as root; etc.transient would close that",
     "/var": "data of this machine",
     "/boot": "files of the boot loader",
-    "initrd": "nothing shows that the boot chain authenticated it: every check here is advisory",
-    "kernel command line": "nothing shows that the boot chain authenticated it",
+    "initrd": "no sign of authentication: all checks are advisory",
+    "kernel command line": "no sign of authentication",
 }
 
 
@@ -91,7 +91,7 @@ def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int 
     found = [Uncovered(name, _REASONS.get(name, "named by the record of this boot")) for name in names]
     found += [Uncovered(printable(m.target), f"{m.source} merged over it: see 'systemd-{m.source} status'") for m in merged]
     others = [m for m in covering(table) if m.id not in {merged_.id for merged_ in merged}]
-    found += [Uncovered(printable(m.target), printable(f"{m.fstype} from {m.source} mounted over it")) for m in others]
+    found += [Uncovered(printable(m.target), printable(f"{described(m)}, mounted over it")) for m in others]
     if soft_reboots:
         times = "once" if soft_reboots == 1 else f"{soft_reboots} times"
         found.append(Uncovered("soft reboot", f"{times} since this boot: userspace started anew without the initrd's check"))
@@ -109,23 +109,23 @@ def _firmware_mark(now: Firmware) -> str:
 
 def _initrd(now: Firmware) -> str:
     if now.unified is None:
-        return "with kernel and command line: whether authenticated is not known"
-    return "in a unified kernel image" if now.unified else "no unified kernel image: nobody authenticated it"
+        return "whether anybody authenticated it is not known"
+    return "in a unified kernel image" if now.unified else "no unified kernel image, no sign of authentication"
 
 
 def _keyring(record: Record) -> str:
     sealed = {True: "sealed", False: "not sealed"}.get(at(record, "keyring", "sealed"), "not known whether sealed")
     count = at(record, "keyring", "certificates")
-    return f"{count} certificate{'' if count == 1 else 's'}; kernel keyring .fs-verity {sealed}"
+    return f"{count} certificate{'' if count == 1 else 's'}; kernel .fs-verity {sealed}"
 
 
 def _signer(record: Record) -> str:
     subject, algorithm = at(record, "signature", "subject"), at(record, "signature", "algorithm")
-    return printable(f"{subject} ({algorithm}, until {at(record, 'signature', 'not_after')})")
+    return printable(f"{subject} ({algorithm}, until {str(at(record, 'signature', 'not_after'))[:10]})")
 
 
 def _digest(record: Record) -> str:
-    value = f"{at(record, 'image', 'algorithm')}:{at(record, 'image', 'digest')}"
+    value = f"{at(record, 'image', 'algorithm')}:{str(at(record, 'image', 'digest'))[:12]}"
     return printable(f"{value}, method {at(record, 'enrollment', 'method')}")
 
 

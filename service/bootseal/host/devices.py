@@ -68,8 +68,8 @@ def _walk(pyudev: Any, udev: Any, device: Any, below: int) -> Iterator[tuple[Any
 
 def _described(device: Any, below: int) -> Device:
     node = device.device_node or device.sys_name
-    name = device.properties.get("DM_NAME") or _attribute(device, "dm/name") or device.properties.get("ID_PART_ENTRY_NAME", "")
-    model = _attribute(device, "device/model") or device.properties.get("ID_MODEL", "") or name
+    names = [device.properties.get(name) for name in ("DM_NAME", "ID_PART_ENTRY_NAME", "ID_MODEL", "ID_SERIAL")]
+    model = _attribute(device, "device/model") or _attribute(device, "dm/name") or next(filter(None, names), "")
     read_only = {"0": False, "1": True}.get(_attribute(device, "ro"))
     return Device(node, _kind(device), printable(model), read_only, below)
 

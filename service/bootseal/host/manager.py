@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What systemd says of the unit, over D-Bus, by pydbus. Asks; changes nothing."""
 
+import threading
 from typing import Any, NamedTuple
 
 from ..errors import printable
 
 UNIT = "bootseal.service"
 _SERVICE = "org.freedesktop.systemd1"
-_TIMEOUT = 10  # seconds
+_TIMEOUT = 20  # seconds; importing GLib alone takes 3 in an emulated guest
 
 
 class Unit(NamedTuple):
@@ -33,7 +34,26 @@ class Unavailable(Exception):
 
 
 def ask(bus: Any = None) -> Answer:
-    """Raises Unavailable: no pydbus, no D-Bus, no systemd."""
+    """Raises Unavailable: no pydbus, no D-Bus, no systemd, or none that answers."""
+    found: list[Answer | Unavailable] = []
+    # Connecting has no time limit of its own: a bus that takes the connection and then says nothing would hold us for ever.
+    thread = threading.Thread(target=lambda: found.append(_outcome(bus)), daemon=True)
+    thread.start()
+    thread.join(_TIMEOUT)
+    outcome = found[0] if found else Unavailable(f"systemd gives no answer over D-Bus: none within {_TIMEOUT} seconds")
+    if isinstance(outcome, Unavailable):
+        raise outcome
+    return outcome
+
+
+def _outcome(bus: Any) -> Answer | Unavailable:
+    try:
+        return _ask(bus)
+    except Unavailable as unavailable:
+        return unavailable
+
+
+def _ask(bus: Any) -> Answer:
     try:
         import pydbus
     except (ImportError, ValueError) as error:  # ValueError: PyGObject without the type library

@@ -20,6 +20,9 @@ _OWN = frozenset({"/proc", "/sys", "/dev", "/run", "/tmp"})
 # Part of every ostree root; boot.json says which of them are not covered.
 _OSTREE = frozenset({"/etc", "/var", "/boot", "/sysroot"})
 EXTENSIONS = ("sysext", "confext")
+_EXTENDED = frozenset({"/usr", "/opt", "/etc"})
+_TRANSIENT_ETC = "upperdir=/run/ostree/transient-etc."  # as mount.py makes it
+_UNLOCKED = "lowerdir=usr"  # the relative name is how ostree mounts it
 _NEEDS_ROOT = "only root may look"
 
 
@@ -31,26 +34,37 @@ class Check(NamedTuple):
     text: str
 
 
+class Mount(MountInfo):
+    """With `root`, the directory of its file system that it shows."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(line)
+        self.root = line.split(" ")[3]
+
+
 class Mounts(NamedTuple):
     """The mount table, and the mount that this process has as its root (None: not in the table, as in a chroot)."""
 
-    root: MountInfo | None
-    everything: list[MountInfo]
+    root: Mount | None
+    everything: list[Mount]
 
 
 def mounts() -> Mounts:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        everything = [Mount(line) for line in lines]
     fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return Mounts(mountapi.mount_of(fd), mountapi.mounts())
+        root = mountapi.mount_of(fd).id
     except LookupError:
-        return Mounts(None, mountapi.mounts())
+        return Mounts(None, everything)
     finally:
         os.close(fd)
+    return Mounts(next((m for m in everything if m.id == root), None), everything)
 
 
 def checks(record: Record, now: Mounts, sysroot: str = mount.SYSROOT) -> list[Check]:
     """Every check of a boot that was verified."""
-    found = [_boot(record), _root(record, now.root), _tree(now), _image(record, sysroot)]
+    found = [_boot(record), _root(record, now.root), _tree(record, now, sysroot), _image(record, sysroot)]
     return found if at(record, "enrollment", "method") == "none" else [*found, _keyring(record)]
 
 
@@ -61,15 +75,37 @@ def at(record: Any, *keys: str) -> Any:
     return record
 
 
-def covering(now: Mounts) -> list[MountInfo]:
-    """The mounts that hide something of the verified root: those right on it, but for what belongs to every system."""
+def covering(now: Mounts) -> list[Mount]:
+    """The mounts that hide something of the verified root, but for what belongs to every system.
+
+    Those right on it, and all below /usr: one on top of an extension has that for its parent.
+    """
     root = now.root
-    return [m for m in now.everything if root and m.parent == root.id and m.target not in {"/"} | _OWN | _OSTREE]
+    if root is None:
+        return []
+    hiding = [m for m in now.everything if m.parent == root.id or _is_below_usr(m)]
+    return [m for m in hiding if m.target not in _OWN | _OSTREE and not _shows_itself(m, root)]
 
 
-def extensions(now: Mounts) -> list[MountInfo]:
+def extensions(now: Mounts) -> list[Mount]:
     """What systemd-sysext(8) and systemd-confext(8) merged, also where it lies on top of another mount."""
-    return [m for m in now.everything if m.fstype == "overlay" and m.source in EXTENSIONS]
+    return [m for m in now.everything if m.fstype == "overlay" and m.source in EXTENSIONS and m.target in _EXTENDED]
+
+
+def described(mounted: Mount) -> str:
+    """What is mounted, in a few words."""
+    if mounted.target == "/usr" and mounted.fstype == "overlay" and _UNLOCKED in mounted.super_options.split(","):
+        return "overlay, as 'ostree admin unlock' makes it"
+    return f"{mounted.fstype} from {mounted.source}"
+
+
+def _is_below_usr(mounted: Mount) -> bool:
+    return f"{mounted.target}/".startswith("/usr/")
+
+
+def _shows_itself(mounted: Mount, root: Mount) -> bool:
+    """A sandbox (ProtectSystem= and the like) mounts parts of the root over themselves, to make them read-only."""
+    return mounted.device == root.device and mounted.root == mounted.target
 
 
 def _boot(record: Record) -> Check:
@@ -89,22 +125,38 @@ def _root(record: Record, root: MountInfo | None) -> Check:
         return Check("root", DIFFERS, printable(what))
     if "verity=require" not in root.super_options.split(","):
         return Check("root", DIFFERS, f"the overlay at / has no verity=require ({printable(root.super_options)})")
-    return Check("root", SAME, f"{expected[:24]}..., verity=require")
+    return Check("root", SAME, f"{expected[:22]}..., verity=require")
 
 
-def _tree(now: Mounts) -> Check:
+def _tree(record: Record, now: Mounts, sysroot: str) -> Check:
     if now.root is None:
         return Check("tree", UNKNOWN, "the mount table of this process does not have the mount at /")
     merged = {m.id for m in extensions(now)}
-    replaced = [m for m in covering(now) if f"{m.target}/".startswith("/usr/") and m.id not in merged]
+    replaced = [m for m in covering(now) if (m.target == "/" or _is_below_usr(m)) and m.id not in merged]
+    try:
+        replaced += _other_etc(record, now, sysroot)
+    except OSError as error:
+        why = _NEEDS_ROOT if isinstance(error, PermissionError) else reason(error)
+        if not replaced:
+            return Check("tree", UNKNOWN, f"/etc was not compared with the deployment's: {why}")
     if replaced:
-        what = ", ".join(f"{m.target} ({m.fstype} from {m.source})" for m in replaced)
+        what = ", ".join(f"{m.target} ({described(m)})" for m in replaced)
         return Check("tree", DIFFERS, f"mounted over the verified root: {printable(what)}")
-    return Check(
-        "tree",
-        SAME,
-        "extensions, and nothing else, are mounted over the verified tree" if merged else "nothing is mounted over /usr",
-    )
+    return Check("tree", SAME, "only extensions are mounted over it" if merged else "nothing is mounted over / or /usr")
+
+
+def _other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
+    """What is mounted at /etc, if it is neither what the boot mounted there nor an extension. Raises OSError."""
+    mounted = [m for m in now.everything if m.target == "/etc"]
+    top = [m for m in mounted if m.id not in {other.parent for other in mounted}]
+    if not top or any(m.id == top[0].id for m in extensions(now)):
+        return []
+    listed = at(record, "not_covered")
+    if isinstance(listed, list) and "/etc" in listed:
+        same = os.path.samefile("/etc", f"{sysroot}/{at(record, 'deployment', 'path')}/etc")
+    else:
+        same = any(option.startswith(_TRANSIENT_ETC) for option in top[0].super_options.split(","))
+    return [] if same else top
 
 
 def _image(record: Record, sysroot: str) -> Check:

@@ -19,7 +19,8 @@ _COLOURS = {
     chain.KERNEL: "green", chain.BOOTSEAL: "green", chain.FIRMWARE: "green", chain.NOT_VERIFIED: "yellow",
     recheck.UNKNOWN: "yellow", recheck.DIFFERS: "red",
 }  # fmt: skip
-_HINT = "do not trust this system: boot again, and look for who mounted or changed it"
+_HINT = "do not trust this system: boot again, and find out who mounted or changed it (findmnt, journalctl -b)"
+_UNUSED = "was this system booted with bootseal in its initrd?"
 
 
 class Picture(NamedTuple):
@@ -113,9 +114,9 @@ def _conclude(picture: Picture) -> int:
         error(printable(str(record.get("message"))), printable(str(record.get("hint", ""))))
         return next((v.exit_status for v in messages.VERDICTS if v.name == record.get("verdict")), NO_INPUT)
     why = "cannot be read, or is of another version" if os.path.exists(report.PATH) else "there is none"
-    error(
-        f"Failed to read the record of this boot, {report.PATH}: {why}", "was this system booted with bootseal in its initrd?"
-    )
+    active = picture.answer is not None and picture.answer.unit.active_state == "active"
+    hint = f"{manager.UNIT} did run in this boot: somebody removed or changed the record" if active else _UNUSED
+    error(f"Failed to read the record of this boot, {report.PATH}: {why}", hint)
     return NO_INPUT
 
 
@@ -153,23 +154,56 @@ def _result(picture: Picture) -> str:
 
 
 def _head(picture: Picture) -> str:
-    colours = {"verified": "green", "differs": "red", "refused": "red", "none": "red"}
     words = {
-        "verified": "verified at boot, and still so as far as can be seen",
+        "verified": "verified, and still so as far as can be seen",
         "differs": "verified at boot, but not so any more",
-        "refused": "refused",
-        "none": "not verified by bootseal",
+        "refused": f"refused ({printable(str(picture.record.get('verdict')))})",
+        "none": "not verified by bootseal, as far as can be seen",
     }
     result = _result(picture)
-    lines = [["This boot", words[result]]]
-    if picture.record:
-        lines.append(["Message", printable(str(picture.record.get("message")))])
-        lines.append(
-            ["Recorded by", printable(f"bootseal {picture.record.get('bootseal')}, kernel {picture.record.get('kernel')}")]
-        )
+    colours = {text: "green" if name == "verified" else "red" for name, text in words.items()}
+    if any(link.name == "root" and link.mark == chain.NOT_VERIFIED for link in picture.links):
+        words["verified"] = "verified; what is merged over it since is not"
+        colours[words["verified"]] = "yellow"
+    lines = [["Boot", words[result]], *_recorded(picture.record)]
     if picture.answer:
         lines.append(["Unit", _unit_text(picture.answer)])
-    return table(lines, {words[result]: colours[result]})
+        lines += [["Status", picture.answer.unit.status_text]] if result == "none" and picture.answer.unit.status_text else []
+    return table(lines, colours)
+
+
+def _recorded(record: Record) -> list[list[str]]:
+    """What the record says of the deployment, as far as a boot came."""
+    lines = []
+    if recheck.at(record, "deployment"):
+        stateroot, checksum, serial = (str(recheck.at(record, "deployment", k)) for k in ("stateroot", "checksum", "serial"))
+        lines.append(["Root", f"{stateroot}/{checksum[:12]}.{serial}, bootseal {record.get('bootseal')}"])
+    if recheck.at(record, "image"):
+        lines.append(["Digest", f"{recheck.at(record, 'image', 'algorithm')}:{recheck.at(record, 'image', 'digest')}"])
+    if recheck.at(record, "enrollment"):
+        lines.append(["Method", _method(record)])
+    lines += [["Note", str(note)] for note in _notes(record)]
+    return [[label, printable(text)] for label, text in lines]
+
+
+def _method(record: Record) -> str:
+    enrollment = recheck.at(record, "enrollment")
+    words = [str(recheck.at(enrollment, "method"))]
+    words += ["checked by the kernel" if recheck.at(enrollment, "kernel_checked") else "checked by userspace alone"]
+    words += ["first boot"] if recheck.at(enrollment, "first_boot") else []
+    written = recheck.at(enrollment, "bytes_written")
+    return ", ".join(words if written is None else [*words, f"{written or 'no'} bytes written"])
+
+
+def _notes(record: Record) -> list[str]:
+    """What the boot went on without."""
+    members = {
+        "enrolling incomplete": ("enrollment", "missing"),
+        "certificate skipped": ("keyring", "skipped"),
+        "certificate not in the kernel": ("keyring", "not_in_kernel"),
+    }
+    found = [(text, recheck.at(record, *keys)) for text, keys in members.items()]
+    return [f"{text}: {line}" for text, lines in found if isinstance(lines, list) for line in lines]
 
 
 def _unit_text(answer: Answer) -> str:
@@ -181,12 +215,12 @@ def _unit_text(answer: Answer) -> str:
 
 def _tree(links: list[chain.Link]) -> str:
     """Each link below the one that vouches for it; the mark first, so that a long digest moves nothing."""
-    corner = "└─ " if (sys.stdout.encoding or "").lower().startswith("utf") else "`- "
+    corner = "└ " if (sys.stdout.encoding or "").lower().startswith("utf") else "` "
     marks = max(len(link.mark) for link in links)
-    lines = ["What vouches for what (first column: who checked it):"]
+    lines = ["What vouches for what, and who checked it:"]
     for depth, link in enumerate(links):
         mark = painted(link.mark, _COLOURS[link.mark]) + " " * (marks - len(link.mark))
-        lines.append(f"  {mark}  {'  ' * max(depth - 1, 0)}{corner if depth else ''}{link.name}: {link.text}")
+        lines.append(f"  {mark}  {' ' * max(depth - 1, 0)}{corner if depth else ''}{link.name}: {link.text}")
     return "\n".join(lines)
 
 

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What people are told of a boot: scripts for the guests that ask for it, and what came back, parsed."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import guest
+import support
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "StatusText", "ExecMainStatus")
+TIMEOUT = 900  # a dozen of programs in Python after the boot, on a processor that is emulated and shared
+
+# told COMMAND...: its exit status, and each line that it printed, with where it went.
+_PREAMBLE = """\
+told() {
+    status=0
+    "$@" </dev/null >/run/guest-out 2>/run/guest-err || status=$?
+    echo "status: $status"
+    sed 's/^/out: /' /run/guest-out
+    sed 's/^/err: /' /run/guest-err
+}
+"""
+
+ASKED = {
+    "systemctl": "told systemctl status --no-pager --full bootseal",
+    "show": f"systemctl show -p {','.join(UNIT_PROPERTIES)} bootseal",
+    "record": "cat /run/bootseal/boot.json",
+    "text": "told bootseal status",
+    "short": "told bootseal status --json=short",
+}
+MANUALS = {
+    "manuals": "systemctl show -P Documentation bootseal | tr ' ' '\\n'; find /usr/share/man -name 'bootseal*'",
+    "catalog": "journalctl --update-catalog && journalctl -u bootseal -b -x --no-pager",
+    "usr": "stat -c %Y /usr",
+    "pretty": "told bootseal status --json=pretty",
+}
+# An ordinary user; one that may not even look below the physical root.
+USER = {"user": "told runuser -u nobody -- bootseal status"}
+
+_MOUNTED_OVER = """\
+mkdir /run/guest-bind /run/guest-upper /run/guest-work
+mount --bind /run/guest-bind /usr/share/bootseal-test
+mount -t overlay -o lowerdir=/etc,upperdir=/run/guest-upper,workdir=/run/guest-work overlay /etc
+told bootseal status
+umount /etc /usr/share/bootseal-test
+"""
+_SYSEXT = """\
+release=/run/extensions/guest/usr/lib/extension-release.d
+mkdir -p $release
+echo ID=_any >$release/extension-release.guest
+systemd-sysext merge >&2
+told bootseal status
+"""
+_ON_TOP = """\
+mount --bind /run/guest-bind /usr/share/bootseal-test
+told bootseal status
+umount /usr/share/bootseal-test
+systemd-sysext unmerge >&2
+"""
+_NO_ANSWER = """\
+systemctl stop dbus.socket dbus.service
+mv /run/udev/data /run/udev/away
+told bootseal status
+mv /run/udev/away /run/udev/data
+systemctl start dbus.socket dbus.service
+kill -STOP $(systemctl show -P MainPID dbus.service)
+told bootseal status
+kill -CONT $(systemctl show -P MainPID dbus.service)
+"""
+_NO_RECORD = "mv /run/bootseal /run/away; told bootseal status; mv /run/away /run/bootseal"
+DISTURBED = {
+    "mounted_over": _MOUNTED_OVER,
+    "sysext": _SYSEXT,
+    "on_top": _ON_TOP,
+    "unlocked": "ostree admin unlock >&2; told bootseal status; umount -l /usr",
+    "no_answer": _NO_ANSWER,
+    "no_record": _NO_RECORD,
+    "restored": "told bootseal status",
+}
+
+
+def script(*parts: dict[str, str]) -> str:
+    """Sections, with `told`."""
+    return _PREAMBLE + support.script(**{name: command for part in parts for name, command in part.items()})
+
+
+def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = None) -> guest.Result:
+    """A good boot, from the suite's disk or from what an earlier boot has left of it."""
+    return guest.boot(
+        support.image(suite),
+        support.initrd(suite),
+        append="fsck.mode=skip",
+        extra_initrd_files=support.settings(f"[Enroll]\nMethod={method}\n"),
+        script=text,
+        timeout=TIMEOUT,
+        disk=disk,
+        snapshot=disk is None,
+        title=title,
+    )
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a program said."""
+
+    status: int
+    out: str
+    err: str
+
+    @classmethod
+    def all(cls, section: str) -> list[Told]:
+        """Each `told` of a section."""
+        return [cls._one(text) for text in re.split(r"^status: ", section, flags=re.MULTILINE)[1:]]
+
+    @classmethod
+    def _one(cls, text: str) -> Told:
+        status, *lines = text.splitlines()
+        out, err = ("\n".join(line[5:] for line in lines if line.startswith(kind)) for kind in ("out: ", "err: "))
+        return cls(int(status), out, err)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """The chain: link and mark."""
+        marks = "kernel|bootseal|firmware|not-verified|unknown|differs"
+        links = re.findall(rf"^  ({marks}) +(?:\u2514 )?([A-Za-z ]+): ", self.out, flags=re.MULTILINE)
+        return {name: mark for mark, name in links}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The sections of a guest's report."""
+
+    result: guest.Result
+
+    @cached_property
+    def sections(self) -> dict[str, str]:
+        support.ended(self.result, guest.PASSED)
+        return support.sections(self.result.report)
+
+    def told(self, name: str) -> Told:
+        """What the only `told` of a section said."""
+        (found,) = Told.all(self.sections[name])
+        return found
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """boot.json."""
+        record: dict[str, Any] = json.loads(self.sections["record"])
+        return record
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """What systemd says of the unit."""
+        return dict(line.split("=", 1) for line in self.sections["show"].splitlines())
+
+
+def transcript(command: str) -> list[str]:
+    """What the README shows of a command, without the lines that stand for what was left out."""
+    (block,) = re.findall(rf"^```console\n# {re.escape(command)}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    return [line for line in block.splitlines() if line != "..."]
+
+
+def shape(line: str) -> str:
+    """A line without what differs from one machine and boot to the next."""
+    days = "|".join("Mon Tue Wed Thu Fri Sat Sun Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())  # noqa: SIM905
+    line = re.sub(r"; .* ago$", "; ago", line.rstrip())
+    return re.sub(rf"\b({days})\b|\b[0-9a-f]{{8,}}\b|\d+", "_", line)

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What people are told on the running system, and where a boot was refused: systemctl, journalctl and bootseal status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import guest
+import pytest
+import support
+import support_refusals as refusals
+import support_status as status
+from support import Job
+from support_refusals import Outcome, put
+from support_status import Seen, Told
+
+from bootseal import messages
+from tools.schema import errors
+
+pytest_plugins = ["background"]
+pytestmark = pytest.mark.vm
+
+NOT_COVERED = ["/etc", "/var", "/boot", "initrd", "kernel command line"]
+# QEMU's BIOS knows no Secure Boot: nobody can tell who authenticated kernel and initrd.
+MARKS = dict.fromkeys(("Secure Boot", "initrd", "boot keyring"), "unknown") | dict.fromkeys(
+    ("signer", "digest file", "image", "overlay", "root"), "kernel"
+)
+
+
+def _disturbed() -> list[Seen]:
+    text = status.script(status.ASKED, status.MANUALS, status.DISTURBED)
+    return [Seen(status.boot("forky", "keyring", text, "status, disturbed"))]
+
+
+def _enrolled_twice() -> list[Seen]:
+    first = status.boot("forky", "fsverity", status.script(status.ASKED), "status, first boot")
+    second = status.boot(
+        "forky", "fsverity", status.script(status.ASKED, status.USER), "status, second boot", disk=first.overlay
+    )
+    return [Seen(first), Seen(second)]
+
+
+def _trixie() -> list[Seen]:
+    return [Seen(status.boot("trixie", "keyring", status.script(status.ASKED, status.MANUALS), "status on trixie"))]
+
+
+KEYRING, FSVERITY, TRIXIE = Job(_disturbed), Job(_enrolled_twice), Job(_trixie)
+
+
+@dataclass(frozen=True)
+class Boot:
+    """One of a job's boots, and what is particular about it."""
+
+    job: Job[list[Seen]]
+    number: int
+    suite: str
+    method: str
+
+    @property
+    def seen(self) -> Seen:
+        return self.job.result()[self.number]
+
+    @property
+    def deployment(self) -> guest.Deployment:
+        return support.image(self.suite).deployment
+
+    @property
+    def digest(self) -> str:
+        return support.image_digest(self.deployment.cfs).hex()
+
+
+BOOTS = {
+    "keyring": Boot(KEYRING, 0, "forky", "keyring"),
+    "fsverity-first": Boot(FSVERITY, 0, "forky", "fsverity"),
+    "fsverity-second": Boot(FSVERITY, 1, "forky", "fsverity"),
+    "trixie": Boot(TRIXIE, 0, "trixie", "keyring"),
+}
+
+
+def boots(*names: str) -> pytest.MarkDecorator:
+    """Parametrize a test with boots; the job is there so that it starts with the others."""
+    chosen = [pytest.param(BOOTS[name].job, BOOTS[name], id=name) for name in names or BOOTS]
+    return pytest.mark.parametrize(("job", "boot"), chosen)
+
+
+# --- systemctl and journalctl
+
+
+@boots()
+def test_systemctl_status_tells_the_story(job: Job[list[Seen]], boot: Boot) -> None:
+    seen = boot.seen
+    told = seen.told("systemctl")
+    lines = [line.strip() for line in told.out.splitlines()]
+    assert told.status == 0
+    assert lines[1].startswith("Loaded: loaded (/usr/lib/systemd/system/bootseal.service;")
+    assert any(line.startswith("Active: active (exited) since ") for line in lines)
+    first = ", first boot" if boot is BOOTS["fsverity-first"] else ""
+    message = (
+        f"verified guest/{boot.deployment.checksum[:12]}.0 sha256:{boot.digest[:12]}, signed by CN=guest p256, "
+        f"checked by the kernel, method {boot.method}{first}; not covered: {', '.join(NOT_COVERED)}"
+    )
+    assert f'Status: "{message}"' in lines
+    assert [line for line in lines if line.endswith(f"]: {message}")], "the journal below"
+    assert [line for line in lines if "]: Starting " in line]
+    assert seen.record["message"] == message
+
+
+@boots("keyring", "trixie")
+def test_the_manuals_that_it_names_exist(job: Job[list[Seen]], boot: Boot) -> None:
+    lines = boot.seen.sections["manuals"].splitlines()
+    named = [line.strip('"').removeprefix("man:") for line in lines if "man:" in line]
+    assert named == ["bootseal.service(8)", "bootseal(8)"]
+    for page in [*named, "bootseal.conf(5)", "bootseal.json(5)"]:
+        name, section = page.rstrip(")").split("(")
+        assert f"/usr/share/man/man{section}/{name}.{section}.gz" in lines
+
+
+@boots("keyring", "trixie")
+def test_the_journal_has_the_catalog(job: Job[list[Seen]], boot: Boot) -> None:
+    text = boot.seen.sections["catalog"]
+    assert "Subject: The root filesystem is verified and mounted" in text
+    assert f"signed by CN=guest p256, enrolled with method {boot.method}." in text
+    assert boot.deployment.path in text
+    assert "@" not in text, "a field without a value"
+    assert boot.seen.sections["usr"] == "0", "why the README says to update the catalog by hand"
+
+
+# --- bootseal status
+
+
+@boots()
+def test_the_text_is_one_true_screen(job: Job[list[Seen]], boot: Boot) -> None:
+    told = boot.seen.told("text")
+    assert (told.status, told.err) == (0, "")
+    lines = told.out.splitlines()
+    assert len(lines) <= 26
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "Boot    verified, and still so as far as can be seen"
+    assert lines[1].startswith(f"Root    guest/{boot.deployment.checksum[:12]}.0, ")
+    assert lines[2] == f"Digest  sha256:{boot.digest}"
+    written = boot.seen.record["enrollment"]["bytes_written"]
+    how = f", first boot, {written} bytes written" if boot is BOOTS["fsverity-first"] else ", no bytes written"
+    assert lines[3] == f"Method  {boot.method}, checked by the kernel{how}"
+    assert lines[4] == "Unit    bootseal.service: active (exited), result success, exit status 0"
+    assert told.marks == MARKS
+    assert [line.split("  ")[1] for line in lines[lines.index("Not covered by the signature:") + 1 :][:5]] == NOT_COVERED
+    assert lines[-1].split() == ["/dev/vda", "disk", "writable", "guest-root"]
+
+
+@boots()
+def test_json_is_the_record_and_what_systemd_says(job: Job[list[Seen]], boot: Boot) -> None:
+    seen = boot.seen
+    told = seen.told("short")
+    assert (told.status, told.err, told.out.count("\n")) == (0, "", 0)
+    assert errors(told.json) == []
+    added = {name: told.json[name] for name in told.json.keys() - seen.record.keys()}
+    assert {name: told.json[name] for name in seen.record} == seen.record
+    assert added.keys() == {"unit", "soft_reboots", "status"}
+    members = ("load_state", "active_state", "sub_state", "result", "status_text", "exit_status")
+    assert [str(added["unit"][name]) for name in members] == [seen.properties[name] for name in status.UNIT_PROPERTIES]
+    assert {check["name"]: check["state"] for check in added["status"]["checks"]} == dict.fromkeys(
+        ("boot", "root", "tree", "image", "keyring"), "same"
+    )
+    assert {link["name"]: link["mark"] for link in added["status"]["chain"]} == MARKS
+    assert [place["what"] for place in added["status"]["not_covered"]] == NOT_COVERED
+    assert (added["status"]["result"], added["status"]["unknown"], added["soft_reboots"]) == ("verified", [], 0)
+
+
+@boots("keyring", "trixie")
+def test_pretty_is_the_same_for_people(job: Job[list[Seen]], boot: Boot) -> None:
+    pretty, short = boot.seen.told("pretty"), boot.seen.told("short")
+    assert (pretty.status, pretty.err) == (0, "")
+    assert pretty.json == short.json
+    assert pretty.out.count("\n") > 100
+
+
+@boots("fsverity-second")
+def test_an_ordinary_user_is_told_what_needs_root(job: Job[list[Seen]], boot: Boot) -> None:
+    told, root = boot.seen.told("user"), boot.seen.told("text")
+    assert told.status == 0
+    assert told.err == "bootseal: not known: the digest in the kernel was not read: only root may look"
+    assert told.out == root.out
+
+
+# --- disturbed
+
+
+def disturbed(name: str) -> pytest.MarkDecorator:
+    """Parametrize a test with what was said in a section."""
+    return pytest.mark.parametrize(("job", "section"), [pytest.param(KEYRING, name, id=name)])
+
+
+def _said(job: Job[list[Seen]], section: str) -> list[Told]:
+    said = Told.all(job.result()[0].sections[section])
+    for told in said:
+        assert "Traceback" not in told.err
+        assert all(line.startswith("bootseal: ") for line in told.err.splitlines())
+    return said
+
+
+def _differs(told: Told, *mounted: str) -> None:
+    assert told.status == 77
+    assert told.out.startswith("Boot    verified at boot, but not so any more\n")
+    first, hint = told.err.splitlines()
+    assert first == f"bootseal: Failed to find what was verified at boot: mounted over the verified root: {', '.join(mounted)}"
+    assert hint.startswith("bootseal: hint: do not trust this system")
+    assert told.marks == MARKS | {"root": "differs"}
+
+
+@disturbed("mounted_over")
+def test_mounts_over_usr_and_etc_are_noticed(job: Job[list[Seen]], section: str) -> None:
+    (told,) = _said(job, section)
+    _differs(told, "/usr/share/bootseal-test (tmpfs from tmpfs)", "/etc (overlay from overlay)")
+
+
+@disturbed("sysext")
+def test_an_extension_is_named_and_not_covered(job: Job[list[Seen]], section: str) -> None:
+    (told,) = _said(job, section)
+    assert (told.status, told.err) == (0, "")
+    assert told.out.startswith("Boot    verified; what is merged over it since is not\n")
+    assert told.marks == MARKS | {"root": "not-verified"}
+    assert "  /usr                 sysext merged over it: see 'systemd-sysext status'" in told.out.splitlines()
+
+
+@disturbed("on_top")
+def test_a_mount_on_top_of_an_extension_is_noticed(job: Job[list[Seen]], section: str) -> None:
+    (told,) = _said(job, section)
+    _differs(told, "/usr/share/bootseal-test (tmpfs from tmpfs)")
+
+
+@disturbed("unlocked")
+def test_ostree_admin_unlock_is_named(job: Job[list[Seen]], section: str) -> None:
+    (told,) = _said(job, section)
+    _differs(told, "/usr (overlay, as 'ostree admin unlock' makes it)")
+
+
+@disturbed("no_answer")
+def test_nobody_answers(job: Job[list[Seen]], section: str) -> None:
+    down, silent = _said(job, section)
+    assert (down.status, silent.status) == (0, 0)
+    bus, udev = down.err.splitlines()
+    assert bus.startswith("bootseal: not known: systemd gives no answer over D-Bus: Could not connect: ")
+    assert udev == "bootseal: not known: the udev database has no entry for some devices"
+    assert "Unit  " not in down.out
+    assert down.out.splitlines()[-1].split() == ["/dev/vda", "disk", "writable"]
+    assert down.marks == silent.marks == MARKS
+    assert silent.err == "bootseal: not known: systemd gives no answer over D-Bus: none within 20 seconds"
+
+
+@disturbed("no_record")
+def test_no_record(job: Job[list[Seen]], section: str) -> None:
+    (told,) = _said(job, section)
+    assert told.status == 66
+    assert told.err.splitlines() == [
+        "bootseal: Failed to read the record of this boot, /run/bootseal/boot.json: there is none",
+        "bootseal: hint: bootseal.service did run in this boot: somebody removed or changed the record",
+    ]
+    assert told.out.startswith("Boot    not verified by bootseal, as far as can be seen\n")
+    assert f"Status  {job.result()[0].record['message']}" in told.out.splitlines()
+
+
+@disturbed("restored")
+def test_all_is_well_again(job: Job[list[Seen]], section: str) -> None:
+    (told,) = _said(job, section)
+    assert (told.status, told.err) == (0, "")
+
+
+# --- refused
+
+
+def _refused() -> Outcome:
+    digest = support.image_digest(support.image().deployment.cfs)
+    text = support.script(
+        systemctl="systemctl status --no-pager --full bootseal.service || echo status $?",
+        program="command -v bootseal || echo none",
+        record="cat /run/bootseal/boot.json",
+    )
+    stranger = support.sign(digest, support.key(name="stranger"))
+    return refusals.boot(put("{signature}", stranger), emergency_script=text, timeout=status.TIMEOUT, title="status, refused")
+
+
+@pytest.mark.parametrize("job", [pytest.param(Job(_refused), id="untrusted-signer")])
+def test_a_refused_boot_explains_itself_in_the_initrd(job: Job[Outcome]) -> None:
+    outcome = job.result()
+    support.ended(outcome.result, guest.REFUSED)
+    lines = [line.strip() for line in outcome.sections["systemctl"].splitlines()]
+    message, hint = outcome.record["message"], messages.UNTRUSTED_SIGNER.hint
+    assert message.startswith("refused (untrusted-signer): ")
+    assert "CN=guest p256" in message, "who is trusted"
+    assert any(line.startswith("Active: failed (Result: exit-code) since ") for line in lines)
+    assert any("status=77" in line for line in lines)
+    assert f'Status: "{message}"' in lines
+    assert [line for line in lines if line.endswith(f"]: {message}")]
+    assert [line for line in lines if line.endswith(f"]: hint: {hint}")]
+    assert "Docs: man:bootseal.service(8)" in lines
+    assert lines[-1] == "status 3"
+    assert outcome.sections["program"] == "none"
+
+
+# --- the README
+
+
+@boots("keyring")
+def test_the_readme_shows_what_the_guest_prints(job: Job[list[Seen]], boot: Boot) -> None:
+    shapes = [status.shape(line) for line in boot.seen.told("systemctl").out.splitlines()]
+    shown = [status.shape(line) for line in status.transcript("systemctl status --full bootseal")]
+    assert [line for line in shown if line not in shapes] == []
+    assert len(shown) > 5
+    text = boot.seen.told("text").out.splitlines()
+    assert [status.shape(line) for line in status.transcript("bootseal status")] == [status.shape(line) for line in text]
