@@ -16,7 +16,7 @@ import pytest
 
 from bootseal import booted, digest
 from bootseal.errors import Refusal
-from bootseal.host import check, gate, initrdfile, judge
+from bootseal.host import check, cli, gate, initrdfile, judge
 from bootseal.host import sysroot as sysroots
 from bootseal.host.output import Failure
 from bootseal.host.sysroot import Found
@@ -345,6 +345,24 @@ def test_verify_all_goes_on_where_one_has_no_initrd(signed_root: Root) -> None:
     assert "unknown" in lines[2]
     assert result.returncode == 69  # the first one's: no fs-verity here
     assert "\033" not in result.stdout + result.stderr
+
+
+def test_verify_all_reads_each_initrd_once(
+    signed_root: Root, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signed_root.add(B, 2, initrd="/initrd.img")
+    signed_root.add(C, 3, initrd="/other.img")
+    (signed_root.top / "boot/other.img").write_bytes(b"junk")
+    read, seen = initrdfile.read, []
+
+    def counted(paths: tuple[str, ...]) -> initrdfile.Tree:
+        seen.append(os.path.basename(paths[0]))
+        return read(paths)
+
+    monkeypatch.setattr(initrdfile, "read", counted)
+    assert cli.main(["verify", "--all", "--sysroot", str(signed_root.top)]) != 0
+    assert sorted(seen) == ["initrd.img", "other.img", "other.img"]  # what could not be read is tried again, to say why
+    assert capsys.readouterr().out.splitlines()[1].split()[2] == "unknown"
 
 
 def test_verbose_names_each_deviation(signed_root: Root) -> None:

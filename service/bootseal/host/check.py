@@ -4,7 +4,8 @@
 import argparse
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 from .. import image, keyring, messages
 from ..values import BootKeyring
@@ -52,7 +53,9 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     if arguments.all:
         if arguments.deployment or arguments.cmdline:
             raise Failure(USAGE, "Failed to read the command line: --all takes no DEPLOYMENT and no --cmdline=")
-        return _print_all([(found, _checked(checker, found)) for found in sysroots.deployments(sysroot)], arguments)
+        everything = sysroots.deployments(sysroot)
+        checker.read_initrds(everything)
+        return _print_all([(found, _checked(checker, found)) for found in everything], arguments)
     found = sysroots.choose(sysroot, arguments.deployment)
     if arguments.cmdline is not None:
         found = found._replace(options=arguments.cmdline, state="" if found.state == "staged" else found.state)
@@ -77,6 +80,19 @@ class Checker:
         if record["verdict"] == messages.VERIFIED.name:
             record["missing"] += self._objects(found)
         return record
+
+    def read_initrds(self, everything: list[Found]) -> None:
+        """Those of all deployments at once, as many as there are processors: unpacking takes most of the time."""
+        if self._arguments.system_keys or self._arguments.keys or self._arguments.initrd:
+            return
+        wanted = {sysroots.initrd_files(found, self._sysroot): found for found in everything}
+
+        def read(paths: tuple[str, ...]) -> None:
+            with suppress(Failure):  # it is raised again where that deployment's turn comes
+                self._tree(paths, wanted[paths])
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(read, wanted))
 
     def keyring(self, found: Found) -> BootKeyring:
         """The boot keyring that a deployment's boot will have. Raises Refusal, Failure."""
