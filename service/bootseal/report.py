@@ -23,6 +23,9 @@ _CONSOLES = "/proc/consoles"
 _CONSOLE = "/dev/console"
 _TRIES = 10
 _NAMED = 8  # certificates; a console has few lines
+# The journal learns the unit from the sender's cgroup, which is gone if it comes to read only after our end; systemctl and
+# `journalctl -u` take what root says of a unit as well. See systemd.journal-fields(7), OBJECT_SYSTEMD_UNIT=.
+_SENDER = {"SYSLOG_IDENTIFIER": "bootseal", "OBJECT_SYSTEMD_UNIT": "bootseal.service"}
 _PRIORITY = {True: "5", False: "2"}  # notice, critical: sd-daemon(3)
 _SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _STUB_INFO = "/sys/firmware/efi/efivars/StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
@@ -206,7 +209,7 @@ def _publish(verdict: Verdict, recorder: Recorder, lines: list[str], status: str
         console(f"bootseal: {line}")
     journal.send(_fields(verdict, recorder.record))
     for line, message_id in [*((line, "") for line in lines[1:]), *noted]:
-        fields = {"MESSAGE": line, "PRIORITY": "4", "SYSLOG_IDENTIFIER": "bootseal"}
+        fields = {"MESSAGE": line, "PRIORITY": "4", **_SENDER}
         journal.send(fields | ({"MESSAGE_ID": message_id} if message_id else {}))
     journal.notify(f"STATUS={status}")
     return verdict.exit_status
@@ -218,7 +221,7 @@ def _fields(verdict: Verdict, record: Record) -> dict[str, str]:
         "MESSAGE": record["message"],
         "MESSAGE_ID": verdict.message_id,
         "PRIORITY": _PRIORITY[verdict is messages.VERIFIED],
-        "SYSLOG_IDENTIFIER": "bootseal",
+        **_SENDER,
         "BOOTSEAL_VERDICT": verdict.name,
         "BOOTSEAL_HINT": record.get("hint", ""),
         "BOOTSEAL_DEPLOYMENT": deployment.get("path", ""),

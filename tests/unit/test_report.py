@@ -193,6 +193,7 @@ def test_a_verified_boot_on_console_and_journal(world: World) -> None:
         "ENROLL": "keyring",
     }
     assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"]) == ("5", "bootseal")
+    assert entry["OBJECT_SYSTEMD_UNIT"] == "bootseal.service"
     assert world.states() == [
         "STATUS=Reading...",
         "STATUS=Looking...",
