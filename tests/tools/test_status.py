@@ -197,21 +197,29 @@ def test_what_was_not_looked_at_is_unknown() -> None:
 
 
 @pytest.mark.parametrize(("content", "secure"), [(b"\6\0\0\0\1", True), (b"\6\0\0\0\0", False), (b"", False), (None, False)])
-@pytest.mark.parametrize("stub", [True, False])
-def test_firmware_is_read(tmp_path: Path, content: bytes | None, secure: bool, stub: bool) -> None:  # noqa: FBT001
-    variables = tmp_path / "sys/firmware/efi/efivars"
-    variables.mkdir(parents=True)
-    (variables / "Boot0000-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"x")
-    if content is not None:
-        (variables / os.path.basename(report._SECURE_BOOT)).write_bytes(content)
-    if stub:
-        (variables / os.path.basename(report._STUB_INFO)).write_bytes(b"x")
-    assert chain.firmware(str(tmp_path)) == (secure, stub)
+@pytest.mark.parametrize(("stub", "unified"), [(b"\6\0\0\0s", True), (b"\7\0\0\0s", False), (None, False)])
+def test_firmware_is_read(
+    tmp_path: Path,
+    content: bytes | None,
+    *,
+    secure: bool,
+    stub: bytes | None,
+    unified: bool,
+) -> None:
+    (tmp_path / "Boot0000-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"x")
+    for name, value in ((report.SECURE_BOOT, content), (report.STUB_INFO, stub)):
+        if value is not None:
+            (tmp_path / name).write_bytes(value)
+    assert chain.firmware(str(tmp_path)) == (secure, unified)
 
 
 def test_firmware_without_efi_is_unknown(tmp_path: Path) -> None:
-    assert chain.firmware(str(tmp_path)) == (None, None)
-    (tmp_path / "sys/firmware/efi/efivars").mkdir(parents=True)  # not mounted
+    assert chain.firmware(str(tmp_path / "none")) == (None, None)
+    assert chain.firmware(str(tmp_path)) == (None, None)  # not mounted
+
+
+def test_firmware_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / report.SECURE_BOOT).mkdir()
     assert chain.firmware(str(tmp_path)) == (None, None)
 
 

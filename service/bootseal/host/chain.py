@@ -5,6 +5,7 @@ A mark says who checked a link. `firmware` is all that a running system can tell
 """
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .. import report
@@ -13,7 +14,6 @@ from ..report import Record
 from .recheck import DIFFERS, SAME, UNKNOWN, Check, Mounts, at, covering, described, extensions
 
 KERNEL, BOOTSEAL, FIRMWARE, NOT_VERIFIED = "kernel", "bootseal", "firmware", "not-verified"
-_EFI = "sys/firmware/efi"
 _FIRMWARE_LINKS = ("initrd", "kernel command line")
 _REASONS = {
     "/etc": "persistent, acts as root; etc.transient would close that",
@@ -48,18 +48,22 @@ class Uncovered(NamedTuple):
     why: str
 
 
-def firmware(root: str = "/") -> Firmware:
+def firmware(variables: str = report.EFI_VARIABLES) -> Firmware:
     """Secure Boot as the firmware reports it; whether systemd-stub(7) started this kernel, with its initrd inside."""
-    if not os.path.isdir(os.path.join(root, _EFI, "efivars")) or not os.listdir(os.path.join(root, _EFI, "efivars")):
+    if not os.path.isdir(variables) or not os.listdir(variables):
         return Firmware(None, None)
     try:
-        with open(os.path.join(root, report._SECURE_BOOT.lstrip("/")), "rb") as file:
-            secure = file.read()[-1:] == b"\1"
-    except FileNotFoundError:
-        secure = False
+        return Firmware(_true(report.secure_boot, variables), _true(report.unified, variables))
     except OSError:
         return Firmware(None, None)
-    return Firmware(secure, os.path.exists(os.path.join(root, report._STUB_INFO.lstrip("/"))))
+
+
+def _true(ask: Callable[[str], bool], variables: str) -> bool:
+    """A variable that is not there says no."""
+    try:
+        return ask(variables)
+    except FileNotFoundError:
+        return False
 
 
 def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> list[Link]:
