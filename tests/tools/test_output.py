@@ -117,6 +117,15 @@ def test_json_modes(mode: str, expected: str, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == expected
 
 
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    options = ("--key", key("p256"), "--cert", certificate("p256"), "--digest", "sha256:" + "00" * 32)
+    command = [sys.executable, "-I", *map(str, (TREE / "service", "sign", tmp_path / "x", *options))]
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    expected = "bootseal: Failed to write the output: No space left on device (ENOSPC)\n"
+    assert (result.returncode, result.stderr) == (73, expected)
+
+
 @pytest.mark.parametrize(("digest", "status"), [("sha256:" + "00" * 32, "0"), ("nonsense", "64")])
 def test_a_reader_that_has_seen_enough_changes_no_status(tmp_path: Path, digest: str, status: str) -> None:
     program = f"{sys.executable} -I {TREE / 'service'} sign {tmp_path}/x --key {key('p256')} --cert {certificate('p256')}"
