@@ -370,6 +370,13 @@ def test_requirements_are_the_same_everywhere() -> None:
     assert f'"cryptography>={library}"' in project
 
 
+def test_package_names_the_programs_that_unpack_initrds() -> None:
+    programs = set(re.findall(r'_program\("(\w+)"', (PACKAGE / "host/initrdfile.py").read_text()))
+    tools = (TREE / "packaging/deb/control").read_text().partition("\nPackage: bootseal-tools\n")[2]
+    assert programs == {"zstd", "lz4"}
+    assert programs <= set(re.findall(r"\w+", " ".join(re.findall(r"(?m)^(?:Recommends|Suggests): (.*)", tools))))
+
+
 @pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.name)
 def test_internal_links_lead_somewhere(text: Path) -> None:
     links = re.findall(r"\]\((?!\w+:)([^)#]+)", text.read_text())
