@@ -36,6 +36,20 @@ def test_usage_errors_are_64_with_a_hint(arguments: list[str]) -> None:
     assert len(lines) <= 2
 
 
+# Of the units' own commands those that do no harm where this fails: 'cleanup' would put a refusal in place of the record.
+@pytest.mark.parametrize("command", ["greeting", "check-initrd"])
+def test_the_program_has_none_of_the_units_commands(command: str, tmp_path: Path) -> None:
+    program = tmp_path / "bootseal"
+    program.write_text((TREE / "service/bootseal.in").read_text().replace("@LIBDIR@", str(TREE / "service")))
+    result = subprocess.run([sys.executable, "-IB", program, command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (64, "")
+    assert "invalid choice" in result.stderr
+
+
+def test_the_wheel_has_the_same_program() -> None:
+    assert '\nbootseal = "bootseal.host.cli:main"\n' in (TREE / "pyproject.toml").read_text()
+
+
 @pytest.mark.parametrize("command", cli._COMMANDS)
 def test_help(command: str) -> None:
     result = bootseal(command, "--help")
