@@ -364,7 +364,7 @@ def test_requirements_are_the_same_everywhere() -> None:
     dracut, python, library = re.search(  # type: ignore[union-attr]
         r"(?s)\bdracut ([\d.]+) or later\..*\bPython ([\d.]+) or later and `cryptography` ([\d.]+) or later\b", readme
     ).groups()
-    for wanted in (f"dracut-core (>= {dracut})", f"X-Python3-Version: >= {python}", f"python3-cryptography (>= {library})"):
+    for wanted in (f"dracut-core (>= {dracut})", f"python3 (>= {python})", f"python3-cryptography (>= {library})"):
         assert wanted in control
     assert f'requires-python = ">={python}"' in project
     assert f'"cryptography>={library}"' in project
