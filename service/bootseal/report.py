@@ -163,13 +163,14 @@ def refused(recorder: Recorder, refusal: Refusal) -> int:
 
 
 def load() -> Record:
-    """The record as it stands in /run; empty when there is none that can be read."""
+    """The record as it stands in /run; empty when there is none that can be read. Each one that we write has a verdict."""
     try:
         with open(PATH, encoding="utf-8") as file:
             record = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) and record.get("version") == VERSION else {}
+    known = isinstance(record, dict) and record.get("version") == VERSION and isinstance(record.get("verdict"), str)
+    return record if known else {}
 
 
 def console(line: str) -> None:

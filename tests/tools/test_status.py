@@ -384,6 +384,8 @@ def test_a_difference_stands_in_the_chain(name: str, world: World, said: Callabl
     assert [entry["name"] for entry in answer["status"]["chain"] if entry["mark"] == "differs"] == [link]
     assert answer["status"]["result"] == "differs"
     assert errors(answer) == []
+    if check == "root":
+        assert answer["status"]["chain"][-1]["mark"] == "not-verified", "whatever is mounted there, it was not verified"
 
 
 def test_method_none_has_nothing_in_the_kernel(world: World, said: Callable[..., Said]) -> None:
@@ -508,7 +510,14 @@ def test_root_not_in_the_table(world: World, said: Callable[..., Said]) -> None:
     assert "block devices" in found.err
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"version": 2, "verdict": "verified"}', "\udcff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None, "", "{", "[]", "{}", '{"version": 2, "verdict": "verified"}', '{"version": 1}', '{"version": 1, "verdict": []}',
+        "\udcff", "[" * 100_000,
+    ],
+    ids=lambda content: str(content)[:40].encode("ascii", "replace").decode(),
+)  # fmt: skip
 def test_no_record(content: str | None, world: World, said: Callable[..., Said]) -> None:
     path = world.run / "boot.json"
     path.unlink() if content is None else path.write_text(content, errors="surrogateescape")
@@ -546,6 +555,21 @@ def test_record_with_holes_makes_no_traceback(world: World, said: Callable[..., 
         world.write(record | {key: "\x1b[2J"})
         found = said()
         assert "\x1b" not in found.out + found.err, key
+
+
+@pytest.mark.parametrize("junk", ["\x1b[2J", "\ud800", "\0", [], {}, 1, True, None], ids=repr)
+def test_record_with_junk_makes_no_traceback(junk: object, world: World, said: Callable[..., Said]) -> None:
+    record = recorded()
+    for key, member in record.items():
+        for inner in member if isinstance(member, dict) else ():
+            world.write(record | {key: member | {inner: junk}})
+            found = said()
+            assert "\x1b" not in found.out + found.err, (key, inner)
+
+
+def test_closed_output(world: World, said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert said().status == 0
 
 
 def test_unit_that_is_not_installed(world: World, said: Callable[..., Said]) -> None:

@@ -81,7 +81,7 @@ def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> 
         Link("digest file", _digest(record), _held(signed, results.get("keyring"))),
         _checked("image", os.path.basename(str(at(record, "image", "path"))), results.get("image")),
         _checked("overlay", "", results.get("root")),
-        _root(_checked("root", "", results.get("tree")), table),
+        _root(_checked("root", "", results.get("tree")), results.get("root"), table),
     ]
 
 
@@ -102,9 +102,10 @@ def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int 
     return found
 
 
-def _root(link: Link, table: Mounts) -> Link:
-    """Where extensions lie over it, the root that is seen is not the one that was verified."""
-    return link._replace(mark=NOT_VERIFIED) if link.mark == KERNEL and extensions(table) else link
+def _root(link: Link, overlay: Check | None, table: Mounts) -> Link:
+    """Where extensions lie over it, or another overlay is mounted, the root that is seen is not the one that was verified."""
+    another = overlay is not None and overlay.state == DIFFERS
+    return link._replace(mark=NOT_VERIFIED) if link.mark == KERNEL and (another or extensions(table)) else link
 
 
 def _firmware_mark(now: Firmware) -> str:
@@ -118,9 +119,9 @@ def _initrd(now: Firmware) -> str:
 
 
 def _keyring(record: Record) -> str:
-    sealed = {True: "sealed", False: "not sealed"}.get(at(record, "keyring", "sealed"), "not known whether sealed")
-    count = at(record, "keyring", "certificates")
-    return f"{count} certificate{'' if count == 1 else 's'}; kernel .fs-verity {sealed}"
+    sealed, count = at(record, "keyring", "sealed"), at(record, "keyring", "certificates")
+    text = "sealed" if sealed is True else "not sealed" if sealed is False else "not known whether sealed"
+    return printable(f"{count} certificate{'' if count == 1 else 's'}; kernel .fs-verity {text}")
 
 
 def _signer(record: Record) -> str:
