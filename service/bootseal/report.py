@@ -129,6 +129,8 @@ class Recorder:
         self.record |= {"verdict": verdict.name, "message": message}
         if hint:
             self.record["hint"] = hint
+        if self.noted:
+            self.record["notes"] = self.notes
         return self.record
 
     def details(self, refusal: Refusal) -> None:

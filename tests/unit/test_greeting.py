@@ -38,15 +38,10 @@ def test_a_refused_boot(said: list[str]) -> None:
 
 
 def test_notes_on_certificates(said: list[str]) -> None:
-    keyring = {"certificates": 1, "skipped": ["/k/old.crt: an RSA key of 1024 bits"], "not_in_kernel": ["ab12: ENOPKG"]}
-    write(
-        {"verdict": "untrusted-signer", "message": "refused (untrusted-signer): x: /p", "hint": "do this", "keyring": keyring}
-    )
+    notes = ["certificate skipped: /k/old.crt: an RSA key of 1024 bits", "certificate not in the kernel: ab12: ENOPKG"]
+    write({"verdict": "untrusted-signer", "message": "refused (untrusted-signer): x: /p", "hint": "do this", "notes": notes})
     assert greeting.main() == 0
-    assert [line.split(maxsplit=1)[1].strip() for line in said if line.startswith("  note ")] == [
-        "certificate skipped: /k/old.crt: an RSA key of 1024 bits",
-        "certificate not in the kernel: ab12: ENOPKG",
-    ]
+    assert [line.split(maxsplit=1)[1].strip() for line in said if line.startswith("  note ")] == notes
 
 
 @pytest.mark.parametrize("record", [{"verdict": "verified", "message": "verified"}, {}])

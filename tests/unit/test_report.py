@@ -246,6 +246,7 @@ def test_skipped_certificates_are_said_everywhere(world: World) -> None:
     assert f"bootseal: note: {note}" in world.console()
     assert note in world.states()[-1]
     assert world.record()["keyring"]["skipped"] == ["/etc/bootseal/keys.d/x.pem: why"]
+    assert world.record()["notes"] == [note]
 
 
 def test_each_note_is_an_entry_of_its_own(world: World) -> None:

@@ -182,7 +182,7 @@ def _recorded(record: Record) -> list[list[str]]:
         lines.append(["Digest", f"{recheck.at(record, 'image', 'algorithm')}:{recheck.at(record, 'image', 'digest')}"])
     if recheck.at(record, "enrollment"):
         lines.append(["Method", _method(record)])
-    lines += [["Note", str(note)] for note in _notes(record)]
+    lines += [["Note", text] for text in _notes(record)]
     return [[label, printable(text)] for label, text in lines]
 
 
@@ -197,13 +197,8 @@ def _method(record: Record) -> str:
 
 def _notes(record: Record) -> list[str]:
     """What the boot went on without."""
-    members = {
-        "enrolling incomplete": ("enrollment", "missing"),
-        "certificate skipped": ("keyring", "skipped"),
-        "certificate not in the kernel": ("keyring", "not_in_kernel"),
-    }
-    found = [(text, recheck.at(record, *keys)) for text, keys in members.items()]
-    return [f"{text}: {line}" for text, lines in found if isinstance(lines, list) for line in lines]
+    notes = record.get("notes")
+    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def _unit_text(answer: Answer) -> str:
