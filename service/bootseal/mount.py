@@ -176,7 +176,10 @@ def _erofs(source: str) -> int:
 def _erofs_on_loop(fd: int) -> int:
     from .linux import loop  # few kernels need it
 
-    device, path = loop.attach(fd)
+    try:
+        device, path = loop.attach(fd)
+    except FileNotFoundError as error:  # no /dev/loop-control: the kernel has no loop devices either
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), error.filename) from error
     try:
         return _erofs(path)
     finally:

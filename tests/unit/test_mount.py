@@ -332,6 +332,22 @@ except Refusal as refusal: print(refusal.verdict.name, "Unknown parameter 'verit
     assert said == ["unsupported True"]
 
 
+def test_neither_a_file_nor_a_loop_device_can_be_mounted(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+from bootseal.linux import loop
+def new(*_): raise OSError(errno.ENOTBLK, "")
+def attach(_): return open("/dev/none/loop-control").fileno(), ""
+mountapi.new_filesystem, loop.attach = new, attach
+try: run(image)
+except Refusal as refusal: print(refusal.verdict.name, "(/dev/none/loop-control)" in refusal.what, "ENODEV" in refusal.what)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["unsupported True True"]
+
+
 def test_no_place_for_the_image(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
