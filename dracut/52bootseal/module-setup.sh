@@ -49,6 +49,8 @@ installkernel() {
     hostonly='' instmods erofs overlay loop
     # The kernel's own check: whichever of these it has as modules.
     hostonly='' instmods -s ecdsa_generic ecdsa rsa_generic sha256_generic sha512_generic crypto_engine || :
+    # For PID 1 to mount; without it nothing tells that Secure Boot vouches for this initrd.
+    hostonly='' instmods -s efivarfs || :
     for _module in erofs overlay; do
         # In the initrd, and not only on this machine: omit_drivers+= may keep it out.
         [[ $(find "$initdir/usr/lib/modules/$kernel" "$initdir/lib/modules/$kernel/" -name "$_module.ko*" 2> /dev/null) ]] && continue

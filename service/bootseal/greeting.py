@@ -21,10 +21,14 @@ def main() -> int:
 
 def _lines(record: Record) -> list[str]:
     details = [(detail["name"], detail["value"]) for detail in record.get("details", ())]
+    keyring = record.get("keyring", {})
+    notes = [("note", f"certificate skipped: {line}") for line in keyring.get("skipped", ())]
+    notes += [("note", f"certificate not in the kernel: {line}") for line in keyring.get("not_in_kernel", ())]
     rows = [
         ("", record["message"]),
         *details,
         ("what to do", record.get("hint", "")),
+        *notes,
         ("then", "'systemctl restart bootseal.service' and leave this shell, or reboot and choose another boot entry"),
         ("more", "journalctl -b -u bootseal.service; /run/bootseal/boot.json; the manual page bootseal.service(8)"),
     ]

@@ -61,7 +61,7 @@ def load_file(path: str) -> list[Certificate]:
 
 
 def certificate(path: str, encoded: bytes) -> Certificate:
-    """The certificate with this DER. Raises Unusable: see the module, bootseal(8) and the contract's profile."""
+    """The certificate with this DER. Raises Unusable: see the module and bootseal.conf(5)."""
     issuer, serial = _issuer_and_serial(encoded)
     with warnings.catch_warnings():
         # cryptography warns of oddities that no longer matter once the certificate is refused or pinned by its bytes

@@ -20,6 +20,8 @@ _STAGE = "/run/bootseal/stage"
 _OSTREE_RUN = "/run/ostree"
 _SOURCE_PREFIX = "composefs:"
 _MANAGER = "1"  # PID of the service manager
+_INSIDE = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_SYMLINKS
+_FSTAB_SIZE = 1 << 16  # bytes
 _READ_ONLY = mountapi.MOUNT_ATTR_RDONLY
 # What the kernel's log of a mount says beside EINVAL: overlay has no verity= before Linux 6.6.
 _UNKNOWN_OPTION = "Unknown parameter"
@@ -46,7 +48,8 @@ def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, reques
     options = _checked_options(root, pinned.path)
     loader.check(root, request.init, pinned.path)
     etc = _mount_etc(root, deployment, config)
-    _bind(root, "var", deployment.var_fd, clear=_READ_ONLY)
+    if not _has_its_own(root, "/var"):
+        _bind(root, "var", deployment.var_fd, clear=_READ_ONLY)
     boot = _mount_boot(root, deployment)
     _bind(root, "sysroot", deployment.sysroot_fd, set_=_READ_ONLY if config.sysroot_readonly else 0)
     with _Step("cannot detach the finished root", pinned.path):
@@ -240,6 +243,24 @@ def _mount_etc(root: int, deployment: Deployment, config: RootConfig) -> str:
         options = [("source", "overlay"), ("lowerdir", f"/proc/self/fd/{lower}"), *_upper(directory)]
         _attach_inside(root, "etc", mountapi.new_filesystem("overlay", options, 0))
         return directory
+
+
+def _has_its_own(root: int, place: str) -> bool:
+    """Whether the fstab that the booted system will read has a line for it: systemd mounts nothing onto a mount.
+
+    Who writes this fstab writes to the place as well: what it says makes nothing less trustworthy.
+    """
+    try:
+        # Not confined to one mount: /etc is another one by now.
+        etc = files.open_directory(root, "etc", _INSIDE)
+        fstab = files.open_regular(etc, "fstab")
+        text = files.read_bounded(fstab, _FSTAB_SIZE) or b""
+        os.close(fstab)
+        os.close(etc)
+    except (OSError, files.NotRegular):
+        return False
+    lines = (line.split() for line in text.decode(errors="replace").splitlines())
+    return any(len(words) > 1 and words[0][0] != "#" and os.path.normpath(words[1]) == place for words in lines)
 
 
 def _mount_boot(root: int, deployment: Deployment) -> bool:

@@ -27,8 +27,10 @@ _NAMED = 8  # certificates; a console has few lines
 # `journalctl -u` take what root says of a unit as well. See systemd.journal-fields(7), OBJECT_SYSTEMD_UNIT=.
 _SENDER = {"SYSLOG_IDENTIFIER": "bootseal", "OBJECT_SYSTEMD_UNIT": "bootseal.service"}
 _PRIORITY = {True: "5", False: "2"}  # notice, critical: sd-daemon(3)
-_SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
-_STUB_INFO = "/sys/firmware/efi/efivars/StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+EFI_VARIABLES = "/sys/firmware/efi/efivars"
+SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+STUB_INFO = "StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+_EFI_VARIABLE_NON_VOLATILE = 0x1  # in the attributes, 4 bytes, little endian, before the value; see efivarfs in the kernel
 
 Record = dict[str, Any]
 
@@ -167,13 +169,14 @@ def refused(recorder: Recorder, refusal: Refusal) -> int:
 
 
 def load() -> Record:
-    """The record as it stands in /run; empty when there is none that can be read."""
+    """The record as it stands in /run; empty when there is none that can be read. Each one that we write has a verdict."""
     try:
         with open(PATH, encoding="utf-8") as file:
             record = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) and record.get("version") == VERSION else {}
+    known = isinstance(record, dict) and record.get("version") == VERSION and isinstance(record.get("verdict"), str)
+    return record if known else {}
 
 
 def console(line: str) -> None:
@@ -255,14 +258,31 @@ def _how(enrollment: Record) -> str:
     return ", ".join(words)
 
 
+def secure_boot(variables: str = EFI_VARIABLES) -> bool:
+    """Whether the firmware says that Secure Boot is on. Raises OSError."""
+    return _variable(f"{variables}/{SECURE_BOOT}")[4:] == b"\1"
+
+
+def unified(variables: str = EFI_VARIABLES) -> bool:
+    """Whether systemd-stub(7) says that it started this kernel, from one file with initrd and command line. Raises OSError.
+
+    It says so for one boot. A variable that lasts was made by a running system, and proves nothing.
+    """
+    data = _variable(f"{variables}/{STUB_INFO}")
+    return len(data) > 4 and not data[0] & _EFI_VARIABLE_NON_VOLATILE
+
+
+def _variable(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def _unauthenticated() -> list[str]:
     """Without Secure Boot and a unified kernel image nobody vouches for initrd and command line, as far as we can tell."""
-    try:
-        with open(_SECURE_BOOT, "rb") as file:
-            secure = file.read()[-1:] == b"\1"
-    except OSError:
-        secure = False
-    return [] if secure and os.path.exists(_STUB_INFO) else ["initrd", "kernel command line"]
+    with suppress(OSError):
+        if secure_boot() and unified():
+            return []
+    return ["initrd", "kernel command line"]
 
 
 def _save(record: Record) -> None:

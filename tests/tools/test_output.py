@@ -36,6 +36,20 @@ def test_usage_errors_are_64_with_a_hint(arguments: list[str]) -> None:
     assert len(lines) <= 2
 
 
+# Of the units' own commands those that do no harm where this fails: 'cleanup' would put a refusal in place of the record.
+@pytest.mark.parametrize("command", ["greeting", "check-initrd"])
+def test_the_program_has_none_of_the_units_commands(command: str, tmp_path: Path) -> None:
+    program = tmp_path / "bootseal"
+    program.write_text((TREE / "service/bootseal.in").read_text().replace("@LIBDIR@", str(TREE / "service")))
+    result = subprocess.run([sys.executable, "-IB", program, command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (64, "")
+    assert "invalid choice" in result.stderr
+
+
+def test_the_wheel_has_the_same_program() -> None:
+    assert '\nbootseal = "bootseal.host.cli:main"\n' in (TREE / "pyproject.toml").read_text()
+
+
 @pytest.mark.parametrize("command", cli._COMMANDS)
 def test_help(command: str) -> None:
     result = bootseal(command, "--help")
@@ -115,6 +129,15 @@ def test_table() -> None:
 def test_json_modes(mode: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     output.emit({"a": 1}, mode, "text")
     assert capsys.readouterr().out == expected
+
+
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    options = ("--key", key("p256"), "--cert", certificate("p256"), "--digest", "sha256:" + "00" * 32)
+    command = [sys.executable, "-I", *map(str, (TREE / "service", "sign", tmp_path / "x", *options))]
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    expected = "bootseal: Failed to write the output: No space left on device (ENOSPC)\n"
+    assert (result.returncode, result.stderr) == (73, expected)
 
 
 @pytest.mark.parametrize(("digest", "status"), [("sha256:" + "00" * 32, "0"), ("nonsense", "64")])

@@ -197,21 +197,29 @@ def test_what_was_not_looked_at_is_unknown() -> None:
 
 
 @pytest.mark.parametrize(("content", "secure"), [(b"\6\0\0\0\1", True), (b"\6\0\0\0\0", False), (b"", False), (None, False)])
-@pytest.mark.parametrize("stub", [True, False])
-def test_firmware_is_read(tmp_path: Path, content: bytes | None, secure: bool, stub: bool) -> None:  # noqa: FBT001
-    variables = tmp_path / "sys/firmware/efi/efivars"
-    variables.mkdir(parents=True)
-    (variables / "Boot0000-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"x")
-    if content is not None:
-        (variables / os.path.basename(report._SECURE_BOOT)).write_bytes(content)
-    if stub:
-        (variables / os.path.basename(report._STUB_INFO)).write_bytes(b"x")
-    assert chain.firmware(str(tmp_path)) == (secure, stub)
+@pytest.mark.parametrize(("stub", "unified"), [(b"\6\0\0\0s", True), (b"\7\0\0\0s", False), (None, False)])
+def test_firmware_is_read(
+    tmp_path: Path,
+    content: bytes | None,
+    *,
+    secure: bool,
+    stub: bytes | None,
+    unified: bool,
+) -> None:
+    (tmp_path / "Boot0000-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"x")
+    for name, value in ((report.SECURE_BOOT, content), (report.STUB_INFO, stub)):
+        if value is not None:
+            (tmp_path / name).write_bytes(value)
+    assert chain.firmware(str(tmp_path)) == (secure, unified)
 
 
 def test_firmware_without_efi_is_unknown(tmp_path: Path) -> None:
-    assert chain.firmware(str(tmp_path)) == (None, None)
-    (tmp_path / "sys/firmware/efi/efivars").mkdir(parents=True)  # not mounted
+    assert chain.firmware(str(tmp_path / "none")) == (None, None)
+    assert chain.firmware(str(tmp_path)) == (None, None)  # not mounted
+
+
+def test_firmware_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / report.SECURE_BOOT).mkdir()
     assert chain.firmware(str(tmp_path)) == (None, None)
 
 
@@ -376,6 +384,8 @@ def test_a_difference_stands_in_the_chain(name: str, world: World, said: Callabl
     assert [entry["name"] for entry in answer["status"]["chain"] if entry["mark"] == "differs"] == [link]
     assert answer["status"]["result"] == "differs"
     assert errors(answer) == []
+    if check == "root":
+        assert answer["status"]["chain"][-1]["mark"] == "not-verified", "whatever is mounted there, it was not verified"
 
 
 def test_method_none_has_nothing_in_the_kernel(world: World, said: Callable[..., Said]) -> None:
@@ -500,7 +510,14 @@ def test_root_not_in_the_table(world: World, said: Callable[..., Said]) -> None:
     assert "block devices" in found.err
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"version": 2, "verdict": "verified"}', "\udcff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None, "", "{", "[]", "{}", '{"version": 2, "verdict": "verified"}', '{"version": 1}', '{"version": 1, "verdict": []}',
+        "\udcff", "[" * 100_000,
+    ],
+    ids=lambda content: str(content)[:40].encode("ascii", "replace").decode(),
+)  # fmt: skip
 def test_no_record(content: str | None, world: World, said: Callable[..., Said]) -> None:
     path = world.run / "boot.json"
     path.unlink() if content is None else path.write_text(content, errors="surrogateescape")
@@ -538,6 +555,21 @@ def test_record_with_holes_makes_no_traceback(world: World, said: Callable[..., 
         world.write(record | {key: "\x1b[2J"})
         found = said()
         assert "\x1b" not in found.out + found.err, key
+
+
+@pytest.mark.parametrize("junk", ["\x1b[2J", "\ud800", "\0", [], {}, 1, True, None], ids=repr)
+def test_record_with_junk_makes_no_traceback(junk: object, world: World, said: Callable[..., Said]) -> None:
+    record = recorded()
+    for key, member in record.items():
+        for inner in member if isinstance(member, dict) else ():
+            world.write(record | {key: member | {inner: junk}})
+            found = said()
+            assert "\x1b" not in found.out + found.err, (key, inner)
+
+
+def test_closed_output(world: World, said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert said().status == 0
 
 
 def test_unit_that_is_not_installed(world: World, said: Callable[..., Said]) -> None:

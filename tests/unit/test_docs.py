@@ -358,6 +358,25 @@ def test_architecture_has_every_folder() -> None:
 # --- texts
 
 
+def test_requirements_are_the_same_everywhere() -> None:
+    readme, project = README.read_text(), (TREE / "pyproject.toml").read_text()
+    control = (TREE / "packaging/deb/control").read_text()
+    dracut, python, library = re.search(  # type: ignore[union-attr]
+        r"(?s)\bdracut ([\d.]+) or later\..*\bPython ([\d.]+) or later and `cryptography` ([\d.]+) or later\b", readme
+    ).groups()
+    for wanted in (f"dracut-core (>= {dracut})", f"python3 (>= {python})", f"python3-cryptography (>= {library})"):
+        assert wanted in control
+    assert f'requires-python = ">={python}"' in project
+    assert f'"cryptography>={library}"' in project
+
+
+def test_package_names_the_programs_that_unpack_initrds() -> None:
+    programs = set(re.findall(r'_program\("(\w+)"', (PACKAGE / "host/initrdfile.py").read_text()))
+    tools = (TREE / "packaging/deb/control").read_text().partition("\nPackage: bootseal-tools\n")[2]
+    assert programs == {"zstd", "lz4"}
+    assert programs <= set(re.findall(r"\w+", " ".join(re.findall(r"(?m)^(?:Recommends|Suggests): (.*)", tools))))
+
+
 @pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.name)
 def test_internal_links_lead_somewhere(text: Path) -> None:
     links = re.findall(r"\]\((?!\w+:)([^)#]+)", text.read_text())

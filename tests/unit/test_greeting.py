@@ -37,6 +37,18 @@ def test_a_refused_boot(said: list[str]) -> None:
     assert "systemctl restart bootseal.service" in said[6]
 
 
+def test_notes_on_certificates(said: list[str]) -> None:
+    keyring = {"certificates": 1, "skipped": ["/k/old.crt: an RSA key of 1024 bits"], "not_in_kernel": ["ab12: ENOPKG"]}
+    write(
+        {"verdict": "untrusted-signer", "message": "refused (untrusted-signer): x: /p", "hint": "do this", "keyring": keyring}
+    )
+    assert greeting.main() == 0
+    assert [line.split(maxsplit=1)[1].strip() for line in said if line.startswith("  note ")] == [
+        "certificate skipped: /k/old.crt: an RSA key of 1024 bits",
+        "certificate not in the kernel: ab12: ENOPKG",
+    ]
+
+
 @pytest.mark.parametrize("record", [{"verdict": "verified", "message": "verified"}, {}])
 def test_nothing_to_say(record: dict[str, Any], said: list[str]) -> None:
     write(record)

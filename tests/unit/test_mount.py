@@ -144,6 +144,35 @@ for readonly in (True, False):
     assert said == ["EROFS True True EROFS", "EROFS True True True"]
 
 
+@pytest.mark.parametrize(
+    ("fstab", "own"),
+    [
+        (b"UUID=1 /var ext4 defaults 0 2\n", True),
+        (b"# comment\n\n  UUID=1\t/var/ ext4\n", True),
+        (b"#UUID=1 /var ext4 defaults 0 2\n", False),
+        (b"UUID=1 /var/log ext4\n/var /srv none bind\nx\n", False),
+        (b"UUID=1 /var ext4\n" + b" " * 65536, False),
+        (b"\xff\0 \xfe\n", False),
+        (b"", False),
+    ],
+    ids=["line", "blanks", "comment", "others", "too-large", "binary", "empty"],
+)
+@pytest.mark.parametrize("transient", ["False", "True"])
+def test_var_is_left_to_an_fstab_that_has_it(fstab: bytes, *, own: bool, transient: str, image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        f"""
+syscall.mount(None, "/sysroot", None, 32)
+(next(Path("/sysroot/ostree/deploy/os/deploy").iterdir()) / "etc/fstab").write_bytes({fstab!r})
+mounted, namespace = run(image, config(etc_transient={transient}))
+mount.attach(mounted, namespace)
+print(os.path.ismount("/sysroot/var"), "/var" in mounted.not_covered)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == [f"{not own or transient == 'True'} True"]
+
+
 def test_transient(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """

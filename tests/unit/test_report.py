@@ -450,22 +450,32 @@ def test_load_refuses_what_is_no_record(text: str, world: World) -> None:
     assert report.load() == {}
 
 
-SECURE, STUB = "SecureBoot", "StubInfo"
-
-
 @pytest.mark.parametrize(
     ("secure", "stub", "trusted"),
-    [(b"\6\0\0\0\1", True, True), (b"\6\0\0\0\0", True, False), (b"\6\0\0\0\1", False, False), (None, True, False)],
+    [
+        (b"\6\0\0\0\1", b"\6\0\0\0s", True),
+        (b"\6\0\0\0\0", b"\6\0\0\0s", False),
+        (b"\6\0\0\0\1", b"\7\0\0\0s", False),  # lasts: made by a running system
+        (b"\6\0\0\0\1", b"\6\0\0\0", False),
+        (b"\6\0\0\0\1", b"", False),
+        (b"\6\0\0\0\1", None, False),
+        (None, b"\6\0\0\0s", False),
+    ],
+    ids=["both", "off", "lasting", "no-value", "empty", "no-stub", "no-secure-boot"],
 )
 def test_who_vouches_for_the_initrd(
-    secure: bytes | None, *, stub: bool, trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    secure: bytes | None,
+    stub: bytes | None,
+    *,
+    trusted: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(report, "_SECURE_BOOT", str(tmp_path / SECURE))
-    monkeypatch.setattr(report, "_STUB_INFO", str(tmp_path / STUB))
-    if secure is not None:
-        (tmp_path / SECURE).write_bytes(secure)
-    if stub:
-        (tmp_path / STUB).write_bytes(b"")
+    for name, content in ((report.SECURE_BOOT, secure), (report.STUB_INFO, stub)):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    for ask in (report.secure_boot, report.unified):
+        monkeypatch.setattr(ask, "__defaults__", (str(tmp_path),))
     assert report._unauthenticated() == ([] if trusted else ["initrd", "kernel command line"])
 
 

@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -218,19 +217,19 @@ class Digesting:
     memory: int
 
 
+# In a process of its own: a child's peak begins with the size of its parent, see getrusage(2).
+_MEASURE = """import os, resource, subprocess, sys, time
+start = time.monotonic()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+
+
 def digesting(command: Sequence[str | Path]) -> Digesting:
     """Runs it several times; the file is in the cache after the first."""
-    seconds, memory = [], []
-    for _ in range(_DIGEST_ROUNDS):
-        start = time.monotonic()
-        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds.append(time.monotonic() - start)
-        memory.append(usage.ru_maxrss * 1024)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise guest.GuestError(f"{command[0]} failed with status {process.returncode}")
-    return Digesting(min(seconds), max(memory))
+    line = [sys.executable, "-ISc", _MEASURE, *map(str, command)]
+    runs = [subprocess.check_output(line, text=True).split() for _ in range(_DIGEST_ROUNDS)]
+    return Digesting(min(float(seconds) for seconds, _ in runs), max(int(memory) for _, memory in runs))
 
 
 def digest_table(work: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from guest_cache import SCRIPTS, cache_dir, remove, step
 from guest_cpio import Content, with_files
 from guest_disk import Image
+from guest_efi import secure_boot
 from guest_qemu import Disk, Ended, Machine, bytes_written, command, overlay, run
 from guest_tree import guest_exit
 
@@ -86,6 +87,7 @@ def boot(
     snapshot: bool = True,
     kill_after: float | None = None,
     kill_on: str | None = None,
+    firmware: bool = False,
     title: str = "boot",
 ) -> Result:
     """Boot `image` to the end of `script` (or, refused, of `emergency_script`).
@@ -93,6 +95,7 @@ def boot(
     `disk` replaces the image's disk: a changed copy (raw), or the overlay of an earlier boot (qcow2, by its suffix).
     With `snapshot` off that overlay is written itself; a raw disk is never written. `karg` replaces the ostree= target
     (the whole command line is ours when it is ""). `kill_after` and `kill_on` cut the power; `readonly` is the medium.
+    With `firmware`, all is in a unified kernel image that Secure Boot takes; the ESP is the disk `guest-esp`.
     """
     work = _working_directory()
     source = disk or image.disk
@@ -103,15 +106,17 @@ def boot(
         line = line.replace(f"ostree={image.deployment.karg}", karg)
     files = {**_test_files(emergency_script), **(extra_initrd_files or {})}
     script_disk = Disk(_script_disk(script, work / "script.raw"), "raw", "guest-script", readonly=True)
+    whole = with_files(initrd, files, work / "initrd")
     machine = Machine(
         kernel=image.kernel,
-        initrd=with_files(initrd, files, work / "initrd"),
+        initrd=whole,
         append=line,
         disks=(Disk(top, "qcow2", "guest-root", readonly=readonly), script_disk, *disks),
         timeout=timeout,
         icount=icount,
         kill_after=kill_after,
         kill_on=kill_on,
+        firmware=secure_boot(image.kernel, whole, line, work) if firmware else None,
     )
     with step(title):
         ending = run(machine, work)

@@ -84,6 +84,14 @@ DISTURBED = {
     "no_record": _NO_RECORD,
     "restored": "told bootseal status",
 }
+# The one file that the firmware was let to start; the kernel's lockdown shows that it took Secure Boot for on.
+UNIFIED = "/run/guest-esp/EFI/BOOT/BOOTX64.EFI"
+_UNIFIED = f"""\
+mkdir /run/guest-esp
+mount -o ro /dev/disk/by-id/virtio-guest-esp /run/guest-esp
+told bootseal verify --initrd={UNIFIED} booted
+"""
+SECURE_BOOT = {"lockdown": "cat /sys/kernel/security/lockdown", "unified": _UNIFIED}
 
 
 def script(*parts: dict[str, str]) -> str:
@@ -91,7 +99,7 @@ def script(*parts: dict[str, str]) -> str:
     return _PREAMBLE + support.script(**{name: command for part in parts for name, command in part.items()})
 
 
-def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = None) -> guest.Result:
+def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = None, firmware: bool = False) -> guest.Result:
     """A good boot, from the suite's disk or from what an earlier boot has left of it."""
     return guest.boot(
         support.image(suite),
@@ -102,6 +110,7 @@ def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = 
         timeout=TIMEOUT,
         disk=disk,
         snapshot=disk is None,
+        firmware=firmware,
         title=title,
     )
 

@@ -157,7 +157,7 @@ def files_of(job: Job[guest.Initrd]) -> dict[str, bytes]:
 
 
 @every_good
-@pytest.mark.parametrize("module", ["fs/erofs/erofs", "fs/overlayfs/overlay", "drivers/block/loop"])
+@pytest.mark.parametrize("module", ["fs/erofs/erofs", "fs/overlayfs/overlay", "drivers/block/loop", "fs/efivarfs/efivarfs"])
 def test_the_kernel_modules_are_there(job: Job[guest.Initrd], module: str) -> None:
     pattern = re.compile(rf"(usr/)?lib/modules/[^/]+/kernel/{module}\.ko(\.xz|\.zst)?")
     assert [name for name in files_of(job) if pattern.fullmatch(name)]

@@ -119,6 +119,13 @@ def test_the_service_brings_no_dbus(suite: str) -> None:
     assert {"python3-pydbus", "python3-pyudev", "python3-gi"} <= tools
 
 
+def test_what_describes_the_service_comes_with_it(suite: str) -> None:
+    """The record is the service's, and its unit names bootseal(8)."""
+    service = {path.removesuffix(".gz") for path in _owned(_life(suite), "service")}
+    pages = {f"/usr/share/man/man{path.suffix[1:]}/{path.name}" for path in (guest_cache.CHECKOUT / "packaging/man").iterdir()}
+    assert pages | {"/usr/share/bootseal/boot.schema.json"} <= service
+
+
 def test_the_service_alone(suite: str) -> None:
     life = _life(suite)
     assert not any("/dist-packages/gi/" in path or "/pydbus/" in path for path in life.paths("alone"))

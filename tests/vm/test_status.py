@@ -44,6 +44,12 @@ def _trixie() -> list[Seen]:
     return [Seen(status.boot("trixie", "keyring", status.script(status.ASKED, status.MANUALS), "status on trixie"))]
 
 
+def _secure_boot() -> list[Seen]:
+    text = status.script(status.ASKED, status.SECURE_BOOT)
+    return [Seen(status.boot("forky", "keyring", text, "status, Secure Boot", firmware=True))]
+
+
+SECURE_BOOT = Job(_secure_boot)
 KEYRING, FSVERITY, TRIXIE = Job(_disturbed), Job(_enrolled_twice), Job(_trixie)
 
 
@@ -295,6 +301,33 @@ def test_a_refused_boot_explains_itself_in_the_initrd(job: Job[Outcome]) -> None
     assert "Docs: man:bootseal.service(8)" in lines
     assert lines[-1] == "status 3"
     assert outcome.sections["program"] == "none"
+
+
+# --- a unified kernel image, started by firmware with Secure Boot
+
+
+secure_boot = pytest.mark.parametrize("job", [pytest.param(SECURE_BOOT, id="secure-boot")])
+
+
+@secure_boot
+def test_secure_boot_vouches_for_initrd_and_command_line(job: Job[list[Seen]]) -> None:
+    (seen,) = job.result()
+    assert "[integrity]" in seen.sections["lockdown"]
+    told = seen.told("text")
+    assert (told.status, told.err) == (0, "")
+    assert told.marks == MARKS | dict.fromkeys(("Secure Boot", "initrd", "boot keyring"), "firmware")
+    places = ["/etc", "/var", "/boot"]
+    assert seen.record["not_covered"] == places
+    assert [entry["what"] for entry in seen.told("short").json["status"]["not_covered"]] == places
+    assert seen.properties["StatusText"].endswith("; not covered: /etc, /var, /boot")
+
+
+@secure_boot
+def test_verify_finds_the_keys_in_what_was_started(job: Job[list[Seen]]) -> None:
+    (seen,) = job.result()
+    told = seen.told("unified")
+    assert (told.status, told.err) == (0, "")
+    assert f"1 from {status.UNIFIED}" in told.out
 
 
 # --- the README

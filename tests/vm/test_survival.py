@@ -160,11 +160,15 @@ print(json.dumps({"attacks": len(attacks), "succeeded": succeeded,
                   "for_another_reason": for_another_reason, "members": keyctl("rlist", anchor)[1].split() == members,
                   "digest": keyctl("print", digest)[1], "forged": forged in keyctl("rlist", anchor)[1].split()}))
 EOF"""
+OWN_VAR = b"guest-var /var tmpfs mode=0755 0 0\n"
 ATTACK_JOBS = {
     suite: Job(
         lambda suite=suite: refusals.boot(  # type: ignore[misc]
+            put("{deployment}/etc/fstab", OWN_VAR),
             suite=suite,
-            script=support.script(record="cat /run/bootseal/boot.json", attack=ATTACK),
+            script=support.script(
+                record="cat /run/bootseal/boot.json", attack=ATTACK, var="findmnt --noheadings --output=SOURCE /var"
+            ),
             title=f"attack on {suite}",
         )
     )
@@ -184,6 +188,15 @@ def test_root_cannot_change_the_keyrings(job: Job[Outcome]) -> None:
     assert found["members"]
     assert not found["forged"]
     assert found["digest"] == f"{image['algorithm']}:{image['digest']}"
+
+
+@pytest.mark.parametrize("job", ATTACK_JOBS.values(), ids=list(ATTACK_JOBS))
+def test_a_var_of_its_own_is_mounted(job: Job[Outcome]) -> None:
+    """One on another partition, say. systemd mounts nothing where something is mounted already."""
+    outcome = job.result()
+    support.ended(outcome.result, guest.PASSED)
+    assert outcome.sections["var"].split() == ["guest-var"]
+    assert "/var" in json.loads(outcome.sections["record"])["not_covered"]
 
 
 # --- a changed object

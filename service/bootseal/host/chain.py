@@ -5,6 +5,7 @@ A mark says who checked a link. `firmware` is all that a running system can tell
 """
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .. import report
@@ -13,7 +14,6 @@ from ..report import Record
 from .recheck import DIFFERS, SAME, UNKNOWN, Check, Mounts, at, covering, described, extensions
 
 KERNEL, BOOTSEAL, FIRMWARE, NOT_VERIFIED = "kernel", "bootseal", "firmware", "not-verified"
-_EFI = "sys/firmware/efi"
 _FIRMWARE_LINKS = ("initrd", "kernel command line")
 _REASONS = {
     "/etc": "persistent, acts as root; etc.transient would close that",
@@ -48,18 +48,22 @@ class Uncovered(NamedTuple):
     why: str
 
 
-def firmware(root: str = "/") -> Firmware:
+def firmware(variables: str = report.EFI_VARIABLES) -> Firmware:
     """Secure Boot as the firmware reports it; whether systemd-stub(7) started this kernel, with its initrd inside."""
-    if not os.path.isdir(os.path.join(root, _EFI, "efivars")) or not os.listdir(os.path.join(root, _EFI, "efivars")):
+    if not os.path.isdir(variables) or not os.listdir(variables):
         return Firmware(None, None)
     try:
-        with open(os.path.join(root, report._SECURE_BOOT.lstrip("/")), "rb") as file:
-            secure = file.read()[-1:] == b"\1"
-    except FileNotFoundError:
-        secure = False
+        return Firmware(_true(report.secure_boot, variables), _true(report.unified, variables))
     except OSError:
         return Firmware(None, None)
-    return Firmware(secure, os.path.exists(os.path.join(root, report._STUB_INFO.lstrip("/"))))
+
+
+def _true(ask: Callable[[str], bool], variables: str) -> bool:
+    """A variable that is not there says no."""
+    try:
+        return ask(variables)
+    except FileNotFoundError:
+        return False
 
 
 def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> list[Link]:
@@ -77,7 +81,7 @@ def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> 
         Link("digest file", _digest(record), _held(signed, results.get("keyring"))),
         _checked("image", os.path.basename(str(at(record, "image", "path"))), results.get("image")),
         _checked("overlay", "", results.get("root")),
-        _root(_checked("root", "", results.get("tree")), table),
+        _root(_checked("root", "", results.get("tree")), results.get("root"), table),
     ]
 
 
@@ -98,9 +102,10 @@ def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int 
     return found
 
 
-def _root(link: Link, table: Mounts) -> Link:
-    """Where extensions lie over it, the root that is seen is not the one that was verified."""
-    return link._replace(mark=NOT_VERIFIED) if link.mark == KERNEL and extensions(table) else link
+def _root(link: Link, overlay: Check | None, table: Mounts) -> Link:
+    """Where extensions lie over it, or another overlay is mounted, the root that is seen is not the one that was verified."""
+    another = overlay is not None and overlay.state == DIFFERS
+    return link._replace(mark=NOT_VERIFIED) if link.mark == KERNEL and (another or extensions(table)) else link
 
 
 def _firmware_mark(now: Firmware) -> str:
@@ -114,9 +119,9 @@ def _initrd(now: Firmware) -> str:
 
 
 def _keyring(record: Record) -> str:
-    sealed = {True: "sealed", False: "not sealed"}.get(at(record, "keyring", "sealed"), "not known whether sealed")
-    count = at(record, "keyring", "certificates")
-    return f"{count} certificate{'' if count == 1 else 's'}; kernel .fs-verity {sealed}"
+    sealed, count = at(record, "keyring", "sealed"), at(record, "keyring", "certificates")
+    text = "sealed" if sealed is True else "not sealed" if sealed is False else "not known whether sealed"
+    return printable(f"{count} certificate{'' if count == 1 else 's'}; kernel .fs-verity {text}")
 
 
 def _signer(record: Record) -> str:

@@ -4,6 +4,7 @@
 import argparse
 import importlib
 import os
+import sys
 from types import ModuleType
 from typing import NoReturn
 
@@ -27,10 +28,10 @@ class _Parser(argparse.ArgumentParser):
         raise Failure(USAGE, f"Failed to read the command line: {message}", f"see '{self.prog} --help' and bootseal(8)")
 
 
-def main(argv: list[str]) -> int:
-    """Runs a command; returns its exit status."""
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns its exit status. The program calls it without arguments."""
     try:
-        return _main(argv)
+        return _main(sys.argv[1:] if argv is None else argv)
     except Failure as failure:
         output.error(failure.what, failure.hint)
         return failure.status

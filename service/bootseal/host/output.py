@@ -61,9 +61,12 @@ def emit(value: Any, mode: str, text: str) -> None:
         return
     try:
         print(text, flush=True)
-    except BrokenPipeError:
-        # Whoever reads has seen enough; the verdict stands. Nor must Python complain of it once more at exit.
+    except OSError as failed:
+        # Python must not complain of it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever reads from a pipe and closes it has seen enough; the verdict stands.
+        if not isinstance(failed, BrokenPipeError):
+            raise os_failure(CANNOT_CREATE, "Failed to write the output", failed) from failed
 
 
 def table(rows: list[list[str]], colours: dict[str, str]) -> str:

@@ -153,14 +153,14 @@ def _other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
         return []
     listed = at(record, "not_covered")
     if isinstance(listed, list) and "/etc" in listed:
-        same = os.path.samefile("/etc", f"{sysroot}/{at(record, 'deployment', 'path')}/etc")
+        same = os.path.samefile("/etc", f"{sysroot}/{printable(str(at(record, 'deployment', 'path')))}/etc")
     else:
         same = any(option.startswith(_TRANSIENT_ETC) for option in top[0].super_options.split(","))
     return [] if same else top
 
 
 def _image(record: Record, sysroot: str) -> Check:
-    path = f"{sysroot}/{at(record, 'deployment', 'path')}"
+    path = f"{sysroot}/{printable(str(at(record, 'deployment', 'path')))}"
     expected = f"{at(record, 'image', 'algorithm')}:{at(record, 'image', 'digest')}"
     try:
         enforced = str(_enforced(path, sysroot))

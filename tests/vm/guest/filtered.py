@@ -24,25 +24,26 @@ def expanded(name: str) -> set[str]:
     return set().union(*map(expanded, members))
 
 
-def allowed(unit: str) -> set[str]:
-    """The lines of the unit in their order, as systemd reads them."""
+def refused(unit: str) -> set[str]:
+    """What the lines of the unit refuse, read in their order, as systemd does where the first begins with "~"."""
     names: set[str] = set()
     with open(unit, encoding="utf-8") as file:
         lines = [line.partition("=")[2].strip() for line in file if line.startswith("SystemCallFilter=")]
+    assert lines[0].startswith("~")
     for line in lines:
         change = set().union(*map(expanded, line.lstrip("~").split()))
-        names = names - change if line.startswith("~") else names | change
+        names = names | change if line.startswith("~") else names - change
     return names
 
 
 def load(names: set[str]) -> None:
     lib = ctypes.CDLL("libseccomp.so.2")
     lib.seccomp_init.restype = ctypes.c_void_p
-    context = ctypes.c_void_p(lib.seccomp_init(EPERM))
+    context = ctypes.c_void_p(lib.seccomp_init(ALLOW))
     for name in sorted(names):
         number = lib.seccomp_syscall_resolve_name(name.encode())
         if number >= 0:  # a call of another architecture has none
-            assert lib.seccomp_rule_add_exact(context, ALLOW, number, 0) == 0, name
+            assert lib.seccomp_rule_add_exact(context, EPERM, number, 0) == 0, name
     assert lib.seccomp_load(context) == 0
 
 
@@ -85,5 +86,5 @@ def inside() -> None:
 if len(sys.argv) == 1:
     inside()
 else:
-    load(allowed(sys.argv[1]))
+    load(refused(sys.argv[1]))
     os.execv("/usr/bin/python3", ["/usr/bin/python3", "-ISB", __file__])

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A unified kernel image, signed, on an EFI system partition, and the firmware that starts nothing else.
+
+The key is the one that Debian's ovmf package publishes for tests, with variables in which it is enrolled.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from guest_cache import must_run
+from guest_qemu import Firmware
+
+_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
+_VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd")
+
+
+def secure_boot(kernel: Path, initrd: Path, cmdline: str, work: Path) -> Firmware:
+    """Firmware with Secure Boot on, and all that it is to boot in one signed file."""
+    (work / "cmdline").write_text(cmdline)
+    must_run("efi.sh", kernel, initrd, work / "cmdline", work / "esp.raw", work)
+    shutil.copy(_VARIABLES, work / "variables.fd")
+    return Firmware(_CODE, work / "variables.fd", work / "esp.raw")
