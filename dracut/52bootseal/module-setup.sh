@@ -14,6 +14,11 @@ _bootseal_fatal() {
     exit 1
 }
 
+# inst_simple(), which says nothing of a file that is not there.
+_bootseal_install_file() {
+    inst_simple "$@" || _bootseal_fatal "cannot install $1"
+}
+
 # Whether a kernel configuration option is y or m; also when no configuration is to be found.
 _bootseal_kernel_has() {
     local _file
@@ -74,8 +79,14 @@ _bootseal_check_modules() {
         dracut_module_included "$_module" \
             && _bootseal_fatal "dracut module '$_module' mounts the root without this check: omit_dracutmodules+=\" $_module \""
     done
-    for _module in usrmount resume; do
-        # dracut installs modules by number, so these two, which come later, can still be left out.
+    # These are in an initrd only where somebody asked for them.
+    for _module in selinux masterkey integrity ecryptfs; do
+        dracut_module_included "$_module" \
+            && _bootseal_fatal "dracut module '$_module' runs a file of the disk's /etc as root: omit_dracutmodules+=\" $_module \""
+    done
+    # fstab-sys mounts what the disk's /etc/fstab.sys says.
+    for _module in usrmount resume fstab-sys; do
+        # dracut installs modules by number, so these, which come later, can still be left out.
         mods_to_load=${mods_to_load// $_module / }
         [[ " $modules_loaded " == *" $_module "* ]] \
             && _bootseal_fatal "dracut module '$_module' undoes the check: omit_dracutmodules+=\" $_module \""
@@ -90,6 +101,8 @@ _bootseal_install_python() {
     _out=$(mktemp -d --tmpdir="$DRACUT_TMPDIR" bootseal.XXXXXX) || _bootseal_fatal "cannot make a directory in $DRACUT_TMPDIR"
     /usr/bin/python3 -ISB "$moddir/python-deps" "$_bootseal_libdir" "$_site" "$_out" > "$_out.objects" \
         || _bootseal_fatal "the boot path does not run on this machine's Python: see above"
+    # Copied onto the initrd's own directories, whose modes they would replace: mktemp's 0700 must not become that of /.
+    chmod -R u=rwX,go=rX "$_out"
     inst /usr/bin/python3 || _bootseal_fatal "cannot install python3"
     while read -r _source _target; do
         inst "$_source" "$_target" || _bootseal_fatal "cannot install $_source"
@@ -98,7 +111,7 @@ _bootseal_install_python() {
     # only; the check below runs what was installed.
     while read -r _source; do
         inst "$_source" || _bootseal_fatal "cannot install $_source"
-    done < <({ echo /usr/bin/python3 && cut -d ' ' -f 1 "$_out.objects"; } | xargs ldd \
+    done < <({ echo /usr/bin/python3 && cut -d ' ' -f 1 "$_out.objects"; } | LD_PRELOAD='' xargs ldd \
         | sed -En 's/^\t(.* => )?(\/[^ ]+) \(0x[0-9a-f]+\)$/\2/p' | sort -u)
     cp -a --no-preserve=ownership "$_out/." "$initdir/" || _bootseal_fatal "cannot copy the Python modules"
     rm -rf "$_out" "$_out.objects"
@@ -114,7 +127,7 @@ _bootseal_install_configuration() {
                 # masks the file of the same name in /usr/lib
                 mkdir -p "$initdir${_file%/*}" && ln -sf /dev/null "$initdir$_file"
             else
-                inst_simple "$_file" || _bootseal_fatal "cannot install $_file"
+                _bootseal_install_file "$_file"
             fi
         done
     done
@@ -122,12 +135,12 @@ _bootseal_install_configuration() {
 
 _bootseal_install_units() {
     local _unit
-    inst_multiple "$systemdsystemunitdir/bootseal.service"
     inst_multiple -o "$systemdsystemunitdir/modprobe@.service"
-    inst_simple "$moddir/bootseal-guard.service" "$systemdsystemunitdir/bootseal-guard.service"
-    inst_simple "$moddir/initrd-system.conf" /usr/lib/systemd/system.conf.d/50-bootseal.conf
+    _bootseal_install_file "$systemdsystemunitdir/bootseal.service"
+    _bootseal_install_file "$moddir/bootseal-guard.service" "$systemdsystemunitdir/bootseal-guard.service"
+    _bootseal_install_file "$moddir/initrd-system.conf" /usr/lib/systemd/system.conf.d/50-bootseal.conf
     for _unit in emergency dracut-emergency; do
-        inst_simple "$moddir/emergency.conf" "$systemdsystemunitdir/$_unit.service.d/50-bootseal.conf"
+        _bootseal_install_file "$moddir/emergency.conf" "$systemdsystemunitdir/$_unit.service.d/50-bootseal.conf"
     done
     # Required, not wanted: without it the target is not reached.
     mkdir -p "$initdir$systemdsystemunitdir/initrd-root-fs.target.requires" "$initdir$systemdsystemunitdir/initrd.target.wants"
@@ -145,7 +158,9 @@ _bootseal_remove_bypasses() {
 # The boot's own code reads the boot's own configuration and keyring, in the tree that was made.
 _bootseal_check_result() {
     local _said _on_refusal _needed _option
-    _said=$(chroot "$initdir" /usr/bin/python3 -ISB /usr/lib/bootseal check-initrd 2>&1) || _bootseal_fatal "$_said"
+    # What image builders preload (eatmydata, nosync) is not in the initrd, and the loader says so.
+    _said=$(LD_PRELOAD='' chroot "$initdir" /usr/bin/python3 -ISB /usr/lib/bootseal check-initrd 2>&1) \
+        || _bootseal_fatal "$_said"
     read -r _on_refusal _needed <<< "$_said"
     for _option in $_needed; do
         _bootseal_kernel_has "$_option" || _bootseal_fatal "kernel $kernel lacks CONFIG_$_option"

@@ -15,7 +15,7 @@ def main() -> int:
     recorder = report.Recorder()
     try:
         if _already_done():
-            return 0
+            return report.again()
         return _boot(recorder)
     except Refusal as refusal:
         return report.refused(recorder, refusal)

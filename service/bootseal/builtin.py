@@ -201,6 +201,21 @@ def _writable(deployment: Deployment) -> Iterator[tuple[int, int]]:
         if was_read_only:
             _mark()
             mountapi.reconfigure(deployment.sysroot_fd, "rw")
+    try:
+        with _directories(deployment, tree) as opened:
+            yield opened
+            if not was_read_only:  # to be made read-only again writes it all out
+                with _step("writing the directory"):
+                    os.fsync(opened[1])
+    except BaseException:
+        with suppress(CannotWrite):  # what went wrong before decides: a refusal must not turn into something impossible
+            _close(tree, deployment, was_read_only=was_read_only)
+        raise
+    _close(tree, deployment, was_read_only=was_read_only)
+
+
+@contextmanager
+def _directories(deployment: Deployment, tree: int) -> Iterator[tuple[int, int]]:
     opened: list[int] = []
     try:
         with _step("opening the deployment for writing"):
@@ -208,23 +223,22 @@ def _writable(deployment: Deployment) -> Iterator[tuple[int, int]]:
                 resolve = files.CONFINED | files.RESOLVE_NO_SYMLINKS
                 opened.append(files.openat2(tree, path, os.O_RDONLY | os.O_DIRECTORY, resolve))
         yield opened[0], opened[1]
-        if not was_read_only:  # to be made read-only again writes it all out
-            with _step("writing the directory"):
-                os.fsync(opened[1])
     finally:
-        for fd in (*opened, tree):
+        for fd in opened:
             os.close(fd)
-        if was_read_only:
-            with _step("making the filesystem read-only again"):
-                mountapi.reconfigure(deployment.sysroot_fd, "ro")
-                os.unlink(MARKER)
+
+
+def _close(tree: int, deployment: Deployment, *, was_read_only: bool) -> None:
+    os.close(tree)
+    if was_read_only:
+        with _step("making the filesystem read-only again"):
+            mountapi.reconfigure(deployment.sysroot_fd, "ro")
+            os.unlink(MARKER)
 
 
 def _superblock_is_read_only(tree: int) -> bool:
-    try:
-        return not os.access(f"/proc/self/fd/{tree}", os.W_OK)
-    except OSError:
-        return True
+    # The mount's own attribute is cleared, so this is the superblock's. Not access(2): a physical root may be immutable.
+    return bool(os.fstatvfs(tree).f_flag & os.ST_RDONLY)
 
 
 def _mark() -> None:

@@ -113,9 +113,9 @@ def _make_ring(anchor: int) -> int:
 
 
 def _locked(anchor: int) -> bool:
-    """Whether nobody may write to it."""
-    writers = 0x04040404
-    return not keyctl.describe(anchor).permissions & writers
+    """Whether nobody may write to it, nor give anybody the right to."""
+    write_or_setattr = 0x24242424
+    return not keyctl.describe(anchor).permissions & write_or_setattr
 
 
 def _seal(anchor: int) -> None:

@@ -23,6 +23,8 @@ _MANAGER = "1"  # PID of the service manager
 _INSIDE = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_SYMLINKS
 _FSTAB_SIZE = 1 << 16  # bytes
 _READ_ONLY = mountapi.MOUNT_ATTR_RDONLY
+# What the kernel's log of a mount says beside EINVAL: overlay has no verity= before Linux 6.6.
+_UNKNOWN_OPTION = "Unknown parameter"
 
 
 def private_namespace() -> int:
@@ -39,7 +41,8 @@ def private_namespace() -> int:
 def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, request: Request) -> Mounted:
     """The whole root, detached. Raises Refusal: `unsupported`, `mount-failed`, `io-error`."""
     pinned = enrolled.pinned
-    os.makedirs(_STAGE, mode=0o700, exist_ok=True)
+    with _Step("cannot make a directory for the image", _STAGE):
+        os.makedirs(_STAGE, mode=0o700, exist_ok=True)
     _attach_image(pinned.fd, pinned.path)
     root = _overlay(enrolled, deployment, config)
     options = _checked_options(root, pinned.path)
@@ -150,8 +153,8 @@ class _Step:
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if not isinstance(error, OSError):
             return
-        lacking = error.errno in (errno.ENOSYS, errno.ENODEV)
         said = f" ({error.filename})" if error.filename else ""
+        lacking = error.errno in (errno.ENOSYS, errno.ENODEV) or _UNKNOWN_OPTION in said
         verdict = messages.UNSUPPORTED if lacking else messages.MOUNT_FAILED
         raise failed(error, verdict, self._what + said, self._path) from error
 
@@ -176,7 +179,10 @@ def _erofs(source: str) -> int:
 def _erofs_on_loop(fd: int) -> int:
     from .linux import loop  # few kernels need it
 
-    device, path = loop.attach(fd)
+    try:
+        device, path = loop.attach(fd)
+    except FileNotFoundError as error:  # no /dev/loop-control: the kernel has no loop devices either
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), error.filename) from error
     try:
         return _erofs(path)
     finally:

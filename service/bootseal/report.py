@@ -155,6 +155,12 @@ def verified(recorder: Recorder) -> int:
     return _publish(messages.VERIFIED, recorder, [record["message"]], status)
 
 
+def again() -> int:
+    """The verdict of an earlier start stands; systemd has forgotten its STATUS. Returns the exit status."""
+    journal.notify(f"STATUS={load()['message']}")
+    return messages.VERIFIED.exit_status
+
+
 def refused(recorder: Recorder, refusal: Refusal) -> int:
     """Reports a refusal; returns the exit status."""
     record = recorder.end(refusal.verdict, str(refusal), refusal.hint)

@@ -15,6 +15,7 @@ _HASHES: dict[str, type[hashes.SHA256] | type[hashes.SHA384] | type[hashes.SHA51
     "sha384": hashes.SHA384,
     "sha512": hashes.SHA512,
 }
+_SHOWN = 160  # characters; a serial number has at most 40 (RFC 5280, section 4.1.2.2)
 
 
 def verify(candidate: Candidate, keyring: BootKeyring) -> Verified:
@@ -48,7 +49,7 @@ def _named(info: cms.SignerInfo, keyring: BootKeyring, expected: Digest, path: s
     """The certificates that the signature names, with a key of its kind."""
     named = [c for c in keyring.certificates if (c.issuer, c.serial) == (info.issuer, info.serial)]
     if not named:
-        serial = info.serial.hex()
+        serial = _short(info.serial.hex())
         trusted = ", ".join(c.subject_text for c in keyring.certificates)
         what = f"no certificate of the boot keyring made this signature (serial {serial}; trusted: {trusted})"
         details = (("digest file says", str(expected)), ("signer", f"issuer {_values(info.issuer)}, serial {serial}"))
@@ -76,9 +77,15 @@ def _values(name: bytes) -> str:
     """The values of a distinguished name, by which people know whose it is; of an odd one its length."""
     try:
         attributes = [a for names in der.items(der.only(name, der.SEQUENCE).content) for a in der.items(names.content)]
-        return ", ".join(der.items(attribute.content)[1].content.decode(errors="replace") for attribute in attributes)
+        values = (der.items(attribute.content)[1].content.decode(errors="replace") for attribute in attributes)
+        return _short(", ".join(values))
     except (der.Malformed, IndexError):
         return f"of {len(name)} bytes"
+
+
+def _short(text: str) -> str:
+    """What a message of 16 KB may bring along must not crowd out the verdict."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _wrong(expected: Digest, certificates: list[Certificate]) -> str:

@@ -207,8 +207,13 @@ def finished(stages: Stages, **changes: Any) -> None:
 def test_a_second_start_changes_nothing(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(stages)
     monkeypatch.setattr(mount, "attached", support.verified().digest.value.hex)
+    states: list[str] = []
+    monkeypatch.setattr(journal, "notify", states.append)
+    before = stages.record()
     assert boot.main() == 0
     assert stages.calls == []
+    assert stages.record() == before
+    assert states == [f"STATUS={before['message']}"], "systemd forgets it with each start"
 
 
 @pytest.mark.parametrize(

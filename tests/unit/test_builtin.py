@@ -353,6 +353,37 @@ def test_a_superblock_that_stays_read_only(number: int, disk: Disk) -> None:
     assert disk.enabled_with() is None
 
 
+def test_a_refusal_outlives_a_superblock_that_stays_writable(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one is a refusal, the other merely impossible: the boot would go on."""
+    prepared(disk, "plain read-only")
+    disk.enable_fails = [errno.EKEYREJECTED]
+
+    def reconfigure(dirfd: int, flag: str) -> None:
+        if flag == "ro":
+            raise oserror(errno.EBUSY)
+        disk.reconfigure(dirfd, flag)
+
+    monkeypatch.setattr(mountapi, "reconfigure", reconfigure)
+    with pytest.raises(builtin.EnableFailed) as caught:
+        enroll(disk)
+    assert caught.value.error.errno == errno.EKEYREJECTED
+    assert os.path.exists(builtin.MARKER), "the clean-up tries again"
+
+
+@pytest.mark.root
+def test_an_immutable_physical_root_is_not_read_only(tmp_path: Path) -> None:
+    """As image builders leave it. Taken for read-only, it would be made so at the end, /var included."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        files.set_immutable(fd, immutable=True)
+    except OSError:
+        pytest.skip("the filesystem of the temporary directory has no inode flags")
+    try:
+        assert not builtin._superblock_is_read_only(fd)
+    finally:
+        files.set_immutable(fd, immutable=False)
+
+
 @pytest.mark.parametrize(
     "data", [b"x" * 32, content()[:31], content() + b"\0", b""], ids=["other", "shorter", "longer", "empty"]
 )

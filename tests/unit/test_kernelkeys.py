@@ -210,6 +210,14 @@ def test_locked_by_somebody_else(kernel: Kernel) -> None:
     assert len(found.missing) == 3
 
 
+@pytest.mark.parametrize("mask", [0x082B0000, 0x28030000, 0x080B0020])
+def test_what_root_can_open_again_is_not_locked(mask: int, kernel: Kernel) -> None:
+    """Nobody may write, but somebody may set permissions."""
+    kernel.keys[ANCHOR] = kernel.keys[ANCHOR]._replace(permissions=mask)
+    assert load().sealed
+    assert kernel.keys[ANCHOR].permissions == 0x08030000
+
+
 @pytest.mark.parametrize(("call", "sealed"), [("restrict", False), ("set_permissions", False)])
 def test_a_seal_that_fails_is_said(call: str, sealed: bool, kernel: Kernel) -> None:  # noqa: FBT001
     kernel.fail[call, ANCHOR] = errno.EPERM

@@ -39,6 +39,14 @@ def test_notify(sock: socket.socket) -> None:
     assert sock.recv(4096) == b"STATUS=Verifying..."
 
 
+def test_notify_is_no_longer_than_what_systemd_reads(sock: socket.socket) -> None:
+    """It ignores a longer one, and the STATUS would stay that of the last stage."""
+    assert journal.notify("STATUS=refused" + "x" * 5000)
+    received = sock.recv(1 << 16)
+    assert received.startswith(b"STATUS=refusedx")
+    assert len(received) == 4096
+
+
 def test_notify_in_the_abstract_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
         made.bind("")  # the kernel chooses an abstract name

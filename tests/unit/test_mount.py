@@ -344,6 +344,52 @@ except Refusal as refusal: print(refusal.verdict.name, "what the kernel said" in
     assert said == [f"{verdict} True True"]
 
 
+def test_an_option_that_the_kernel_does_not_know(image: str, tmp_path: Path) -> None:
+    """As verity= is before Linux 6.6."""
+    said = in_initrd(
+        """
+real = mountapi.new_filesystem
+def new(fstype, options, attributes):
+    return real(fstype, [("veritas" if key == "verity" else key, value) for key, value in options], attributes)
+mountapi.new_filesystem = new
+try: run(image)
+except Refusal as refusal: print(refusal.verdict.name, "Unknown parameter 'veritas'" in refusal.what)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["unsupported True"]
+
+
+def test_neither_a_file_nor_a_loop_device_can_be_mounted(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+from bootseal.linux import loop
+def new(*_): raise OSError(errno.ENOTBLK, "")
+def attach(_): return open("/dev/none/loop-control").fileno(), ""
+mountapi.new_filesystem, loop.attach = new, attach
+try: run(image)
+except Refusal as refusal: print(refusal.verdict.name, "(/dev/none/loop-control)" in refusal.what, "ENODEV" in refusal.what)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["unsupported True True"]
+
+
+def test_no_place_for_the_image(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+Path("/run/bootseal").touch()
+try: run(image)
+except Refusal as refusal: print(refusal.verdict.name, refusal.path)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["mount-failed /run/bootseal/stage"]
+
+
 def test_a_damaged_image(image: str, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     damaged.write_bytes(bytes(4096) + Path(image).read_bytes()[4096:])

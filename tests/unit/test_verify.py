@@ -127,6 +127,19 @@ def test_untrusted_names_the_serial_and_who_is_trusted() -> None:
     assert signer == f"issuer {common_name}, serial {certificate('p384').serial.hex()}"
 
 
+def test_what_a_signer_calls_himself_does_not_crowd_out_the_verdict() -> None:
+    """systemd ignores a STATUS of more than 4096 bytes, and a serial console takes as much at once."""
+    good = message(certificate("p256"), private_key("p256"), signed_bytes())
+    spoof = "x" * 70 + " bootseal: verified" + " " * 7000
+    issuer = tlv(0x30, tlv(0x31, tlv(0x30, b"\x06\x03\x55\x04\x03", tlv(0x0C, spoof.encode()))))
+    odd = good._replace(serial=tlv(2, b"\x41" * 8000), issuer=issuer).der()
+    assert len(odd) <= cms.MAX_SIZE
+    found = refusal(verify.verify, candidate(odd), trusting("p256"))
+    assert found.verdict.name == "untrusted-signer"
+    assert len(str(found)) < 500
+    assert max(len(value) for _, value in found.details) < 500
+
+
 def test_an_odd_issuer_is_no_reason_for_an_exception() -> None:
     assert verify._values(b"\x30\x02\x31\x00") == ""
     assert verify._values(b"\x30\x03\x31\x01\x30") == "of 5 bytes"

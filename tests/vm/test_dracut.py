@@ -21,7 +21,9 @@ pytestmark = pytest.mark.vm
 VECTORS = Path(__file__).parents[1] / "vectors"
 # dracut.conf(5) is shell, sourced in the throw-away tree before anything is looked at.
 KERNEL = "$(ls /usr/lib/modules)"
-BYPASSING = ("usrmount", "resume")
+BYPASSING = ("usrmount", "resume", "fstab-sys")
+# dracut takes fstab-sys by itself, as soon as the initrd is to have lines of fstab(5).
+FSTAB = 'fstab_lines+=("tmpfs /mnt tmpfs")\n'
 WITHOUT = guest_tree.OMITTED_MODULES.split()
 
 
@@ -29,7 +31,9 @@ def _omitting(*but: str) -> str:
     """dracut's configuration that omits what the guests' own does, but for some, and adds those."""
     kept = " ".join(name for name in WITHOUT if name not in but)
     ostree = "" if "ostree" in but else "ostree"
-    return f'omit_dracutmodules=" {ostree} {kept} "\nadd_dracutmodules+=" {" ".join(but)} "\n'
+    added = " ".join(name for name in but if name != "fstab-sys")
+    lines = FSTAB if "fstab-sys" in but else ""
+    return f'omit_dracutmodules=" {ostree} {kept} "\nadd_dracutmodules+=" {added} "\n{lines}'
 
 
 def _without_option(option: str) -> str:
@@ -75,6 +79,10 @@ FAILING: dict[str, tuple[Callable[[str], guest.Initrd], str]] = {
     "ostree-beside-it": (
         partial(_build, dracut_conf=_omitting("ostree")),
         r"dracut module 'ostree' mounts the root without this check: omit_dracutmodules\+=\" ostree \"",
+    ),
+    "selinux-beside-it": (
+        partial(_build, dracut_conf=_omitting("selinux")),
+        r"dracut module 'selinux' runs a file of the disk's /etc as root: omit_dracutmodules\+=\" selinux \"",
     ),
     "no-kernel-module": (
         partial(_build, dracut_conf=f"rm -f /usr/lib/modules/{KERNEL}/kernel/fs/erofs/erofs.ko*; depmod {KERNEL}\n"),

@@ -7,6 +7,8 @@ import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket
 
 _JOURNAL = "/run/systemd/journal/socket"
+# The service manager reads so many bytes, and ignores a message that is longer (NOTIFY_BUFFER_MAX).
+_NOTIFY_MAX = 4096
 
 
 def send(fields: dict[str, str]) -> bool:
@@ -22,11 +24,10 @@ def _field(key: str, value: str) -> bytes:
 
 
 def notify(state: str) -> bool:
-    """Tells the service manager, e.g. "STATUS=..."; False when none listens."""
+    """Tells the service manager, e.g. "STATUS=...", as much of it as it takes; False when none listens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
-    return bool(address) and _datagram(
-        "\0" + address[1:] if address[0] == "@" else address, state.encode(errors="backslashreplace")
-    )
+    data = state.encode(errors="backslashreplace")[:_NOTIFY_MAX]
+    return bool(address) and _datagram("\0" + address[1:] if address[0] == "@" else address, data)
 
 
 def _datagram(address: str, data: bytes) -> bool:
