@@ -13,8 +13,9 @@ from .messages import Verdict
 from .values import Candidate, Deployment
 
 IMAGE = ".ostree.cfs"
-# The digest file was enrolled with a key that is gone (or was changed): it cannot be opened any more, not even to read.
-_ENROLLED_BY_ANOTHER_KEY = frozenset({errno.ENOKEY, errno.EKEYREJECTED})
+# The digest file was enrolled with a key that is gone (or was changed): it cannot be opened any more, not even to read. So it
+# is with a signature in it that this kernel cannot parse or calculate, say after a step back to an older one.
+_ENROLLED_BY_ANOTHER_KEY = frozenset({errno.ENOKEY, errno.EKEYREJECTED, errno.EBADMSG, errno.ENOPKG})
 
 
 def read(deployment: Deployment, image_digest: Callable[[], Digest], sysroot: str = "/sysroot") -> Candidate:

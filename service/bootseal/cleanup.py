@@ -27,7 +27,7 @@ def main() -> int:
             why = reason(error) if isinstance(error, OSError) else repr(error)
             recorder.note(messages.NOT_PUT_BACK, f"could not put back what was begun: {why}")
     if not _reported():
-        report.refused(recorder, Refusal(messages.INTERRUPTED, _TEXTS.get(result, f"ended early ({result})"), _SERVICE))
+        report.refused(recorder, _end(result))
     return 0
 
 
@@ -40,6 +40,14 @@ def guard() -> int:
         return 0
     what = "it never ran: masked, missing, or the physical root could not be mounted"
     return report.refused(report.Recorder(), Refusal(messages.INTERRUPTED, what, _SERVICE))
+
+
+def _end(result: str) -> Refusal:
+    """An end by itself, without a verdict, is an error of ours or of what the initrd holds: a module is missing there, say."""
+    status = os.environ.get("EXIT_STATUS", "")
+    if result == "exit-code":
+        return Refusal(messages.INTERNAL, f"it ended with status {status} and left no verdict", _SERVICE)
+    return Refusal(messages.INTERRUPTED, _TEXTS.get(result, f"ended early ({result})"), _SERVICE)
 
 
 def _reported() -> bool:

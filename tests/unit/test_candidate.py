@@ -177,7 +177,7 @@ def opening(monkeypatch: pytest.MonkeyPatch, suffix: str, number: int) -> None:
     monkeypatch.setattr(files, "open_regular", open_regular)
 
 
-@pytest.mark.parametrize("number", [errno.ENOKEY, errno.EKEYREJECTED])
+@pytest.mark.parametrize("number", [errno.ENOKEY, errno.EKEYREJECTED, errno.EBADMSG, errno.ENOPKG])
 def test_enrolled_with_a_key_that_is_gone(number: int, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     opening(monkeypatch, ".digest", number)
     found = read(root, lambda: sha256_digest(7))
@@ -198,7 +198,7 @@ def test_other_errnos_of_opening_the_digest(number: int, root: Sysroot, monkeypa
     assert refused(root, ".digest") == "io-error"
 
 
-@pytest.mark.parametrize("number", [errno.ENOKEY, errno.EKEYREJECTED, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOKEY, errno.EKEYREJECTED, errno.EBADMSG, errno.ENOPKG, errno.EIO])
 def test_nothing_stands_in_for_the_signature(number: int, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     opening(monkeypatch, ".sig", number)
     assert refused(root, ".sig") == "io-error"

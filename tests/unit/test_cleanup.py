@@ -105,13 +105,15 @@ def test_python_or_systemd_failed(status: str, world: World) -> None:
     world.ended("exit-code", "exited", status)
     world.reported_before()
     cleanup.main()
-    assert world.record()["verdict"] == "interrupted"
+    assert world.record()["verdict"] == "internal"
+    what = f"it ended with status {status} and left no verdict"
+    assert world.lines[0] == f"bootseal: refused (internal): {what}: bootseal.service"
 
 
 def test_a_verdict_s_status_without_a_record(world: World) -> None:
     world.ended("exit-code", "exited", "77")
     cleanup.main()
-    assert world.record()["verdict"] == "interrupted"
+    assert world.record()["verdict"] == "internal"
 
 
 @pytest.mark.parametrize("name", ["detach", "restore"])

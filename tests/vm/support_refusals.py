@@ -190,14 +190,14 @@ def check_refusal(outcome: Outcome, verdict: str, what: str, *, written: bool = 
         assert outcome.written == 0
 
 
-def check_interrupted(outcome: Outcome, what: str) -> None:
+def check_interrupted(outcome: Outcome, what: str, verdict: str = "interrupted") -> None:
     """The end of a service that was not its own: within a minute, and everything as it was before."""
     support.ended(outcome.result, guest.REFUSED)
     lines = [line for line in outcome.console if line.startswith("bootseal: ")]
-    assert re.fullmatch(rf"bootseal: refused \(interrupted\): {what}: bootseal\.service", lines[0]), lines
+    assert re.fullmatch(rf"bootseal: refused \({verdict}\): {what}: bootseal\.service", lines[0]), lines
     assert lines[1].startswith("bootseal: hint: ")
     _check_greeting(outcome, lines[0].removeprefix("bootseal: "))
-    assert outcome.record["verdict"] == "interrupted"
+    assert outcome.record["verdict"] == verdict
     check_nothing_mounted(outcome)
     assert seconds_after_sysroot(outcome) < MINUTE
 
