@@ -23,12 +23,17 @@ _COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        output.flush()
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
         raise Failure(USAGE, f"Failed to read the command line: {message}", f"see '{self.prog} --help' and bootseal(8)")
 
 
 def main(argv: list[str]) -> int:
     """Runs a command; returns its exit status."""
+    output.open_streams()
     try:
         return _main(argv)
     except Failure as failure:

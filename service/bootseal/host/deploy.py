@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .. import cms, digest, image, messages, verify
 from ..digest import Digest
-from ..errors import Refusal
+from ..errors import Refusal, printable
 from ..linux import files, fsverity, mountapi
 from ..values import BootKeyring, Candidate
 from . import check, gate, imagefile, objects, pair
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     emit(
         record | {"changed": changed},
         arguments.json,
-        f"{found.name}: {record['verdict']}{'' if changed else ' (nothing to change)'}",
+        f"{printable(found.name)}: {record['verdict']}{'' if changed else ' (nothing to change)'}",
     )
     if record["exit_status"]:
         raise Failure(
