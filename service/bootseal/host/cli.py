@@ -4,7 +4,8 @@
 import argparse
 import importlib
 import os
-from types import ModuleType
+import signal
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 from .. import __version__, messages
@@ -31,9 +32,31 @@ class _Parser(argparse.ArgumentParser):
         raise Failure(USAGE, f"Failed to read the command line: {message}", f"see '{self.prog} --help' and bootseal(8)")
 
 
+class _Ended(BaseException):
+    """A signal that ends the program, as KeyboardInterrupt does: what is temporary goes away first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Ended(number)
+
+
+def _die(number: int) -> int:
+    """By the signal itself: a shell's loop ends with Ctrl-C only if the program in it did."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number  # not reached
+
+
 def main(argv: list[str]) -> int:
     """Runs a command; returns its exit status."""
     output.open_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     try:
         return _main(argv)
     except Failure as failure:
@@ -43,7 +66,9 @@ def main(argv: list[str]) -> int:
         output.error(str(refusal), refusal.hint)
         return refusal.verdict.exit_status
     except KeyboardInterrupt:
-        return 130
+        return _die(signal.SIGINT)
+    except _Ended as ended:
+        return _die(ended.number)
     except Exception as error:  # a bug must be told from a verdict
         if "BOOTSEAL_DEBUG" in os.environ:
             raise
