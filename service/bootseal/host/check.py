@@ -161,8 +161,10 @@ def _checked(checker: Checker, found: Found) -> Record:
 
 
 def _directory(path: str) -> str:
-    if not os.path.isdir(path):
-        raise Failure(NO_INPUT, f"Failed to read the certificates in {path}: no such directory")
+    try:
+        os.listdir(path)
+    except OSError as failed:
+        raise os_failure(NO_INPUT, f"Failed to read the certificates in {path}", failed) from failed
     return path
 
 
