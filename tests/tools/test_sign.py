@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -432,3 +433,10 @@ def test_no_passphrase_at_the_prompt(tmp_path: Path) -> None:
                 seen += chunk
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 77, seen
         os.close(terminal)
+
+
+def test_the_hint_for_a_certificate_names_the_page_with_the_rules(tmp_path: Path) -> None:
+    options = ("--key", key("p256"), "--cert", certificate("p256", usage="key_cert_sign"))
+    result = bootseal("sign", image(tmp_path), *options)
+    page, section = re.search(r"hint: .*: ([a-z.]+)\((\d)\) says", result.stderr).groups()  # type: ignore[union-attr]
+    assert "digitalSignature" in (program.TREE / f"packaging/man/{page}.{section}").read_text()

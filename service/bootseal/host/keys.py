@@ -48,7 +48,7 @@ def load_certificates(path: str) -> list[Certificate]:
     try:
         return keyring.load_file(path)
     except keyring.Unusable as error:
-        hint = "the boot would not take it either: bootseal(8) says which certificates can be used"
+        hint = "the boot would not take it either: bootseal.conf(5) says which certificates can be used"
         raise Failure(DATA, f"Failed to use the certificate {path}: {error}", hint) from error
     except OSError as error:
         raise os_failure(NO_INPUT, f"Failed to read the certificate {path}", error) from error
