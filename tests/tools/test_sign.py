@@ -354,6 +354,12 @@ def test_ephemeral_with_a_build_that_fails(tmp_path: Path, command: list[str], s
     assert files_of(path) == {path.name}
 
 
+def test_ephemeral_without_an_image(tmp_path: Path) -> None:
+    result = bootseal("sign", "--ephemeral", tmp_path, tmp_path / "image", "--", "true")
+    assert result.returncode == 66
+    assert result.stderr.splitlines()[-1] == "bootseal: hint: COMMAND is to make it"
+
+
 @pytest.mark.parametrize("place", ["nowhere", "full"])
 def test_ephemeral_without_a_place_for_the_certificate(tmp_path: Path, place: str) -> None:
     path = image(tmp_path)

@@ -80,7 +80,8 @@ def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
 def _image_digest(arguments: argparse.Namespace) -> Digest:
     if arguments.digest:
         return imagefile.parse(arguments.digest)
-    return imagefile.compute(arguments.image, arguments.algorithm or "sha256")
+    hint = "COMMAND is to make it" if arguments.ephemeral else "to sign without the image, give its --digest="
+    return imagefile.compute(arguments.image, arguments.algorithm or "sha256", hint)
 
 
 def _signed(key: keys.PrivateKey, certificate: Certificate, to_sign: bytes) -> bytes:
