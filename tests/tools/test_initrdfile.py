@@ -252,6 +252,19 @@ def test_uki(tmp_path: Path) -> None:
     assert initrdfile.read([str(path)]).read("etc/name") == b"third"
 
 
+def test_a_section_that_claims_to_be_large_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "linux.efi"
+    content = _pe({".cmdline": b"ostree=/x"})
+    path.write_bytes(content.replace(struct.pack("<II", 9, 0), struct.pack("<II", 1 << 31, 0)).replace(
+        struct.pack("<I", 109), struct.pack("<I", 1 << 31)))  # fmt: skip
+    tracemalloc.start()
+    try:
+        assert initrdfile.pe_sections(str(path), (".cmdline",))[".cmdline"].startswith(b"ostree=/x")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("size", range(2, 200, 7))
 def test_cut_uki(tmp_path: Path, size: int) -> None:
     path = tmp_path / "linux.efi"

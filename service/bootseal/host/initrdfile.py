@@ -202,18 +202,20 @@ def _sections(file: BinaryIO, names: Iterable[str]) -> dict[str, bytes]:
         table = [struct.unpack("<8sIIII16x", file.read(40)) for _ in range(count)]
     except struct.error as error:
         raise Damaged("a PE file that is cut off") from error
-    found = {}
+    found, end = {}, file.seek(0, os.SEEK_END)
     for name, virtual, _, size, offset in table:
         text = name.rstrip(b"\0").decode("ascii", "replace")
         if text in names:
             file.seek(offset)
-            found[text] = file.read(min(virtual, size, MAX_SIZE))
+            # Memory for as much as is asked for is taken at once, be it there or not.
+            found[text] = file.read(max(0, min(virtual, size, MAX_SIZE, end - offset)))
     return found
 
 
 def _content(path: str) -> bytes:
     with _opened(path) as file:
-        size = os.fstat(file.fileno()).st_size or MAX_SIZE  # of a disk it is 0
+        size = file.seek(0, os.SEEK_END)  # a disk's, too
+        file.seek(0)
         if size > MAX_SIZE:
             raise Damaged(f"larger than {MAX_SIZE} bytes")
         sections = _sections(file, (".initrd",))
