@@ -7,6 +7,7 @@ import argparse
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -18,12 +19,17 @@ COMPLETION = TREE / "packaging/completions/bootseal"
 MANUAL = TREE / "packaging/man/bootseal.8"
 
 
-def _complete(*words: str) -> set[str]:
+def _replies(*words: str) -> list[str]:
     """What bash offers after these words; the last one is being typed."""
     array = " ".join(f"'{word}'" for word in ("bootseal", *words))
     script = f"compopt() {{ :; }}; . {COMPLETION}; COMP_WORDS=({array}); COMP_CWORD={len(words)}; _bootseal\n"
     script += "printf '%s\\n' \"${COMPREPLY[@]}\""
-    return set(subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True).stdout.split())
+    output = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True).stdout
+    return [line for line in output.split("\n") if line]
+
+
+def _complete(*words: str) -> set[str]:
+    return set(_replies(*words))
 
 
 def _options(command: str) -> set[str]:
@@ -55,6 +61,20 @@ def test_commands_are_completed() -> None:
 )
 def test_values_are_completed(words: tuple[str, ...], expected: set[str]) -> None:
     assert _complete(*words) == expected
+
+
+def test_a_name_with_blanks_is_one_reply(tmp_path: Path) -> None:
+    (tmp_path / "a name").touch()
+    assert _replies("sign", f"{tmp_path}/a") == [f"{tmp_path}/a name"]
+    assert _replies("sign", "--ephemeral", "=", f"{tmp_path.parent}/") != []
+
+
+def test_the_build_is_completed_as_a_command(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = ("sign", "--ephemeral", "keys", "image", "--")
+    assert {"bash"} <= set(_replies(*words, "bas"))
+    assert _replies(*words, "make", f"{tmp_path}/f") == [f"{tmp_path}/file"]
+    assert "--key" not in _replies(*words, "make", "--")
 
 
 @pytest.mark.parametrize("command", cli._COMMANDS)

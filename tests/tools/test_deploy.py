@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bootseal import digest
+from bootseal import digest, messages
 from bootseal.errors import Refusal
 from bootseal.host import check, deploy, gate, objects
 from bootseal.host import sysroot as sysroots
@@ -159,6 +159,14 @@ def test_refused_before_anything_is_written(target: Target, case: tuple[Any, dic
     with pytest.raises((Refusal, Failure), match=text):
         target.run(**more)
     assert (target.beside(), target.immutable, target.verity.enabled) == (NOTHING, True, {})
+
+
+def test_a_deployment_without_an_image(target: Target) -> None:
+    target.set_immutable(False)
+    target.image.unlink()
+    with pytest.raises(Failure, match="Failed to open the image") as caught:
+        target.run()
+    assert caught.value.hint == messages.NO_IMAGE.hint
 
 
 def test_an_image_sealed_with_another_algorithm(target: Target) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,13 @@ def test_a_private_key_among_the_certificates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [explain._SIGNATURE, explain._CERTIFICATE], ids=["signature", "certificate"])
 def test_every_deviation_says_what_to_do(names: dict[str, tuple[str, str]]) -> None:
     assert all(kernel and remedy for kernel, remedy in names.values())
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "fifo", "device"])
+def test_what_cannot_be_read_is_not_explained(tmp_path: Path, kind: str) -> None:
+    """The boot gives the reason; a FIFO must not be waited for."""
+    path = tmp_path / "image.sig"
+    make = {"directory": os.mkdir, "fifo": os.mkfifo, "device": lambda p: os.symlink("/dev/zero", p)}
+    make.get(kind, lambda _: None)(path)
+    assert explain.certificate(str(path)) == []
+    assert explain.signature_beside(str(tmp_path / "image")) == []

@@ -10,6 +10,8 @@ import os
 import shutil
 import struct
 import subprocess
+import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -187,6 +189,51 @@ def test_every_truncation_of_zstd_is_told() -> None:
             initrdfile.unpack(whole[:size])
 
 
+@pytest.mark.parametrize("compression", [name for name in COMPRESSIONS if name != "none"])
+def test_a_bomb_is_stopped_where_the_limit_is(compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = COMPRESSIONS[compression](_flat({"a": b"a"}) + bytes(100 << 20))
+    monkeypatch.setattr(initrdfile, "MAX_SIZE", 8 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Damaged, match="unpacks to more than"):
+            initrdfile.unpack(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_skipped_is_not_kept() -> None:
+    content = _flat({"a": os.urandom(1 << 20) * 64, "b": b"b"})
+    packed = _zstd(content)
+    del content
+    tracemalloc.start()
+    try:
+        assert _tree(packed).read("b") == b"b"
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("gap", [1 << 26, (1 << 26) + 3])
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_zeros_are_passed_over_at_once(compression: str, gap: int) -> None:
+    pack = COMPRESSIONS[compression]
+    start = time.process_time()
+    tree = _tree(pack(_flat({"a": b"a"}) + bytes(gap)) + bytes(gap) + pack(_flat({"b": b"b"})))
+    assert (tree.read("a"), tree.read("b")) == (b"a", b"b")
+    assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_what_never_ends_is_no_initrd(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "initrd"
+    os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
+    with pytest.raises(Damaged, match="not a regular file"):
+        initrdfile.read([str(path)])
+    with pytest.raises(Damaged, match="not a regular file"):
+        initrdfile.pe_sections(str(path), (".cmdline",))
+
+
 def _pe(sections: dict[str, bytes]) -> bytes:
     """A PE file with just these sections, as little of one as a reader needs."""
     header = b"MZ" + bytes(58) + struct.pack("<I", 64)
@@ -203,6 +250,19 @@ def test_uki(tmp_path: Path) -> None:
     path.write_bytes(_pe({".linux": b"kernel", ".cmdline": b"ostree=/x\0", ".initrd": guest_cpio.archive(THIRD)}))
     assert initrdfile.pe_sections(str(path), (".cmdline",)) == {".cmdline": b"ostree=/x\0"}
     assert initrdfile.read([str(path)]).read("etc/name") == b"third"
+
+
+def test_a_section_that_claims_to_be_large_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "linux.efi"
+    content = _pe({".cmdline": b"ostree=/x"})
+    path.write_bytes(content.replace(struct.pack("<II", 9, 0), struct.pack("<II", 1 << 31, 0)).replace(
+        struct.pack("<I", 109), struct.pack("<I", 1 << 31)))  # fmt: skip
+    tracemalloc.start()
+    try:
+        assert initrdfile.pe_sections(str(path), (".cmdline",))[".cmdline"].startswith(b"ostree=/x")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("size", range(2, 200, 7))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pty
 import subprocess
@@ -120,6 +121,52 @@ def test_no_bar_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert capsys.readouterr() == ("", "")
 
 
+def _in_shell(command: str) -> subprocess.CompletedProcess[str]:
+    """A command of bash; `bootseal` is the program."""
+    script = f'bootseal() {{ {sys.executable} -I {TREE / "service"} "$@"; }}; {command}'
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "text"),
+    [
+        ("bootseal verify --help >/dev/full", 73, "Failed to write to the standard output: No space left on device"),
+        ("bootseal verify --help | true; exit ${PIPESTATUS[0]}", 0, ""),
+        ("bootseal verify --help >&-", 0, ""),
+        ("bootseal nonsense 2>/dev/full", 64, ""),
+        ("bootseal nonsense 2>&-", 64, ""),
+        ("bootseal nonsense <&- >&- 2>&-", 64, ""),
+        ("bootseal gate <&- >&- 2>/dev/full", 0, ""),
+        ("bootseal sign IMAGE OPTIONS >/dev/full", 73, "Failed to write to the standard output: No space left on device"),
+        ("bootseal sign IMAGE OPTIONS | true; exit ${PIPESTATUS[0]}", 0, ""),
+        ("bootseal sign IMAGE OPTIONS >&-", 0, ""),
+        ("bootseal sign IMAGE OPTIONS 2>&- >/dev/null", 0, ""),
+        ("bootseal sign IMAGE OPTIONS <&- >&- 2>&-", 0, ""),
+        ("bootseal sign IMAGE --to-be-signed=- >&-", 73, "Failed to write -: Bad file descriptor"),
+    ],
+)
+def test_streams_that_are_closed_or_full(tmp_path: Path, command: str, status: int, text: str) -> None:
+    path = image(tmp_path)
+    before = path.read_bytes()
+    options = f"--key {key('p256')} --cert {certificate('p256')}"
+    result = _in_shell(command.replace("IMAGE", str(path)).replace("OPTIONS", options))
+    assert (result.returncode, result.stdout) == (status, "")
+    assert result.stderr.startswith(f"bootseal: {text}") if text else result.stderr == ""
+    assert path.read_bytes() == before
+
+
+def test_a_name_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="utf-8"))
+    output.open_streams()
+    output.emit({}, "off", "n\udcff.cfs")
+    assert raw.getvalue() == b"n\xff.cfs\n"
+
+
+def test_table_has_no_control_characters() -> None:
+    assert output.table([["A"], ["x\n\033[31m\udcff"]], {}) == "A\nx\\n\\x1b[31m\\udcff"
+
+
 def test_table() -> None:
     text = output.table([["A", "BB"], ["long", "x"]], {"x": "red"})
     assert text == "A     BB\nlong  x"
@@ -136,7 +183,7 @@ def test_output_that_cannot_be_written(tmp_path: Path) -> None:
     command = [sys.executable, "-I", *map(str, (TREE / "service", "sign", tmp_path / "x", *options))]
     with open("/dev/full", "wb") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    expected = "bootseal: Failed to write the output: No space left on device (ENOSPC)\n"
+    expected = "bootseal: Failed to write to the standard output: No space left on device (ENOSPC)\n"
     assert (result.returncode, result.stderr) == (73, expected)
 
 

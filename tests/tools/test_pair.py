@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -141,6 +142,30 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path, place: Place) -> No
     assert (tmp_path / "elsewhere").read_bytes() == b"untouched"
     assert not (tmp_path / "image.sig").is_symlink()
     assert pair.read(place) == NEW
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK], ids=errno.errorcode.get)
+@pytest.mark.parametrize("failing", [0, 1, 2], ids=["none", "first", "second"])
+def test_without_hard_links(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch, failing: int, error: int) -> None:
+    """vfat has none, and Linux makes none to a file of another user (fs.protected_hardlinks)."""
+    _write(place, OLD)
+    renames = [0]
+
+    def link(*_: Any, **__: Any) -> None:
+        raise OSError(error, "injected")
+
+    def rename(*arguments: Any, **named: Any) -> None:
+        renames[0] += 1
+        if renames[0] == failing:
+            raise OSError(errno.EIO, "injected")
+        _RENAME(*arguments, **named)
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OSError, match="injected") if failing else contextlib.nullcontext():
+        _write(place, NEW)
+    expected = OLD if failing else NEW
+    assert _files(tmp_path) == {"image.digest": expected.digest, "image.sig": expected.signature}
 
 
 def test_signals_wait_between_the_two_renames(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

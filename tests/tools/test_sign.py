@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -308,6 +313,7 @@ def test_ephemeral(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
     result = bootseal("sign", "--ephemeral", tmp_path / "keys", path, "--json=short", "--", *command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["files"] == [f"{path}.digest", f"{path}.sig"]
     ring = BootKeyring(tuple(keyring.load_file(str(tmp_path / "keys" / "ephemeral.crt"))), ())
     value, signature = beside(path)
     verified = verify.verify(Candidate(value, stands_in=False, signature=signature, image_path=""), ring)
@@ -321,7 +327,7 @@ def test_ephemeral(tmp_path: Path) -> None:
         "keys",
     ]
     if os.geteuid() == 0:
-        locked = next(int(line.split()[1]) for line in result.stdout.splitlines() if line.startswith("VmLck"))
+        locked = next(int(line.split()[1]) for line in result.stderr.splitlines() if line.startswith("VmLck"))
         assert locked > 1000
 
 
@@ -346,3 +352,97 @@ def test_ephemeral_with_a_build_that_fails(tmp_path: Path, command: list[str], s
     result = bootseal("sign", "--ephemeral", tmp_path, path, "--", *command)
     assert result.returncode == status
     assert files_of(path) == {path.name}
+
+
+def test_ephemeral_without_an_image(tmp_path: Path) -> None:
+    result = bootseal("sign", "--ephemeral", tmp_path, tmp_path / "image", "--", "true")
+    assert result.returncode == 66
+    assert result.stderr.splitlines()[-1] == "bootseal: hint: COMMAND is to make it"
+
+
+@pytest.mark.parametrize("place", ["nowhere", "full"])
+def test_ephemeral_without_a_place_for_the_certificate(tmp_path: Path, place: str) -> None:
+    path = image(tmp_path)
+    if place == "full":
+        (tmp_path / place / "ephemeral.crt").mkdir(parents=True)
+    result = bootseal("sign", "--ephemeral", tmp_path / place, path, "--", "true")
+    assert (result.returncode, result.stdout) == (73, "")
+    assert ("hint: --ephemeral= takes a directory that is there" in result.stderr) == (place == "nowhere")
+    assert not (tmp_path / place / "ephemeral.crt.new").exists()
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_build_and_the_program_dies_of_it(tmp_path: Path, number: signal.Signals) -> None:
+    path = image(tmp_path)
+    command = [sys.executable, "-I", str(program.TREE / "service"), "sign", "--ephemeral", str(tmp_path), str(path), "--"]
+    build = "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(30)"
+    with subprocess.Popen([*command, sys.executable, "-c", build], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        note, child = process.stderr.readline(), int(process.stderr.readline())
+        process.send_signal(number)
+        assert process.wait(10) == -number
+        deadline = time.monotonic() + 10
+        while _runs(child):
+            assert time.monotonic() < deadline
+        assert process.stderr.read() == ""
+    assert note.startswith("bootseal: certificate of this build")
+    assert files_of(path) == {path.name}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "directory/"])
+def test_an_image_without_a_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "directory").mkdir()
+    options = ("--digest", "sha256:" + "00" * 32, "--key", key("p256"), "--cert", certificate("p256"))
+    assert bootseal("sign", f"{name}", *options, cwd=tmp_path).returncode == 64
+    assert [p.name for p in tmp_path.rglob("*")] == ["directory"]
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_an_empty_passphrase(tmp_path: Path, *, encrypted: bool) -> None:
+    """cryptography takes it for none, and says TypeError once more."""
+    private = serialization.load_pem_private_key(key("p256").read_bytes(), None)
+    protection = serialization.BestAvailableEncryption(b"secret") if encrypted else serialization.NoEncryption()
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
+    (tmp_path / "key").write_bytes(private.private_bytes(*form))
+    (tmp_path / "passphrase").write_bytes(b"\n")
+    options = ("--key", tmp_path / "key", "--cert", certificate("p256"), "--passphrase-file", tmp_path / "passphrase")
+    result = bootseal("sign", image(tmp_path), *options)
+    assert result.returncode == (77 if encrypted else 0)
+    assert ("wrong passphrase" in result.stderr) == encrypted
+
+
+def test_no_passphrase_at_the_prompt(tmp_path: Path) -> None:
+    """Ctrl-D, and a passphrase of bytes that are no text."""
+    private = serialization.load_pem_private_key(key("p256").read_bytes(), None)
+    protection = serialization.BestAvailableEncryption(b"secret")
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
+    (tmp_path / "key").write_bytes(private.private_bytes(*form))
+    for typed in (b"\x04", b"\xff\n", b"\n"):
+        pid, terminal = pty.fork()
+        if pid == 0:
+            arguments = ["sign", str(tmp_path / "x"), "--digest", "sha256:" + "00" * 32, "--key", str(tmp_path / "key")]
+            python = [sys.executable, "-I", str(program.TREE / "service")]
+            os.execv(sys.executable, [*python, *arguments, "--cert", str(certificate("p256"))])
+        seen = b""
+        while b"Passphrase of" not in seen:
+            seen += os.read(terminal, 1024)
+        os.write(terminal, typed)
+        with contextlib.suppress(OSError):  # how a terminal says that nobody has it open any more
+            while chunk := os.read(terminal, 1024):
+                seen += chunk
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 77, seen
+        os.close(terminal)
+
+
+def test_the_hint_for_a_certificate_names_the_page_with_the_rules(tmp_path: Path) -> None:
+    options = ("--key", key("p256"), "--cert", certificate("p256", usage="key_cert_sign"))
+    result = bootseal("sign", image(tmp_path), *options)
+    page, section = re.search(r"hint: .*: ([a-z.]+)\((\d)\) says", result.stderr).groups()  # type: ignore[union-attr]
+    assert "digitalSignature" in (program.TREE / f"packaging/man/{page}.{section}").read_text()

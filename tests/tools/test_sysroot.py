@@ -162,6 +162,43 @@ def test_without_boot_entry_last(root: Root) -> None:
     assert [found.path for found in root.found()] == [with_entry, without]
 
 
+@pytest.mark.parametrize("version", ["9" * 5000, "\u00b2", "-1", "x"], ids=["large", "superscript", "negative", "text"])
+def test_a_version_that_is_none(root: Root, version: str) -> None:
+    first = root.add(A, 1)
+    second = root.add(B, 0)
+    entry = root.top / "boot/loader/entries/ostree-0.conf"
+    entry.write_text(entry.read_text().replace("version 0", f"version {version}"))
+    assert [found.path for found in root.found()] == [first, second]
+
+
+def test_an_entry_that_is_no_file(root: Root) -> None:
+    first = root.add(A, 1)
+    os.mkfifo(root.top / "boot/loader/entries/fifo.conf")
+    (root.top / "boot/loader/entries/device.conf").symlink_to("/dev/zero")
+    (root.top / "boot/loader/entries/directory.conf").mkdir()
+    assert [found.path for found in root.found()] == [first]
+
+
+@pytest.mark.parametrize(("keys", "reason"), [("nowhere", "No such file or directory"), ("file", "Not a directory")])
+def test_keys_that_are_no_directory(root: Root, tmp_path: Path, keys: str, reason: str) -> None:
+    root.add(A, 1)
+    (tmp_path / "file").touch()
+    result = bootseal("verify", f"--sysroot={root.top}", f"--keys={tmp_path / keys}")
+    assert (result.returncode, result.stdout) == (66, "")
+    assert result.stderr.startswith(f"bootseal: Failed to read the certificates in {tmp_path / keys}: {reason}")
+
+
+def test_verbose_with_certificates_that_cannot_be_read(root: Root, tmp_path: Path) -> None:
+    root.add(A, 1)
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/dangling.crt").symlink_to("/nowhere")
+    (tmp_path / "keys/directory.crt").mkdir()
+    os.mkfifo(tmp_path / "keys/fifo.crt")
+    result = bootseal("verify", "--verbose", f"--sysroot={root.top}", f"--keys={tmp_path}/keys")
+    assert result.returncode == 78, result.stderr
+    assert "/keys/fifo.crt: not a regular file" in result.stderr
+
+
 def test_an_entry_that_leads_nowhere_is_told(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
     root.add(A, 1)
     (root.top / "ostree/boot.1/os" / A / "0").unlink()

@@ -146,6 +146,16 @@ def test_read_bounded_starts_at_the_start(tmp_path: Path) -> None:
     assert files.read_bounded(fd, 10) == b"0123456789"
 
 
+def test_read_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    assert files.read_start(str(tmp_path / "link"), 4) == b"cont"
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", "/dev/zero"):
+        with pytest.raises(files.NotRegular):
+            files.read_start(str(path), 4)
+
+
 @pytest.mark.root
 def test_immutable(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)

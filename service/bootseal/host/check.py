@@ -126,7 +126,8 @@ class Checker:
                 self._trees[identity] = initrdfile.read(paths)
             return self._trees[identity]
         except OSError as failed:
-            raise os_failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}", failed) from failed
+            hint = "run as root" if isinstance(failed, PermissionError) else ""
+            raise os_failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}", failed, hint) from failed
         except initrdfile.Damaged as damaged:
             raise Failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}: {damaged}") from damaged
 
@@ -161,8 +162,10 @@ def _checked(checker: Checker, found: Found) -> Record:
 
 
 def _directory(path: str) -> str:
-    if not os.path.isdir(path):
-        raise Failure(NO_INPUT, f"Failed to read the certificates in {path}: no such directory")
+    try:
+        os.listdir(path)
+    except OSError as failed:
+        raise os_failure(NO_INPUT, f"Failed to read the certificates in {path}", failed) from failed
     return path
 
 

@@ -4,8 +4,9 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 from .. import __version__, messages
@@ -24,12 +25,39 @@ _COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        output.flush()
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
         raise Failure(USAGE, f"Failed to read the command line: {message}", f"see '{self.prog} --help' and bootseal(8)")
 
 
+class _Ended(BaseException):
+    """A signal that ends the program, as KeyboardInterrupt does: what is temporary goes away first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Ended(number)
+
+
+def _die(number: int) -> int:
+    """By the signal itself: a shell's loop ends with Ctrl-C only if the program in it did."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number  # not reached
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns its exit status. The program calls it without arguments."""
+    output.open_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     try:
         return _main(sys.argv[1:] if argv is None else argv)
     except Failure as failure:
@@ -39,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         output.error(str(refusal), refusal.hint)
         return refusal.verdict.exit_status
     except KeyboardInterrupt:
-        return 130
+        return _die(signal.SIGINT)
+    except _Ended as ended:
+        return _die(ended.number)
     except Exception as error:  # a bug must be told from a verdict
         if "BOOTSEAL_DEBUG" in os.environ:
             raise

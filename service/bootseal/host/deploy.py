@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .. import cms, digest, image, messages, verify
 from ..digest import Digest
-from ..errors import Refusal
+from ..errors import Refusal, printable
 from ..linux import files, fsverity, mountapi
 from ..values import BootKeyring, Candidate
 from . import check, gate, imagefile, objects, pair
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     emit(
         record | {"changed": changed},
         arguments.json,
-        f"{found.name}: {record['verdict']}{'' if changed else ' (nothing to change)'}",
+        f"{printable(found.name)}: {record['verdict']}{'' if changed else ' (nothing to change)'}",
     )
     if record["exit_status"]:
         raise Failure(
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
 
 def _pair(arguments: argparse.Namespace, image_path: str) -> pair.Pair:
     """What is to be put beside the image, and that it belongs to this image."""
-    computed = imagefile.compute(image_path, "sha256")
+    computed = imagefile.compute(image_path, "sha256", messages.NO_IMAGE.hint)
     signature = _content(arguments.signature, "the signature", cms.MAX_SIZE)
     given = _content(arguments.digest, "the digest", 64) if arguments.digest else computed.value
     try:
@@ -91,7 +91,7 @@ def _pair(arguments: argparse.Namespace, image_path: str) -> pair.Pair:
     except ValueError as error:
         raise Failure(DATA, f"Failed to use the digest {arguments.digest}: {error}") from error
     if wanted.algorithm != computed.algorithm:
-        computed = imagefile.compute(image_path, wanted.algorithm)
+        computed = imagefile.compute(image_path, wanted.algorithm, messages.NO_IMAGE.hint)
     if wanted != computed:
         hint = "sign the image of this very deployment: two commits of the same tree may give two images"
         raise Failure(DATA, f"Failed to deploy: the image {image_path} has the digest {computed}, signed is {wanted}", hint)

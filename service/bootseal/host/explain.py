@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from .. import cms, der, keyring
 from ..der import Item
+from ..linux import files
 
 _SIGN_AGAIN = "sign again with 'bootseal sign'"
 _NAME_SIGNER = "name the signer by issuer and serial: no -keyid"
@@ -79,9 +80,8 @@ _HASH_OIDS = frozenset(cms._HASHES)
 def signature_beside(image: str) -> list[Finding]:
     """What is to be said of the signature beside an image. Empty when it is within the profile, or cannot be read."""
     try:
-        with open(image + ".sig", "rb") as file:
-            return signature(file.read(1 << 16))
-    except OSError:
+        return signature(files.read_start(image + ".sig", 1 << 16))
+    except (OSError, files.NotRegular):
         return []
 
 
@@ -93,9 +93,11 @@ def signature(message: bytes) -> list[Finding]:
 
 
 def certificate(path: str) -> list[Finding]:
-    """What is to be said of a certificate file. Raises OSError."""
-    with open(path, "rb") as file:
-        data = file.read(keyring.MAX_SIZE + 1)
+    """What is to be said of a certificate file. Empty when it cannot be read: the boot gives the reason."""
+    try:
+        data = files.read_start(path, keyring.MAX_SIZE + 1)
+    except (OSError, files.NotRegular):
+        return []
     names = ["private-key"] if b"PRIVATE KEY-----" in data else list(dict.fromkeys(_certificates(data)))
     return [Finding(f"{os.path.basename(path)}: {name}", *_CERTIFICATE[name]) for name in names]
 

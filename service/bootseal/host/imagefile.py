@@ -12,14 +12,15 @@ from .output import DATA, IO_ERROR, NO_INPUT, USAGE, Failure, Progress, os_failu
 _CHUNK = 256 * BLOCK_SIZE
 
 
-def compute(path: str, algorithm: str) -> Digest:
-    """Reads the file once, with flat memory and a progress bar. Raises Failure, also when the file changes meanwhile."""
+def compute(path: str, algorithm: str, hint: str) -> Digest:
+    """Reads the file once, with flat memory and a progress bar. Raises Failure, also when the file changes meanwhile.
+
+    `hint` is for an image that is not there.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
-        raise os_failure(
-            NO_INPUT, f"Failed to open the image {path}", error, "to sign without the image, give its --digest="
-        ) from error
+        raise os_failure(NO_INPUT, f"Failed to open the image {path}", error, hint) from error
     try:
         before = _checked(fd, path)
         with Progress(f"Computing the digest of {os.path.basename(path)}", before.st_size) as progress:

@@ -8,15 +8,16 @@ written_out() is asked for, under its own name, as a regular file.
 import bz2
 import lzma
 import os
+import re
 import shutil
 import stat
 import struct
 import subprocess
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 MAX_SIZE = 1 << 30
 # Of each file no more is kept: what reads certificates and configuration refuses larger ones.
@@ -24,6 +25,12 @@ MAX_CONTENT = 64 * 1024 + 1
 _MAX_LINKS = 16
 _HEADER = 110  # of a member in the "newc" format: magic and 13 numbers of 8 hexadecimal digits
 _MAGIC = (b"070701", b"070702")
+_ZEROS = re.compile(rb"\0*")
+_BUFFER = 1 << 18  # how much is unpacked at once, at most
+
+Chunk = bytes | memoryview
+# Gives what comes out of compressed data, each piece valid until the next one; returns how many bytes went in.
+Unpacking = Generator[Chunk, None, int]
 
 
 class Damaged(ValueError):
@@ -90,17 +97,61 @@ class Tree:
         return os.fsdecode(member.content) if member and stat.S_ISLNK(member.mode) else None
 
 
+class _Reader:
+    """Reads forward what comes in chunks. What is skipped, nearly all of an initrd, is never copied."""
+
+    def __init__(self, chunks: Iterable[Chunk]) -> None:
+        self._chunks, self._chunk, self.position = iter(chunks), memoryview(b""), 0
+
+    def take(self, size: int) -> bytes:
+        """The next bytes, fewer at the end."""
+        taken = []
+        while size and self._more():
+            taken.append(bytes(self._chunk[:size]))
+            self._advance(len(taken[-1]))
+            size -= len(taken[-1])
+        return b"".join(taken)
+
+    def skip(self, size: int) -> bool:
+        """False if there are not so many."""
+        while size and self._more():
+            step = min(size, len(self._chunk))
+            self._advance(step)
+            size -= step
+        return not size
+
+    def skip_zeros(self) -> bool:
+        """False if nothing else comes."""
+        while self._more():
+            self._advance(_after_zeros(self._chunk, 0))
+            if self._chunk:
+                return True
+        return False
+
+    def _more(self) -> bool:
+        while not self._chunk:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return False
+            self._chunk = memoryview(chunk)
+        return True
+
+    def _advance(self, size: int) -> None:
+        self._chunk = self._chunk[size:]
+        self.position += size
+
+
 def read(paths: Iterable[str]) -> Tree:
     """The initrd that these files are, one after the other. Raises Damaged, OSError."""
-    content = b"".join(_aligned(_content(path)) for path in paths)
-    return Tree(unpack(content))
+    contents = [_content(path) for path in paths]
+    return Tree(unpack(contents[0] if len(contents) == 1 else b"".join(map(_aligned, contents))))
 
 
 def unpack(content: bytes) -> dict[str, Member]:
     """The members of all archives. Raises Damaged."""
     members: dict[str, Member] = {}
     for archive in _archives(content):
-        _read_archives(archive, members)
+        _read_archives(_Reader(archive), members)
     if not members:
         raise Damaged("no cpio archive in it")
     return members
@@ -123,37 +174,55 @@ def written_out(tree: Tree, directories: Iterable[str]) -> Iterator[str]:
 
 def pe_sections(path: str, names: Iterable[str]) -> dict[str, bytes]:
     """Sections of a PE file, such as .initrd and .cmdline of a UKI; none if it is no PE file. Raises OSError, Damaged."""
-    with open(path, "rb") as file:
-        if file.read(2) != b"MZ":
-            return {}
-        try:
-            file.seek(0x3C)
-            header: int = struct.unpack("<I", file.read(4))[0]
-            file.seek(header)
-            signature, _, count, optional = struct.unpack("<4sHH12xH2x", file.read(24))
-            if signature != b"PE\0\0":
-                raise Damaged("no PE header")
-            file.seek(header + 24 + optional)
-            table = [struct.unpack("<8sIIII16x", file.read(40)) for _ in range(count)]
-        except struct.error as error:
-            raise Damaged("a PE file that is cut off") from error
-        found = {}
-        for name, virtual, _, size, offset in table:
-            text = name.rstrip(b"\0").decode("ascii", "replace")
-            if text in names:
-                file.seek(offset)
-                found[text] = file.read(min(virtual, size, MAX_SIZE))
-        return found
+    with _opened(path) as file:
+        return _sections(file, names)
+
+
+def _opened(path: str) -> BinaryIO:
+    """A file, or a disk that has the initrd from its start; nothing that one would wait for, or that never ends."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
+    mode = os.fstat(file.fileno()).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        file.close()
+        raise Damaged("not a regular file")
+    return file
+
+
+def _sections(file: BinaryIO, names: Iterable[str]) -> dict[str, bytes]:
+    if file.read(2) != b"MZ":
+        return {}
+    try:
+        file.seek(0x3C)
+        header: int = struct.unpack("<I", file.read(4))[0]
+        file.seek(header)
+        signature, _, count, optional = struct.unpack("<4sHH12xH2x", file.read(24))
+        if signature != b"PE\0\0":
+            raise Damaged("no PE header")
+        file.seek(header + 24 + optional)
+        table = [struct.unpack("<8sIIII16x", file.read(40)) for _ in range(count)]
+    except struct.error as error:
+        raise Damaged("a PE file that is cut off") from error
+    found, end = {}, file.seek(0, os.SEEK_END)
+    for name, virtual, _, size, offset in table:
+        text = name.rstrip(b"\0").decode("ascii", "replace")
+        if text in names:
+            file.seek(offset)
+            # Memory for as much as is asked for is taken at once, be it there or not.
+            found[text] = file.read(max(0, min(virtual, size, MAX_SIZE, end - offset)))
+    return found
 
 
 def _content(path: str) -> bytes:
-    if os.stat(path).st_size > MAX_SIZE:
-        raise Damaged(f"larger than {MAX_SIZE} bytes")
-    sections = pe_sections(path, (".initrd",))
-    if ".initrd" in sections:
-        return sections[".initrd"]
-    with open(path, "rb") as file:
-        return file.read()
+    with _opened(path) as file:
+        size = file.seek(0, os.SEEK_END)  # a disk's, too
+        file.seek(0)
+        if size > MAX_SIZE:
+            raise Damaged(f"larger than {MAX_SIZE} bytes")
+        sections = _sections(file, (".initrd",))
+        if ".initrd" in sections:
+            return sections[".initrd"]
+        file.seek(0)
+        return file.read(size)
 
 
 def _aligned(content: bytes) -> bytes:
@@ -170,36 +239,65 @@ def _write_out(tree: Tree, path: str, target: str) -> None:
             file.write(content)
 
 
-def _archives(content: bytes) -> Iterator[bytes]:
-    """Uncompressed stretches. Compressed ones that follow each other belong together: an archive may span them."""
-    position, pending = 0, b""
-    while position < len(content):
-        if content[position] == 0:
-            position += 1
-            continue
-        if content.startswith(_MAGIC, position):
-            yield pending
-            pending = b""
-            end = _end_of_archive(content, position)
-            yield content[position:end]
-            position = end
-            continue
-        unpacked, used = _decompress(content[position:])
-        pending += unpacked
-        position += used
-        if len(pending) > MAX_SIZE:
-            raise Damaged(f"unpacks to more than {MAX_SIZE} bytes")
-    yield pending
+def _archives(content: bytes) -> Iterator[Iterable[Chunk]]:
+    """Uncompressed stretches, each to be read to its end before the next."""
+    packed = _Packed(memoryview(content))
+    while packed.more():
+        yield packed.compressed() if packed.is_compressed() else [packed.archive()]
 
 
-def _read_archives(data: bytes, members: dict[str, Member]) -> None:
-    position = 0
+def _after_zeros(data: memoryview, position: int) -> int:
+    zeros = _ZEROS.match(data, position)
+    assert zeros  # none are zeros, too
+    return zeros.end()
+
+
+class _Packed:
+    """An initrd, and how far it is read."""
+
+    def __init__(self, content: memoryview) -> None:
+        self._content, self._position = content, 0
+
+    def more(self) -> bool:
+        self._position = _after_zeros(self._content, self._position)
+        return self._position < len(self._content)
+
+    def is_compressed(self) -> bool:
+        return bytes(self._content[self._position : self._position + 6]) not in _MAGIC
+
+    def archive(self) -> memoryview:
+        """One archive that is not compressed."""
+        start = self._position
+        reader = _Reader([self._content[start:]])
+        while not self.is_compressed():
+            name, _, _ = _member(reader)
+            self._position = start + reader.position
+            if name == "TRAILER!!!":
+                break
+        return self._content[start : self._position]
+
+    def compressed(self) -> Iterator[Chunk]:
+        """All compressed stretches that follow each other: an archive may span them."""
+        total = 0
+        while self.more() and self.is_compressed():
+            unpacking = _decompress(self._content[self._position :])
+            try:
+                while True:
+                    chunk = next(unpacking)
+                    total += len(chunk)
+                    if total > MAX_SIZE:
+                        raise Damaged(f"unpacks to more than {MAX_SIZE} bytes")
+                    yield chunk
+            except StopIteration as end:
+                self._position += end.value
+            finally:
+                unpacking.close()
+
+
+def _read_archives(reader: _Reader, members: dict[str, Member]) -> None:
     hard_links: dict[tuple[int, ...], list[str]] = {}
-    while position < len(data):
-        if data[position] == 0:
-            position += 1
-            continue
-        name, member, inode, position = _member(data, position)
+    while reader.skip_zeros():
+        name, member, inode = _member(reader)
         if name == "TRAILER!!!":
             hard_links = {}
             continue
@@ -221,9 +319,10 @@ def _join_links(members: dict[str, Member], names: list[str], name: str) -> None
         members[other] = members[other]._replace(content=content)
 
 
-def _member(data: bytes, position: int) -> tuple[str, Member, tuple[int, ...], int]:
-    """(name, member, inode, where the next one starts)"""
-    header = data[position : position + _HEADER]
+def _member(reader: _Reader) -> tuple[str, Member, tuple[int, ...]]:
+    """(name, member, inode)"""
+    position = reader.position
+    header = reader.take(_HEADER)
     if not header.startswith(_MAGIC) or len(header) < _HEADER:
         raise Damaged("no cpio archive where one belongs")
     try:
@@ -231,70 +330,76 @@ def _member(data: bytes, position: int) -> tuple[str, Member, tuple[int, ...], i
     except ValueError as error:
         raise Damaged("a cpio header that is damaged") from error
     inode, mode, links, size, name_size = fields[0], fields[1], fields[4], fields[6], fields[11]
-    name = data[position + _HEADER : position + _HEADER + name_size].rstrip(b"\0")
-    start = position + _padded(_HEADER + name_size)
-    if start + size > len(data):
+    name = reader.take(name_size).rstrip(b"\0")
+    reader.skip(-(_HEADER + name_size) % 4)
+    kept = 0 if stat.S_ISDIR(mode) else min(size, MAX_CONTENT)
+    content = reader.take(kept)
+    if len(content) < kept or not reader.skip(size - kept):
         raise Damaged("a cpio archive that is cut off")
-    content = data[start : start + min(size, MAX_CONTENT)] if not stat.S_ISDIR(mode) else b""
+    reader.skip(-size % 4)
     # A file without further links is its own inode, whatever number it has: some tools write 0 for all.
     identity = (inode, fields[7], fields[8]) if links > 1 else (position,)
     path = os.path.normpath(os.fsdecode(name)).lstrip("/")
-    return path, Member(mode, content), identity, start + _padded(size)
+    return path, Member(mode, content), identity
 
 
-def _end_of_archive(data: bytes, position: int) -> int:
-    while data.startswith(_MAGIC, position):
-        name, _, _, position = _member(data, position)
-        if name == "TRAILER!!!":
-            break
-    return position
-
-
-def _padded(size: int) -> int:
-    return size + -size % 4
-
-
-def _decompress(data: bytes) -> tuple[bytes, int]:
-    """(content, bytes used) of the compressed data that comes first. Raises Damaged."""
+def _decompress(data: memoryview) -> Unpacking:
+    """The compressed data that comes first. Raises Damaged."""
+    head = bytes(data[:6])
     for magic, unpack_ in _FORMATS.items():
-        if data.startswith(magic):
+        if head.startswith(magic):
             try:
-                return unpack_(data)
+                return (yield from unpack_(data))
             except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, IndexError) as error:
                 raise Damaged(f"compressed data that cannot be read ({error})") from error
-    raise Damaged(f"neither cpio nor a known compression ({data[:6].hex()})")
+    raise Damaged(f"neither cpio nor a known compression ({head.hex()})")
 
 
-def _gzip(data: bytes) -> tuple[bytes, int]:
+def _gzip(data: memoryview) -> Unpacking:
     return _library(zlib.decompressobj(31), data)
 
 
-def _xz(data: bytes) -> tuple[bytes, int]:
+def _xz(data: memoryview) -> Unpacking:
     return _library(lzma.LZMADecompressor(), data)
 
 
-def _bzip2(data: bytes) -> tuple[bytes, int]:
+def _lzma(data: memoryview) -> Unpacking:
+    return _library(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data)
+
+
+def _bzip2(data: memoryview) -> Unpacking:
     return _library(bz2.BZ2Decompressor(), data)
 
 
-def _library(decompressor: "zlib._Decompress | lzma.LZMADecompressor | bz2.BZ2Decompressor", data: bytes) -> tuple[bytes, int]:
-    content = decompressor.decompress(data, MAX_SIZE)
-    if not decompressor.eof:
-        raise ValueError("cut off, or too large")
-    return content, len(data) - len(decompressor.unused_data)
+def _library(decompressor: Any, data: memoryview) -> Unpacking:
+    """With what has the interface of zlib's, lzma's and bz2's decompressors."""
+    position = 0
+    while not decompressor.eof:
+        wanted = getattr(decompressor, "needs_input", True)
+        piece = data[position : position + (_BUFFER if wanted else 0)]
+        chunk = decompressor.decompress(piece, _BUFFER)
+        if wanted and not piece and not chunk:
+            raise ValueError("cut off")
+        position += len(piece) - len(getattr(decompressor, "unconsumed_tail", b""))  # zlib gives back what does not fit
+        yield chunk
+    return position - len(decompressor.unused_data)
 
 
-def _zstd(data: bytes) -> tuple[bytes, int]:
+def _zstd(data: memoryview) -> Unpacking:
     """One frame: the kernel stops after it, and something else may follow. RFC 8878, section 3.1."""
     size = _zstd_frame_size(data)
     try:
         from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # Python 3.14
     except ImportError:
-        return _program("zstd", data[:size]), size
-    return bytes(zstd.decompress(data[:size])), size
+        yield from _program("zstd", data[:size])
+        return size
+    try:
+        return (yield from _library(zstd.ZstdDecompressor(), data[:size]))
+    except zstd.ZstdError as error:
+        raise ValueError(str(error)) from error
 
 
-def _zstd_frame_size(data: bytes) -> int:
+def _zstd_frame_size(data: memoryview) -> int:
     descriptor = data[4]
     single_segment = descriptor >> 5 & 1
     content_size = (single_segment, 2, 4, 8)[descriptor >> 6]
@@ -309,25 +414,42 @@ def _zstd_frame_size(data: bytes) -> int:
     return position + 4 * (descriptor >> 2 & 1)
 
 
-def _lz4(data: bytes) -> tuple[bytes, int]:
-    return _program("lz4", data), len(data)
+def _lz4(data: memoryview) -> Unpacking:
+    yield from _program("lz4", data)
+    return len(data)
 
 
-def _program(name: str, data: bytes) -> bytes:
+def _program(name: str, data: memoryview) -> Iterator[memoryview]:
     """Decompresses with a program. Raises ValueError with what it says."""
     if not shutil.which(name):
         raise ValueError(f"the program {name} is needed and not installed")
-    result = subprocess.run([name, "-dcq"], input=data, capture_output=True, check=False)
-    if result.returncode:
-        raise ValueError(f"{name}: {result.stderr.decode(errors='replace').strip()}")
-    return result.stdout
+    with _memory(data) as packed, _memory(b"") as said:
+        with subprocess.Popen([name, "-dcq"], stdin=packed, stdout=subprocess.PIPE, stderr=said, bufsize=0) as process:
+            buffer = memoryview(bytearray(_BUFFER))
+            try:
+                while size := process.stdout.readinto(buffer):  # type: ignore[union-attr]
+                    yield buffer[:size]
+            except BaseException:  # nobody wants the rest
+                process.kill()
+                raise
+        if process.returncode:
+            said.seek(0)
+            raise ValueError(f"{name}: {said.read().decode(errors='replace').strip()}")
 
 
-_FORMATS: dict[bytes, Callable[[bytes], tuple[bytes, int]]] = {
+def _memory(content: Chunk) -> BinaryIO:
+    """A file in memory: quicker than a pipe that is filled and emptied in turns."""
+    file = open(os.memfd_create("bootseal"), "w+b")
+    file.write(content)
+    file.seek(0)
+    return file
+
+
+_FORMATS: dict[bytes, Callable[[memoryview], Unpacking]] = {
     b"\x28\xb5\x2f\xfd": _zstd,
     b"\x1f\x8b": _gzip,
     b"\xfd7zXZ\0": _xz,
-    b"\x5d\0\0": lambda data: _library(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data),
+    b"\x5d\0\0": _lzma,
     b"BZh": _bzip2,
     b"\x02\x21\x4c\x18": _lz4,
     b"\x04\x22\x4d\x18": _lz4,

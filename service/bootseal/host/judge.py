@@ -8,6 +8,7 @@ goes away with the process. Nothing is written to the disk or to a keyring that 
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -147,7 +148,7 @@ def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]
         missing.append("no configuration of the deployment's kernel found: its options are not known")
         return
     with open(path, encoding="ascii", errors="replace") as file:
-        on = {line.partition("=")[0] for line in file if line.rstrip().endswith(("=y", "=m"))}
+        on = {line.partition("=")[0] for line in file.read(1 << 22).splitlines() if line.endswith(("=y", "=m"))}
     for option in initrd.kernel_options(policy):
         if f"CONFIG_{option}" not in on:
             raise Refusal(messages.UNSUPPORTED, f"the kernel lacks CONFIG_{option}", path)
@@ -171,6 +172,8 @@ def _in_child(work: Callable[[], Record]) -> Record:
     if child == 0:
         os.close(reader)
         status = 1
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)  # the parent says it, and cleans up
         try:
             with open(writer, "w", encoding="utf-8") as file:
                 json.dump(work(), file)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from .. import keyring
+from ..errors import printable
 from ..values import Certificate
 from .output import DATA, NO_INPUT, NO_PERMISSION, OS_ERROR, Failure, os_failure, warning
 
@@ -31,13 +32,7 @@ def load_key(path: str, passphrase_file: str | None) -> PrivateKey:
     try:
         key = _parse(data, None)
     except TypeError:  # cryptography's way to say that a passphrase is needed
-        try:
-            key = _parse(data, _passphrase(path, passphrase_file))
-        except ValueError as error:
-            hint = "check the passphrase"
-            raise Failure(
-                NO_PERMISSION, f"Failed to decrypt the private key {path}: wrong passphrase, or damaged", hint
-            ) from error
+        key = _decrypted(data, path, _passphrase(path, passphrase_file))
     except (ValueError, UnsupportedAlgorithm) as error:
         hint = "a private key in PEM or DER: PKCS#8, PKCS#1 or SEC1; RSA or ECDSA"
         raise Failure(DATA, f"Failed to read the private key {path}: not a key that can be used", hint) from error
@@ -128,6 +123,17 @@ def _parse(data: bytes, passphrase: bytes | None) -> object:
     return load(data, passphrase)
 
 
+def _decrypted(data: bytes, path: str, passphrase: bytes) -> object:
+    what = f"Failed to decrypt the private key {path}"
+    try:
+        return _parse(data, passphrase)
+    except UnsupportedAlgorithm as error:
+        hint = "encrypt it anew: 'openssl pkcs8 -topk8'"
+        raise Failure(DATA, f"{what}: encrypted in a way that is not supported", hint) from error
+    except (ValueError, TypeError) as error:  # TypeError: cryptography takes an empty passphrase for none
+        raise Failure(NO_PERMISSION, f"{what}: wrong passphrase, or damaged", "check the passphrase") from error
+
+
 def _passphrase(path: str, passphrase_file: str | None) -> bytes:
     if passphrase_file:
         return _content(passphrase_file, "the passphrase").rstrip(b"\r\n")
@@ -136,7 +142,10 @@ def _passphrase(path: str, passphrase_file: str | None) -> bytes:
         raise Failure(
             NO_INPUT, f"Failed to decrypt the private key {path}: it needs a passphrase and there is no terminal", hint
         )
-    return getpass.getpass(f"Passphrase of {path}: ").encode()
+    try:
+        return os.fsencode(getpass.getpass(f"Passphrase of {printable(path)}: "))
+    except (EOFError, UnicodeError):  # Ctrl-D, or bytes that are no text: no passphrase
+        return b""
 
 
 def _content(path: str, what: str) -> bytes:

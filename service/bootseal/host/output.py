@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What commands say: data on stdout, everything else on stderr; colours and progress only on a terminal."""
 
+import io
 import json
 import os
 import sys
@@ -42,7 +43,37 @@ def warning(text: str) -> None:
 
 
 def _line(prefix: str, text: str, colour: str) -> None:
-    print(prefix + painted(printable(text), colour, 2), file=sys.stderr, flush=True)
+    _tell(prefix + painted(printable(text), colour, 2) + "\n")
+
+
+def _tell(text: str) -> None:
+    """To stderr. The outcome is the same when nobody can be told: a terminal is gone, the journal was stopped."""
+    try:
+        print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        _discard(2)
+
+
+def _discard(fd: int) -> None:
+    """Python tries once more at exit what it could not write, and would complain of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+
+
+def open_streams() -> None:
+    """Opens 0, 1 and 2 where they are closed: else an image would become one of them, and print() take stdout for stderr.
+
+    A name that is no text in the locale is printed as it is.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free; writing to it still fails
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def painted(text: str, colour: str, fd: int = 1) -> str:
@@ -57,20 +88,28 @@ def emit(value: Any, mode: str, text: str) -> None:
         text = json.dumps(value, indent=2)
     elif mode == "short":
         text = json.dumps(value, separators=(",", ":"))
-    if not text:
-        return
+    if text:
+        _print(text + "\n")
+
+
+def flush() -> None:
+    """Writes out what others printed to stdout. Raises Failure."""
+    _print("")
+
+
+def _print(text: str) -> None:
     try:
-        print(text, flush=True)
+        print(text, end="", flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough; the verdict stands
+        _discard(1)
     except OSError as failed:
-        # Python must not complain of it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # Whoever reads from a pipe and closes it has seen enough; the verdict stands.
-        if not isinstance(failed, BrokenPipeError):
-            raise os_failure(CANNOT_CREATE, "Failed to write the output", failed) from failed
+        _discard(1)
+        raise os_failure(CANNOT_CREATE, "Failed to write to the standard output", failed) from failed
 
 
 def table(rows: list[list[str]], colours: dict[str, str]) -> str:
-    """Left-aligned columns under a heading; a cell that is a key of `colours` is painted."""
+    """Left-aligned columns under a heading; a cell that is a key of `colours` is painted. Cells may have names of the disk."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -94,7 +133,7 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            _tell("\r\033[K")
 
     def add(self, amount: int) -> None:
         self._done += amount
@@ -105,4 +144,4 @@ class Progress:
         self._shown, self._next = True, time.monotonic() + 0.1
         part = min(1.0, self._done / self._total) if self._total else 1.0
         bar = "#" * round(part * _BAR)
-        print(f"\r\033[K{self._label} [{bar:<{_BAR}}] {part:4.0%}", end="", file=sys.stderr, flush=True)
+        _tell(f"\r\033[K{self._label} [{bar:<{_BAR}}] {part:4.0%}")

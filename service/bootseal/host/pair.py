@@ -68,15 +68,20 @@ def install(place: Place, pair: Pair) -> None:
 
 def _exchange(place: Place, suffix: str) -> None:
     with suppress(FileNotFoundError):
-        os.link(
-            place.name + suffix,
-            _old(place, suffix),
-            src_dir_fd=place.directory,
-            dst_dir_fd=place.staging,
-            follow_symlinks=False,
-        )
+        _keep(place, suffix)
     new = place.prefix + suffix + ".new"
     os.rename(new, place.name + suffix, src_dir_fd=place.staging, dst_dir_fd=place.directory)
+
+
+def _keep(place: Place, suffix: str) -> None:
+    """What is there, under another name. A copy where there are no hard links, or none to another user's files."""
+    fds = {"src_dir_fd": place.directory, "dst_dir_fd": place.staging}
+    try:
+        os.link(place.name + suffix, _old(place, suffix), follow_symlinks=False, **fds)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        _write(place.staging, _old(place, suffix), _content(place, suffix))
 
 
 def _restore(place: Place, suffix: str) -> None:

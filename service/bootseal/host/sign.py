@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from .. import digest, verify
 from ..digest import Digest
 from ..errors import Refusal
+from ..linux import files
 from ..values import BootKeyring, Candidate, Certificate
 from . import derwrite, imagefile, keys, pair
 from .output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, USAGE, Failure, emit, note, os_failure
@@ -66,6 +67,8 @@ def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
         )
     if given[0] in ("key", "signature") and not arguments.cert:
         raise Failure(USAGE, f"Failed to sign: --{given[0]}= needs --cert=")
+    if os.path.basename(arguments.image) in ("", ".", ".."):
+        raise Failure(USAGE, f"Failed to sign: {arguments.image!r} is not the name of a file")
     if arguments.digest and arguments.algorithm:
         raise Failure(USAGE, "Failed to sign: --digest= names its algorithm; --algorithm= is too much")
     if given[0] == "ephemeral" and (not command or arguments.digest or arguments.cert):
@@ -77,7 +80,8 @@ def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
 def _image_digest(arguments: argparse.Namespace) -> Digest:
     if arguments.digest:
         return imagefile.parse(arguments.digest)
-    return imagefile.compute(arguments.image, arguments.algorithm or "sha256")
+    hint = "COMMAND is to make it" if arguments.ephemeral else "to sign without the image, give its --digest="
+    return imagefile.compute(arguments.image, arguments.algorithm or "sha256", hint)
 
 
 def _signed(key: keys.PrivateKey, certificate: Certificate, to_sign: bytes) -> bytes:
@@ -134,18 +138,25 @@ def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: byte
 
 def _write(image: str, content: pair.Pair) -> None:
     directory, name = os.path.split(image)
+    what, hint = f"Failed to write {image}.digest and {image}.sig", ""
     try:
         fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            if _is_immutable(fd):
+                hint = "a deployment's directory is immutable: sign a copy of the image, and use 'bootseal deploy'"
             place = pair.Place(fd, name, fd, f".{name}.bootseal")
             with pair.staged(place, content):
                 pair.install(place, content)
         finally:
             os.close(fd)
     except OSError as error:
-        immutable = "a deployment's directory is immutable: sign a copy of the image, and use 'bootseal deploy'"
-        hint = immutable if error.errno == errno.EPERM else ""
-        raise os_failure(CANNOT_CREATE, f"Failed to write {image}.digest and {image}.sig", error, hint) from error
+        raise os_failure(CANNOT_CREATE, what, error, hint) from error
+
+
+def _is_immutable(fd: int) -> bool:
+    with contextlib.suppress(OSError):  # a filesystem without flags
+        return files.is_immutable(fd)
+    return False
 
 
 def _write_to_be_signed(path: str, content: bytes) -> int:
@@ -188,13 +199,16 @@ def _write_certificate(path: str, content: bytes) -> None:
             file.write(content)
         os.replace(temporary, path)
     except OSError as error:
-        raise os_failure(CANNOT_CREATE, f"Failed to write the certificate {path}", error) from error
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        hint = "--ephemeral= takes a directory that is there" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
+        raise os_failure(CANNOT_CREATE, f"Failed to write the certificate {path}", error, hint) from error
 
 
 def _run(command: list[str]) -> None:
-    """The build. Its stdout is ours: what it prints is data, too."""
+    """The build. What it prints is no data of ours: it goes to stderr."""
     try:
-        status = subprocess.run(command, check=False).returncode
+        status = subprocess.run(command, check=False, stdout=2).returncode
     except OSError as error:
         raise os_failure(NO_INPUT, f"Failed to run {command[0]}", error) from error
     if status:

@@ -248,19 +248,19 @@ def _boot_directory(sysroot: str) -> str:
 def _parse_entry(path: str) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file.read(1 << 16).splitlines():
-                key, _, value = line.strip().partition(" ")
-                values.setdefault(key, []).append(value.strip())
-    except OSError:
+        text = files.read_start(path, 1 << 16).decode("utf-8", "replace")
+    except (OSError, files.NotRegular):
         return {}
+    for line in text.splitlines():
+        key, _, value = line.strip().partition(" ")
+        values.setdefault(key, []).append(value.strip())
     return values
 
 
 def _version(entry: dict[str, list[str]]) -> int:
     """ostree numbers its entries; the highest boots first."""
     text = entry.get("version", [""])[0]
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
 def _below_boot(boot: str, path: str) -> str:

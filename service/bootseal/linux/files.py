@@ -61,6 +61,15 @@ def open_regular(dirfd: int, path: str, *, follow: bool = False) -> int:
         os.close(found)
 
 
+def read_start(path: str, limit: int) -> bytes:
+    """Up to `limit` bytes from the start of a regular file, links followed. Raises OSError, NotRegular."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise NotRegular
+        return file.read(limit)
+
+
 def read_bounded(fd: int, limit: int) -> bytes | None:
     """The whole content of a file from its start, or None if that is more than `limit` bytes. Raises OSError."""
     if os.fstat(fd).st_size > limit:
