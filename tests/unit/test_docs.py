@@ -371,7 +371,7 @@ def test_requirements_are_the_same_everywhere() -> None:
 
 
 def test_package_names_the_programs_that_unpack_initrds() -> None:
-    programs = set(re.findall(r'_program\("(\w+)"', (PACKAGE / "host/initrdfile.py").read_text()))
+    programs = set(re.findall(r'_program\("(\w+)"', (PACKAGE / "host/unpacking.py").read_text()))
     tools = (TREE / "packaging/deb/control").read_text().partition("\nPackage: bootseal-tools\n")[2]
     assert programs == {"zstd", "lz4"}
     assert programs <= set(re.findall(r"\w+", " ".join(re.findall(r"(?m)^(?:Recommends|Suggests): (.*)", tools))))

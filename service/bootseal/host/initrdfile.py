@@ -5,19 +5,17 @@ Documentation/driver-api/early-userspace/buffer-format.rst. Nothing here is trus
 written_out() is asked for, under its own name, as a regular file.
 """
 
-import bz2
-import lzma
 import os
 import re
-import shutil
 import stat
 import struct
-import subprocess
-import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
+
+from .unpacking import Chunk, decompress
+from .unpacking import Damaged as Damaged
 
 MAX_SIZE = 1 << 30
 # Of each file no more is kept: what reads certificates and configuration refuses larger ones.
@@ -26,15 +24,6 @@ _MAX_LINKS = 16
 _HEADER = 110  # of a member in the "newc" format: magic and 13 numbers of 8 hexadecimal digits
 _MAGIC = (b"070701", b"070702")
 _ZEROS = re.compile(rb"\0*")
-_BUFFER = 1 << 18  # how much is unpacked at once, at most
-
-Chunk = bytes | memoryview
-# Gives what comes out of compressed data, each piece valid until the next one; returns how many bytes went in.
-Unpacking = Generator[Chunk, None, int]
-
-
-class Damaged(ValueError):
-    """Not an initrd that the kernel would unpack; the text says why."""
 
 
 class Member(NamedTuple):
@@ -280,7 +269,7 @@ class _Packed:
         """All compressed stretches that follow each other: an archive may span them."""
         total = 0
         while self.more() and self.is_compressed():
-            unpacking = _decompress(self._content[self._position :])
+            unpacking = decompress(self._content[self._position :])
             try:
                 while True:
                     chunk = next(unpacking)
@@ -341,116 +330,3 @@ def _member(reader: _Reader) -> tuple[str, Member, tuple[int, ...]]:
     identity = (inode, fields[7], fields[8]) if links > 1 else (position,)
     path = os.path.normpath(os.fsdecode(name)).lstrip("/")
     return path, Member(mode, content), identity
-
-
-def _decompress(data: memoryview) -> Unpacking:
-    """The compressed data that comes first. Raises Damaged."""
-    head = bytes(data[:6])
-    for magic, unpack_ in _FORMATS.items():
-        if head.startswith(magic):
-            try:
-                return (yield from unpack_(data))
-            except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, IndexError) as error:
-                raise Damaged(f"compressed data that cannot be read ({error})") from error
-    raise Damaged(f"neither cpio nor a known compression ({head.hex()})")
-
-
-def _gzip(data: memoryview) -> Unpacking:
-    return _library(zlib.decompressobj(31), data)
-
-
-def _xz(data: memoryview) -> Unpacking:
-    return _library(lzma.LZMADecompressor(), data)
-
-
-def _lzma(data: memoryview) -> Unpacking:
-    return _library(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data)
-
-
-def _bzip2(data: memoryview) -> Unpacking:
-    return _library(bz2.BZ2Decompressor(), data)
-
-
-def _library(decompressor: Any, data: memoryview) -> Unpacking:
-    """With what has the interface of zlib's, lzma's and bz2's decompressors."""
-    position = 0
-    while not decompressor.eof:
-        wanted = getattr(decompressor, "needs_input", True)
-        piece = data[position : position + (_BUFFER if wanted else 0)]
-        chunk = decompressor.decompress(piece, _BUFFER)
-        if wanted and not piece and not chunk:
-            raise ValueError("cut off")
-        position += len(piece) - len(getattr(decompressor, "unconsumed_tail", b""))  # zlib gives back what does not fit
-        yield chunk
-    return position - len(decompressor.unused_data)
-
-
-def _zstd(data: memoryview) -> Unpacking:
-    """One frame: the kernel stops after it, and something else may follow. RFC 8878, section 3.1."""
-    size = _zstd_frame_size(data)
-    try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # Python 3.14
-    except ImportError:
-        yield from _program("zstd", data[:size])
-        return size
-    try:
-        return (yield from _library(zstd.ZstdDecompressor(), data[:size]))
-    except zstd.ZstdError as error:
-        raise ValueError(str(error)) from error
-
-
-def _zstd_frame_size(data: memoryview) -> int:
-    descriptor = data[4]
-    single_segment = descriptor >> 5 & 1
-    content_size = (single_segment, 2, 4, 8)[descriptor >> 6]
-    position = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3] + content_size
-    last = False
-    while not last:
-        header = int.from_bytes(data[position : position + 3], "little")
-        last, kind, size = bool(header & 1), header >> 1 & 3, header >> 3
-        position += 3 + (1 if kind == 1 else size)  # kind 1: one byte, repeated
-        if position > len(data):
-            raise ValueError("cut off")
-    return position + 4 * (descriptor >> 2 & 1)
-
-
-def _lz4(data: memoryview) -> Unpacking:
-    yield from _program("lz4", data)
-    return len(data)
-
-
-def _program(name: str, data: memoryview) -> Iterator[memoryview]:
-    """Decompresses with a program. Raises ValueError with what it says."""
-    if not shutil.which(name):
-        raise ValueError(f"the program {name} is needed and not installed")
-    with _memory(data) as packed, _memory(b"") as said:
-        with subprocess.Popen([name, "-dcq"], stdin=packed, stdout=subprocess.PIPE, stderr=said, bufsize=0) as process:
-            buffer = memoryview(bytearray(_BUFFER))
-            try:
-                while size := process.stdout.readinto(buffer):  # type: ignore[union-attr]
-                    yield buffer[:size]
-            except BaseException:  # nobody wants the rest
-                process.kill()
-                raise
-        if process.returncode:
-            said.seek(0)
-            raise ValueError(f"{name}: {said.read().decode(errors='replace').strip()}")
-
-
-def _memory(content: Chunk) -> BinaryIO:
-    """A file in memory: quicker than a pipe that is filled and emptied in turns."""
-    file = open(os.memfd_create("bootseal"), "w+b")
-    file.write(content)
-    file.seek(0)
-    return file
-
-
-_FORMATS: dict[bytes, Callable[[memoryview], Unpacking]] = {
-    b"\x28\xb5\x2f\xfd": _zstd,
-    b"\x1f\x8b": _gzip,
-    b"\xfd7zXZ\0": _xz,
-    b"\x5d\0\0": _lzma,
-    b"BZh": _bzip2,
-    b"\x02\x21\x4c\x18": _lz4,
-    b"\x04\x22\x4d\x18": _lz4,
-}
