@@ -181,10 +181,11 @@ def _seen_in_initrd(cut: guest.Result, title: str) -> guest.Result:
     return _boot("fsverity", files=end_in_initrd(seen), disk=cut.overlay, title=title)
 
 
-def _until_cut(result: guest.Result) -> dict[str, str]:
-    """The sections of a boot that a power cut has ended, and nothing before it."""
-    assert result.ended == "killed", result.console[-4000:] + result.report[-4000:]
-    return support.sections(result.report)
+def _section(result: guest.Result, name: str) -> str:
+    """A section of a boot that ends with a power cut, or earlier than it should."""
+    found = support.sections(result.report)
+    assert name in found, f"{result.ended} {result.status}\n{result.console[-4000:]}\n--- report\n{result.report[-4000:]}"
+    return found[name]
 
 
 REPLACED = Job(_killed_and_cut)
@@ -194,10 +195,10 @@ REPLACED = Job(_killed_and_cut)
 @pytest.mark.parametrize("job", [pytest.param(REPLACED, id="boot")])
 def test_killed_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, guest.Result]], name: str) -> None:
     _, expected, unfinished = KILLS[name]
-    found = _until_cut(job.result()[0])
-    assert _state(found[f"killed_{name}"]) == {**expected, "superblock": "ro"}
-    assert "not killed" not in found[f"killed_{name}"]
-    _check_good(_record(found[f"good_{name}"]), _state(found[f"good_{name}"]), first=unfinished)
+    killed, good = (_section(job.result()[0], f"{which}_{name}") for which in ("killed", "good"))
+    assert _state(killed) == {**expected, "superblock": "ro"}
+    assert "not killed" not in killed
+    _check_good(_record(good), _state(good), first=unfinished)
 
 
 def _check_good(record: dict[str, Any], state: dict[str, Any], *, first: bool, left: Sequence[str] = ()) -> None:
@@ -209,7 +210,8 @@ def _check_good(record: dict[str, Any], state: dict[str, Any], *, first: bool, l
 @pytest.mark.parametrize("job", [pytest.param(REPLACED, id="boot")])
 def test_a_power_cut_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, guest.Result]]) -> None:
     cut, after = job.result()
-    _until_cut(cut)
+    _section(cut, "cut")
+    assert cut.ended == "killed"
     support.ended(after, guest.PASSED)
     found = support.sections(after.report)
     assert "the digest file cannot be opened" in after.console
@@ -244,11 +246,9 @@ def _in_booted(**sections: str) -> str:
 
 def _deploy(which: str, plan: str = "") -> str:
     command = f"deploy --keys /run/keys.d --signature /run/{which}.sig --json=short"
-    return (
-        f"echo {json.dumps(plan)} >/run/plan\npython3 -I /run/cut.py /run/plan {command} 2>&1"
-        if plan
-        else f"bootseal {command}"
-    )
+    if not plan:
+        return f"bootseal {command}"
+    return f"echo {json.dumps(plan)} >/run/plan\npython3 -I /run/cut.py /run/plan {command} 2>&1"
 
 
 def _deployed_and_cut() -> tuple[guest.Result, guest.Result]:
@@ -276,25 +276,24 @@ deployed = pytest.mark.parametrize("job", [pytest.param(DEPLOYED, id="deploy")])
 def test_a_rotated_key_without_writing(job: Job[tuple[guest.Result, guest.Result]]) -> None:
     """The method keyring leaves the old file as it is, so it can still not be opened."""
     result = job.result()[0]
-    found = _until_cut(result)
-    record = json.loads(found["record"])
+    record = json.loads(_section(result, "record"))
     assert (record["verdict"], record["enrollment"]["bytes_written"]) == ("verified", 0)
     assert "the digest file cannot be opened" in result.console
-    assert "Required key not available" in found["measure"]
-    assert _state(found["before"]) == {**GONE, "immutable": True, "leftovers": [], "superblock": "rw"}
+    assert "Required key not available" in _section(result, "measure")
+    assert _state(_section(result, "before")) == {**GONE, "immutable": True, "leftovers": [], "superblock": "rw"}
 
 
 @deployed
 @pytest.mark.parametrize("name", DEPLOY_KILLS)
 def test_deploy_killed(job: Job[tuple[guest.Result, guest.Result]], name: str) -> None:
-    found = _until_cut(job.result()[0])
-    assert "status 137" in found[f"killed_{name}"]
-    assert _state(found[f"killed_{name}"]) == {**DEPLOY_KILLS[name][1], "superblock": "rw"}
+    killed = _section(job.result()[0], f"killed_{name}")
+    assert "status 137" in killed
+    assert _state(killed) == {**DEPLOY_KILLS[name][1], "superblock": "rw"}
 
 
 @deployed
 def test_deploy_completes_what_a_killed_one_began(job: Job[tuple[guest.Result, guest.Result]]) -> None:
-    section = _until_cut(job.result()[0])["deployed"]
+    section = _section(job.result()[0], "deployed")
     assert json_of(section)["verdict"] == "verified"
     assert _state(section) == {**PLAIN, "immutable": True, "leftovers": [], "superblock": "rw"}
 
@@ -303,7 +302,8 @@ def test_deploy_completes_what_a_killed_one_began(job: Job[tuple[guest.Result, g
 def test_a_power_cut_while_deploying(job: Job[tuple[guest.Result, guest.Result]]) -> None:
     """The boot makes the directory immutable again; what else lies about is the next run's to clear away."""
     cut, after = job.result()
-    _until_cut(cut)
+    _section(cut, "cut")
+    assert cut.ended == "killed"
     support.ended(after, guest.PASSED)
     found = support.sections(after.report)
     _check_good(json.loads(found["record"]), _state(found["state"]), first=True, left=["digest.new", "sig.old"])
