@@ -131,31 +131,40 @@ def _enable(fd: int, verified: Verified) -> None:
 def _replace(deployment: Deployment, verified: Verified, parent_fd: int, fd: int) -> None:
     """A new inode under the same name. The deployment's directory is immutable, and is so again afterwards.
 
-    A second name for the new file stands in the parent directory as long as the directory may have lost its flag. No fsync
-    is needed between: enabling has written the data, and filesystems with fs-verity keep the order of all the rest.
+    No fsync is needed between: enabling has written the data, and filesystems with fs-verity keep the order of all the rest.
     """
-    new, pending = _names(deployment)
+    try:
+        _make_enrolled(_names(deployment)[0], verified, parent_fd)
+        _rename(deployment, parent_fd, fd)
+    except (EnableFailed, CannotWrite):
+        with suppress(CannotWrite):  # the first error is the one that counts
+            _complete_replacement(deployment, parent_fd, fd)
+        raise
+    _complete_replacement(deployment, parent_fd, fd)
+
+
+def _make_enrolled(new: str, verified: Verified, parent_fd: int) -> None:
     with _step("writing a new digest file"):
         _write(parent_fd, new, verified.digest.value)
         made = os.open(new, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=parent_fd)
     try:
         _enable(made, verified)
-    except EnableFailed:
-        os.unlink(new, dir_fd=parent_fd)
-        raise
     finally:
         os.close(made)
+
+
+def _rename(deployment: Deployment, parent_fd: int, fd: int) -> None:
+    """A second name for the new file stands in the parent directory as long as the directory may have lost its flag."""
+    new, pending = _names(deployment)
     with _step("replacing the digest file"):
-        immutable = files.is_immutable(fd)
-        if immutable:
+        if files.is_immutable(fd):
             os.link(new, pending, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
             files.set_immutable(fd, immutable=False)
         os.rename(new, FILE, src_dir_fd=parent_fd, dst_dir_fd=fd)
-    _complete_replacement(deployment, parent_fd, fd)
 
 
 def _complete_replacement(deployment: Deployment, parent_fd: int, fd: int) -> None:
-    """What is left to do after the rename, or after a cut at any point before: the flag, and our two names."""
+    """What is left to do after the rename, or after a cut or an error at any point before: the flag, and our two names."""
     with _step("completing the replacement of the digest file"):
         new, pending = _names(deployment)
         if _pending(deployment) and not files.is_immutable(fd):
@@ -199,8 +208,7 @@ def _writable(deployment: Deployment) -> Iterator[tuple[int, int]]:
         mountapi.set_attributes(tree, clear=mountapi.MOUNT_ATTR_RDONLY)
         was_read_only = _superblock_is_read_only(tree)
         if was_read_only:
-            _mark()
-            mountapi.reconfigure(deployment.sysroot_fd, "rw")
+            _make_writable(deployment.sysroot_fd)
     try:
         with _directories(deployment, tree) as opened:
             yield opened
@@ -241,9 +249,14 @@ def _superblock_is_read_only(tree: int) -> bool:
     return bool(os.fstatvfs(tree).f_flag & os.ST_RDONLY)
 
 
-def _mark() -> None:
+def _make_writable(sysroot_fd: int) -> None:
     os.makedirs(os.path.dirname(MARKER), exist_ok=True)
     os.close(os.open(MARKER, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    try:
+        mountapi.reconfigure(sysroot_fd, "rw")
+    except OSError:
+        os.unlink(MARKER)
+        raise
 
 
 @contextmanager

@@ -188,8 +188,11 @@ class Cut(BaseException):
     """The power fails."""
 
 
-@pytest.mark.parametrize("step", range(1, 25))
-def test_cut_at_every_step_is_completed_by_the_next_run(target: Target, step: int) -> None:
+@pytest.mark.parametrize("before", [False, True], ids=["first", "another"])
+@pytest.mark.parametrize("step", range(1, 30))
+def test_cut_at_every_step_is_completed_by_the_next_run(target: Target, step: int, before: bool) -> None:  # noqa: FBT001
+    if before:
+        _deploy_another(target)
     with pytest.MonkeyPatch.context() as patch:
         count = [0]
 
@@ -211,6 +214,15 @@ def test_cut_at_every_step_is_completed_by_the_next_run(target: Target, step: in
             assert pair_is_whole(target)
     assert target.run() == 0
     assert (beside(target.image), target.beside(), target.immutable) == (target.pair, BOTH, True)
+
+
+def _deploy_another(target: Target) -> None:
+    """A pair with another digest (only the recorder takes it) and another signature is there already."""
+    target.run()
+    target.set_immutable(False)
+    for kind in (".digest", ".sig"):
+        Path(f"{target.image}{kind}").write_bytes(b"another")
+    target.set_immutable(True)
 
 
 def pair_is_whole(target: Target) -> bool:

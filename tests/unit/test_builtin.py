@@ -30,6 +30,7 @@ class Disk:
     def __init__(self, root: Sysroot, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self._path = root, state
         self.enable_fails: list[int] = []
+        self.os_fails = ""  # a function of the os module, at its first call on the disk
         self.reconfigure_fails = 0
         self.steps, self.kill_at = 0, -1
         self._save({"verity": {}, "gone": [], "immutable": [], "read_only": False})
@@ -69,11 +70,14 @@ class Disk:
             state["verity"].pop(str(found.st_ino), None)
             self.change(verity=state["verity"], gone=[i for i in state["gone"] if i != found.st_ino])
 
-    def step(self) -> None:
-        """Before everything that changes something: here the power may go."""
+    def step(self, name: str = "") -> None:
+        """Before everything that changes something: here the power may go, or the disk may fail."""
         if self.steps == self.kill_at:
             os._exit(KILLED)
         self.steps += 1
+        if name and name == self.os_fails:
+            self.os_fails = ""
+            raise oserror(errno.ENOSPC)
 
     def writable(self, directory: int | None = None) -> None:
         if self.state["read_only"]:
@@ -171,24 +175,24 @@ class _Os:
 
     def open(self, path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & os.O_CREAT and dir_fd is not None:
-            self._disk.step()
+            self._disk.step("open")
             self._disk.writable(dir_fd)
         return os.open(path, flags, mode, dir_fd=dir_fd)
 
     def write(self, fd: int, data: bytes) -> int:
-        self._disk.step()
+        self._disk.step("write")
         return os.write(fd, data)
 
     def fsync(self, fd: int) -> None:
         self._disk.step()
 
     def link(self, source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        self._disk.step()
+        self._disk.step("link")
         self._disk.writable(dst_dir_fd)
         os.link(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     def rename(self, source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        self._disk.step()
+        self._disk.step("rename")
         self._disk.writable(src_dir_fd)
         self._disk.writable(dst_dir_fd)
         self._disk.forget(target, dst_dir_fd)
@@ -331,6 +335,35 @@ def test_errnos_of_enabling(number: int, scenario: str, disk: Disk) -> None:
     assert (disk.root.deploy.stat().st_ino in disk.state["immutable"]) is ("immutable" in scenario)
 
 
+@pytest.mark.parametrize("scenario", ["gone immutable", "gone read-only immutable junk"])
+@pytest.mark.parametrize("name", ["open", "write", "link", "rename"])
+def test_a_disk_that_fails_while_the_file_is_replaced(name: str, scenario: str, disk: Disk) -> None:
+    """The directory is immutable again on this very boot, nothing is left, and the next boot begins anew."""
+    prepared(disk, scenario)
+    old = disk.file.stat().st_ino
+    disk.os_fails = name
+    with pytest.raises(builtin.CannotWrite) as caught:
+        enroll(disk)
+    assert caught.value.error.errno == errno.ENOSPC
+    assert (disk.file.stat().st_ino, disk.leftovers()) == (old, [])
+    assert disk.root.deploy.stat().st_ino in disk.state["immutable"]
+    assert disk.state["read_only"] is ("read-only" in scenario)
+    enroll(disk)
+    is_complete(disk, scenario)
+
+
+def test_the_kernels_refusal_is_not_lost_when_the_disk_fails_too(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def complete(*_: object) -> None:
+        if not disk.enable_fails:
+            raise builtin.CannotWrite("completing", oserror(errno.EIO))
+
+    prepared(disk, "gone immutable")
+    monkeypatch.setattr(builtin, "_complete_replacement", complete)
+    disk.enable_fails = [errno.EKEYREJECTED]
+    with pytest.raises(builtin.EnableFailed):
+        enroll(disk)
+
+
 def test_an_interrupted_enabling_is_tried_once_more(disk: Disk) -> None:
     disk.enable_fails = [errno.EINTR]
     enroll(disk)
@@ -351,6 +384,7 @@ def test_a_superblock_that_stays_read_only(number: int, disk: Disk) -> None:
         enroll(disk)
     assert caught.value.error.errno == number
     assert disk.enabled_with() is None
+    assert not os.path.exists(builtin.MARKER)
 
 
 def test_a_refusal_outlives_a_superblock_that_stays_writable(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:

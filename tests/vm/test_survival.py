@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a system has to survive, and what an attacker has to fail at: kills, power cuts, rotated keys, masks, fstab, root."""
+"""What a system has to survive, and what an attacker has to fail at: kills, power cuts, masks, fstab, root."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_a_changed_object_cannot_be_read(job: Job[Outcome]) -> None:
     assert outcome.sections["others"] == "whole"
 
 
-# --- power cuts and a rotated key, with the method that writes
+# --- power cuts, with the method that writes
 
 CUT = "guest: cut here"
 SEEN_ENROLLED = support.script(
@@ -273,67 +273,3 @@ def test_a_power_cut_while_enrolling(job: Job[tuple[guest.Result, guest.Result, 
             "ro"
         }
     assert json.loads(support.sections(third.report)["record"])["enrollment"]["first_boot"] is False
-
-
-def _rotated(method: str) -> Job[guest.Result]:
-    """Enrolled with one key; then signed with another one, whose certificate is the only one in the next initrd."""
-
-    def run() -> guest.Result:
-        first = _first_enrolled()
-        new = support.key(name="new")
-        signature = support.sign(support.image_digest(support.image().deployment.cfs), new)
-        raw = support.temporary() / "rotated.raw"
-        support.run("qemu-img", "convert", "-O", "raw", first.overlay, raw)
-        disk = guest.replace_files(
-            raw, {f"{support.image().deployment.path}/{support.SIGNATURE}": signature}, raw.with_name("signed.raw")
-        )
-        raw.unlink()
-        files = support.settings(f"[Enroll]\nMethod={method}\n", keys=[new])
-        script = support.script(
-            record="cat /run/bootseal/boot.json",
-            digest=f"cd /sysroot/{support.image().deployment.path}\nfsverity measure {support.DIGEST}\nwc -c <{support.DIGEST}",
-            flags="lsattr -d .",
-            leftovers="ls -A ..",
-        )
-        return guest.boot(
-            support.image(),
-            support.initrd(),
-            disk=disk,
-            extra_initrd_files=files,
-            script=script,
-            title=f"rotated key, {method}",
-        )
-
-    return Job(run)
-
-
-def _first_enrolled() -> guest.Result:
-    files = {**end_in_initrd(SEEN_ENROLLED), **support.settings(FSVERITY)}
-    result = guest.boot(support.image(), support.initrd(), extra_initrd_files=files, title="enrolled with the old key")
-    support.ended(result, guest.PASSED)
-    return result
-
-
-@pytest.mark.parametrize("job", [pytest.param(_rotated("fsverity"), id="fsverity")])
-def test_a_rotated_key_under_an_enrolled_digest_file(job: Job[guest.Result]) -> None:
-    result = job.result()
-    support.ended(result, guest.PASSED)
-    found = support.sections(result.report)
-    record = json.loads(found["record"])
-    assert record["signature"]["subject"] == "CN=new p256"
-    assert (record["enrollment"]["first_boot"], record["enrollment"]["missing"]) == (True, [])
-    assert 0 < record["enrollment"]["bytes_written"] < 128 * 1024
-    assert "the digest file cannot be opened" in result.console
-    assert found["digest"].split()[-1] == "32"
-    assert "i" in found["flags"].split()[0]
-    assert not [name for name in found["leftovers"].split() if name.startswith(".bootseal")]
-
-
-@pytest.mark.parametrize("job", [pytest.param(_rotated("keyring"), id="keyring")])
-def test_a_rotated_key_without_writing(job: Job[guest.Result]) -> None:
-    """The method keyring leaves the old file as it is, so it can still not be opened."""
-    result = job.result()
-    record = json.loads(support.sections(result.report)["record"])
-    assert (record["verdict"], record["enrollment"]["bytes_written"]) == ("verified", 0)
-    assert "the digest file cannot be opened" in result.console
-    support.ended(result, guest.FAILED)  # `fsverity measure` cannot open it either

@@ -144,6 +144,7 @@ def _put(writable: Writable, found: Found, content: pair.Pair, path: str) -> boo
     place = pair.Place(writable.deployment, image.IMAGE, writable.parent, f".bootseal-{os.path.basename(found.path)}")
     try:
         _complete(writable, place.prefix)
+        pair.clear(place)
         if pair.read(place) == content:
             return False
         with pair.staged(place, content), _mutable(writable, place.prefix):

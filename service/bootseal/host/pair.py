@@ -38,18 +38,27 @@ def read(place: Place) -> Pair | None:
         return None
 
 
+def clear(place: Place) -> None:
+    """Removes what a run that was cut has left. What is not there is not asked for: the filesystem may be read-only."""
+    names = [place.prefix + suffix + kind for suffix in (".digest", ".sig") for kind in (".new", ".old")]
+    # By name, never by opening: these may be fs-verity files that cannot be opened.
+    present = os.listdir(place.staging)
+    for name in names:
+        if name in present:
+            os.unlink(name, dir_fd=place.staging)
+
+
 @contextmanager
 def staged(place: Place, pair: Pair) -> Iterator[None]:
     """Writes the pair beside its place; install() puts it there. What is left of it goes away at the end."""
-    names = [place.prefix + suffix + kind for suffix in (".digest", ".sig") for kind in (".new", ".old")]
-    _remove(place.staging, names)
+    clear(place)
     try:
         for suffix, content in ((".digest", pair.digest), (".sig", pair.signature)):
             _write(place.staging, place.prefix + suffix + ".new", content)
         os.fsync(place.staging)
         yield
     finally:
-        _remove(place.staging, names)
+        clear(place)
 
 
 def install(place: Place, pair: Pair) -> None:
@@ -114,13 +123,6 @@ def _write(directory: int, name: str, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _remove(directory: int, names: list[str]) -> None:
-    """By name, never by opening: what an earlier run left may be fs-verity files that cannot be written."""
-    for name in names:
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=directory)
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""In the guest, `cut PLAN COMMAND...`: a command of bootseal that ends right before one of its steps.
+
+The file PLAN says "HOW TURN NAME WORD...": the step is the TURN-th call of this one of STEPS with every WORD in its arguments.
+HOW is "kill" (SIGKILL), or "cut": all that was written is on the disk, and the console has a line on which QEMU is killed.
+Without that file the command runs to its end. Only modules that an initrd has.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+os.environ["CRYPTOGRAPHY_OPENSSL_NO_LEGACY"] = "1"
+sys.path.insert(0, "/usr/lib/bootseal")
+from bootseal.__main__ import main
+from bootseal.linux import files, fsverity, mountapi
+
+LINE = "guest: cut here"
+SIGKILL, SIGSTOP = 9, 19
+STEPS: tuple[tuple[Any, str], ...] = (
+    (os, "rename"),
+    (os, "unlink"),
+    (files, "set_immutable"),
+    (fsverity, "enable"),
+    (mountapi, "reconfigure"),
+)
+
+
+def end(how: str) -> None:
+    if how == "cut":
+        os.sync()
+        with open("/dev/console", "w", encoding="ascii") as console:
+            console.write(LINE + "\n")
+    os.kill(os.getpid(), SIGSTOP if how == "cut" else SIGKILL)
+
+
+def watched(function: Callable[..., Any], how: str, turn: int, words: list[str]) -> Callable[..., Any]:
+    left = turn
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        nonlocal left
+        if all(word in f"{arguments} {options}" for word in words):
+            left -= 1
+            if not left:
+                end(how)
+        return function(*arguments, **options)
+
+    return call
+
+
+def watch(how: str, turn: int, wanted: str, words: list[str]) -> None:
+    (module,) = (module for module, name in STEPS if name == wanted)
+    setattr(module, wanted, watched(getattr(module, wanted), how, turn, words))
+
+
+_, plan, *command = sys.argv
+if os.path.exists(plan):
+    with open(plan, encoding="ascii") as file:
+        how, turn, name, *words = file.read().split()
+    watch(how, int(turn), name, words)
+sys.argv[1:] = command
+status = main()
+sys.stdout.flush()
+os._exit(status)
