@@ -139,8 +139,9 @@ def read(paths: Iterable[str]) -> Tree:
 def unpack(content: bytes) -> dict[str, Member]:
     """The members of all archives. Raises Damaged."""
     members: dict[str, Member] = {}
+    hard_links: dict[tuple[int, ...], list[str]] = {}
     for archive in _archives(content):
-        _read_archives(_Reader(archive), members)
+        _read_archives(_Reader(archive), members, hard_links)
     if not members:
         raise Damaged("no cpio archive in it")
     return members
@@ -252,7 +253,8 @@ class _Packed:
         return self._position < len(self._content)
 
     def is_compressed(self) -> bool:
-        return bytes(self._content[self._position : self._position + 6]) not in _MAGIC
+        """What is neither is for decompress() to say. The kernel, too, sees an archive only where it is aligned."""
+        return bytes(self._content[self._position : self._position + 6]) not in _MAGIC or self._position % 4 != 0
 
     def archive(self) -> memoryview:
         """One archive that is not compressed."""
@@ -266,35 +268,34 @@ class _Packed:
         return self._content[start : self._position]
 
     def compressed(self) -> Iterator[Chunk]:
-        """All compressed stretches that follow each other: an archive may span them."""
+        """One compressed stretch. No member goes on in the next: "junk at the end of compressed archive" (init/initramfs.c)."""
         total = 0
-        while self.more() and self.is_compressed():
-            unpacking = decompress(self._content[self._position :])
-            try:
-                while True:
-                    chunk = next(unpacking)
-                    total += len(chunk)
-                    if total > MAX_SIZE:
-                        raise Damaged(f"unpacks to more than {MAX_SIZE} bytes")
-                    yield chunk
-            except StopIteration as end:
-                self._position += end.value
-            finally:
-                unpacking.close()
+        unpacking = decompress(self._content[self._position :])
+        try:
+            while True:
+                chunk = next(unpacking)
+                total += len(chunk)
+                if total > MAX_SIZE:
+                    raise Damaged(f"unpacks to more than {MAX_SIZE} bytes")
+                yield chunk
+        except StopIteration as end:
+            self._position += end.value
+        finally:
+            unpacking.close()
 
 
-def _read_archives(reader: _Reader, members: dict[str, Member]) -> None:
-    hard_links: dict[tuple[int, ...], list[str]] = {}
+def _read_archives(reader: _Reader, members: dict[str, Member], hard_links: dict[tuple[int, ...], list[str]]) -> None:
     while reader.skip_zeros():
         name, member, inode = _member(reader)
         if name == "TRAILER!!!":
-            hard_links = {}
+            hard_links.clear()
             continue
         directory, base = os.path.split(name)
         # The kernel follows links to directories, such as lib, that came before.
         name = f"{Tree(members).resolve(directory) or directory}/{base}".lstrip("/")
         members[name] = member
-        _join_links(members, hard_links.setdefault(inode, []), name)
+        if inode:
+            _join_links(members, hard_links.setdefault(inode, []), name)
 
 
 def _join_links(members: dict[str, Member], names: list[str], name: str) -> None:
@@ -309,8 +310,7 @@ def _join_links(members: dict[str, Member], names: list[str], name: str) -> None
 
 
 def _member(reader: _Reader) -> tuple[str, Member, tuple[int, ...]]:
-    """(name, member, inode)"""
-    position = reader.position
+    """(name, member, inode), the latter empty for a file without further links: some tools write 0 for all."""
     header = reader.take(_HEADER)
     if not header.startswith(_MAGIC) or len(header) < _HEADER:
         raise Damaged("no cpio archive where one belongs")
@@ -326,7 +326,6 @@ def _member(reader: _Reader) -> tuple[str, Member, tuple[int, ...]]:
     if len(content) < kept or not reader.skip(size - kept):
         raise Damaged("a cpio archive that is cut off")
     reader.skip(-size % 4)
-    # A file without further links is its own inode, whatever number it has: some tools write 0 for all.
-    identity = (inode, fields[7], fields[8]) if links > 1 else (position,)
+    identity = (inode, fields[7], fields[8]) if links > 1 else ()
     path = os.path.normpath(os.fsdecode(name)).lstrip("/")
     return path, Member(mode, content), identity
