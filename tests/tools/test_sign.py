@@ -246,10 +246,15 @@ def test_refused_before_anything_is_written(tmp_path: Path, case: tuple[str, Cal
     assert files_of(path) == {path.name}
 
 
-def test_an_expired_certificate_is_no_hindrance(tmp_path: Path) -> None:
+@pytest.mark.parametrize("expired", [False, True])
+def test_an_expired_certificate_is_no_hindrance(tmp_path: Path, expired: bool) -> None:  # noqa: FBT001
     path = image(tmp_path)
-    signed(path, "--key", key("p256"), "--cert", certificate("p256", expired=True))
-    assert _verdict(path, certificate("p256", expired=True)) == "verified"
+    found = bootseal("sign", path, "--key", key("p256"), "--cert", certificate("p256", expired=expired))
+    assert found.returncode == 0
+    dates = "2001-01-01T00:00:00Z to 2002-01-01T00:00:00Z"
+    line = f"bootseal: warning: the certificate of CN=test p256 is for {dates}: the boot takes it all the same\n"
+    assert found.stderr == (line if expired else "")
+    assert _verdict(path, certificate("p256", expired=expired)) == "verified"
 
 
 USAGE = {

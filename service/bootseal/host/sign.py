@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -14,9 +15,9 @@ from .. import digest, verify
 from ..digest import Digest
 from ..errors import Refusal
 from ..linux import files
-from ..values import BootKeyring, Candidate, Certificate
+from ..values import BootKeyring, Candidate, Certificate, Signer
 from . import derwrite, imagefile, keys, pair
-from .output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, USAGE, Failure, emit, note, os_failure
+from .output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, USAGE, Failure, emit, note, os_failure, warning
 
 EPHEMERAL_CERTIFICATE = "ephemeral.crt"
 _HASHES = ("sha256", "sha384", "sha512")
@@ -111,29 +112,38 @@ def _values(raw: bytes, certificate: Certificate) -> Iterator[bytes]:
         yield derwrite.ecdsa_value(raw)
 
 
-def _verified(image_digest: Digest, signature: bytes, certificates: list[Certificate], image: str) -> str:
-    """Verifies as at boot; returns the signature's algorithm. Raises Refusal."""
+def _verified(image_digest: Digest, signature: bytes, certificates: list[Certificate], image: str) -> Signer:
+    """Verifies as at boot. Raises Refusal."""
     candidate = Candidate(image_digest.value, stands_in=False, signature=signature, image_path=image)
-    return verify.verify(candidate, BootKeyring(tuple(certificates), ())).signer.algorithm
+    return verify.verify(candidate, BootKeyring(tuple(certificates), ())).signer
 
 
 def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: bytes, certificates: list[Certificate]) -> int:
     try:
-        algorithm = _verified(image_digest, signature, certificates, arguments.image)
+        signer = _verified(image_digest, signature, certificates, arguments.image)
     except Refusal as refusal:
         raise Failure(
             DATA, f"Failed to sign {arguments.image}: the signature is not what the boot accepts: {refusal.what}"
         ) from refusal
     _write(arguments.image, pair.Pair(image_digest.value, signature))
+    _look_at_dates(signer.certificate)
     value = {
         "version": 1,
         "image": arguments.image,
         "digest": str(image_digest),
-        "algorithm": algorithm,
+        "algorithm": signer.algorithm,
         "files": [arguments.image + ".digest", arguments.image + ".sig"],
     }
     emit(value, arguments.json, f"{image_digest} {arguments.image}")
     return 0
+
+
+def _look_at_dates(certificate: Certificate) -> None:
+    """The boot has no clock to go by, and ignores them; a build host has one."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if not certificate.not_before <= now <= certificate.not_after:
+        dates = f"{certificate.not_before} to {certificate.not_after}"
+        warning(f"the certificate of {certificate.subject_text} is for {dates}: the boot takes it all the same")
 
 
 def _write(image: str, content: pair.Pair) -> None:
