@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -323,6 +324,33 @@ def verify_text(report: str) -> str:
     )
 
 
+def verify_here_line(bench: Bench, work: Path) -> str:
+    """The same on this machine, not emulated: the best of three. Its kernel may know no fs-verity; all else is done."""
+    sysroot, cfs = work / "sysroot", bench.image.deployment.cfs
+    beside = {IMAGE: cfs.read_bytes(), **sign(cfs, work)}
+    entries = sysroot / "boot/loader/entries"
+    for directory in (entries, sysroot / "ostree/repo/objects", sysroot / "ostree/deploy/guest/var"):
+        directory.mkdir(parents=True)
+    for number in range(DEPLOYMENTS):
+        home = f"ostree/deploy/guest/deploy/{number:064x}.0"
+        (sysroot / home / "etc").mkdir(parents=True)
+        for name, content in beside.items():
+            (sysroot / home / name).write_bytes(content)
+        shutil.copy(bench.initrds["bootseal"], sysroot / f"boot/initrd-{number}")
+        entry = f"version {number}\noptions ostree=/{home}\ninitrd /initrd-{number}\n"
+        (entries / f"own-{number}.conf").write_text(entry)
+    command = [sys.executable, "-I", str(CHECKOUT / "service"), "verify", "--all", f"--sysroot={sysroot}", "--json=short"]
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        said = subprocess.run(command, check=False, capture_output=True, text=True).stdout
+        seconds.append(time.monotonic() - start)
+        verdicts = {record["verdict"] for record in json.loads(said)}
+        if not verdicts <= {"verified", "image-unsealed", "unsupported"}:
+            raise guest.GuestError(f"verify --all said {verdicts}")
+    return f"verify --all, this machine, one initrd for each: {min(seconds):.2f} s ({', '.join(verdicts)})"
+
+
 # --- what people read
 
 
@@ -392,7 +420,7 @@ def main() -> None:
     with scratch() as work:
         bench = prepare(work)
         found = measure_all(bench)
-        print(report(bench, found, [digest_table(work), verify_line(bench, work)]))
+        print(report(bench, found, [digest_table(work), verify_here_line(bench, work), verify_line(bench, work)]))
 
 
 if __name__ == "__main__":
