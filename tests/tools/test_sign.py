@@ -383,10 +383,17 @@ def _runs(process: int) -> bool:
         return False
 
 
+# Below nohup, or in the background of a shell, a program is to ignore some of them; not so in this test.
+_DEFAULTS = (
+    "import os, signal, sys; [signal.signal(n, signal.SIG_DFL) for n in (1, 2, 15)]; os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_build_and_the_program_dies_of_it(tmp_path: Path, number: signal.Signals) -> None:
     path = image(tmp_path)
-    command = [sys.executable, "-I", str(program.TREE / "service"), "sign", "--ephemeral", str(tmp_path), str(path), "--"]
+    command = [sys.executable, "-c", _DEFAULTS, sys.executable, "-I", str(program.TREE / "service")]
+    command += ["sign", "--ephemeral", str(tmp_path), str(path), "--"]
     build = "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(30)"
     with subprocess.Popen([*command, sys.executable, "-c", build], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
