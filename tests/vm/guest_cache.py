@@ -83,13 +83,22 @@ def locked(name: str) -> Iterator[None]:
 def cached(kind: str, key: str, title: str, build: Callable[[Path], None]) -> Path:
     """The directory that `build` fills, made at most once per key; an interrupted build leaves nothing behind."""
     path = cache_dir() / f"{kind}-{key}"
-    if not path.exists():
+    if not _touched(path):
         with locked(path.name):
-            if not path.exists():
+            if not _touched(path):
                 _build(path, title, build)
                 _prune(kind)
-    os.utime(path)
     return path
+
+
+def _touched(path: Path) -> bool:
+    """Whether it is there, and from now on too young to be pruned."""
+    with locked("prune"):
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def _build(path: Path, title: str, build: Callable[[Path], None]) -> None:
@@ -104,10 +113,11 @@ def _build(path: Path, title: str, build: Callable[[Path], None]) -> None:
 
 
 def _prune(kind: str) -> None:
-    entries = sorted(cache_dir().glob(f"{kind}-*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
-    for entry in entries[KEEP:]:
-        if time.time() - entry.stat().st_mtime > YOUNG:
-            remove(entry)
+    with locked("prune"):
+        entries = sorted(cache_dir().glob(f"{kind}-*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
+        for entry in entries[KEEP:]:
+            if time.time() - entry.stat().st_mtime > YOUNG:
+                remove(entry)
 
 
 def remove(path: Path) -> None:

@@ -44,8 +44,9 @@ def make_examples(directory: str) -> None:
 
 def rehearse(directory: str) -> None:
     """What a boot does before it needs a disk, right and wrong, so that whatever is imported late is imported now."""
-    # cryptography uses it if it is there, for the passphrases of private keys.
-    sys.modules["bcrypt"] = None  # type: ignore[assignment]
+    # Used only where they are found: by cryptography for the passphrases of private keys, and (Python 3.14) by hmac, which
+    # cryptography imports to compare secrets. There are neither.
+    sys.modules["bcrypt"] = sys.modules["_hmac"] = None  # type: ignore[assignment]
     from contextlib import suppress
 
     import bootseal.__main__
