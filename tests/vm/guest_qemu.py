@@ -24,9 +24,12 @@ SLOTS = 2  # QEMUs at a time on the whole machine
 POLL = 0.2
 # QEMU's multi-threaded emulator sometimes delivers a breakpoint that the kernel, patching its own code, has removed.
 EMULATOR_OOPS = "Oops: int3"
-# And sometimes two of its CPUs wait for each other while the kernel starts, before anything of a test has run.
+# And sometimes two of its CPUs wait for each other, most often while the kernel starts, before anything of a test has run.
 FIRST_PROCESS = re.compile(r"Run \S+ as init process")
 FIRST_PROCESS_TIMEOUT = 120  # seconds; 5 on a quiet machine
+# Where a service or a script hangs, systemd goes on counting the seconds on the console; this is a machine that stands.
+SILENCE = 100  # seconds
+ANEW: list[str] = []  # why guests were started once more
 
 Ended = Literal["exit", "timeout", "killed"]
 
@@ -80,6 +83,7 @@ class Ending:
     console: str
     report: str
     seconds: float
+    silent: float  # seconds since the console's last line
 
 
 def accelerator(machine: Machine) -> list[str]:
@@ -136,19 +140,25 @@ def run(machine: Machine, work: Path) -> Ending:
     """Run the machine, its serial ports into files below `work`."""
     fresh = {disk.path: disk.path.read_bytes() for disk in machine.disks if disk.format == "qcow2"}
     ending = _run_once(machine, work)
-    if _lost(machine, ending):
-        guest_cache.say("guest: the emulator lost a race between two CPUs: once more with one")
+    if why := _lost(machine, ending):
+        ANEW.append(why)
+        guest_cache.say(f"guest: {why}: once more with one CPU")
         for path, content in fresh.items():
             path.write_bytes(content)
         ending = _run_once(replace(machine, cpus=1), work)
     return ending
 
 
-def _lost(machine: Machine, ending: Ending) -> bool:
-    """Whether it was the emulator that failed. No test's own doing: an oops by a wrong breakpoint, or no process yet."""
+def _lost(machine: Machine, ending: Ending) -> str:
+    """Why it was the emulator that failed, with its two CPUs; empty if it was not, or may have been the guest."""
     if machine.icount or machine.cpus == 1:
-        return False
-    return EMULATOR_OOPS in ending.console or (ending.ended == "timeout" and not _started(machine, ending.console))
+        return ""
+    if EMULATOR_OOPS in ending.console:
+        return "the emulator delivered a breakpoint that was gone"
+    if ending.ended == "timeout" and not _started(machine, ending.console):
+        return "the machine stood before its first process"
+    stood = ending.ended == "timeout" and ending.silent > SILENCE
+    return f"the machine stood, silent for {ending.silent:.0f} s" if stood else ""
 
 
 def _started(machine: Machine, console: str) -> bool:
@@ -170,12 +180,13 @@ def _run_once(machine: Machine, work: Path) -> Ending:
             process.kill()
             process.wait()
         seconds = time.monotonic() - start
+        silent = time.time() - console.stat().st_mtime
     if ended == "exit" and (process.returncode < 0 or errors.stat().st_size):
         raise GuestError(f"QEMU failed ({process.returncode}): {errors.read_text(errors='replace')[-2000:]}")
     status = process.returncode if ended == "exit" else -9
     if machine.firmware and status == 0:
         status = _said(_text(report))
-    return Ending(ended, status, _text(console), _text(report), seconds)
+    return Ending(ended, status, _text(console), _text(report), seconds, silent)
 
 
 def _said(report: str) -> int:
