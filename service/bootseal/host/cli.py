@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from types import FrameType, ModuleType
 from typing import NoReturn
 
@@ -55,9 +56,10 @@ def _die(number: int) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns its exit status. The program calls it without arguments."""
     output.open_streams()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
+    if threading.current_thread() is threading.main_thread():  # Python's rule; who calls this elsewhere has its own
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _end)
     try:
         return _main(sys.argv[1:] if argv is None else argv)
     except Failure as failure:
