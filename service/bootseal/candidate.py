@@ -15,7 +15,7 @@ from .values import Candidate, Deployment
 IMAGE = ".ostree.cfs"
 # The digest file was enrolled with a key that is gone (or was changed): it cannot be opened any more, not even to read. So it
 # is with a signature in it that this kernel cannot parse or calculate, say after a step back to an older one.
-_ENROLLED_BY_ANOTHER_KEY = frozenset({errno.ENOKEY, errno.EKEYREJECTED, errno.EBADMSG, errno.ENOPKG})
+_BARRED_BY_SIGNATURE = frozenset({errno.ENOKEY, errno.EKEYREJECTED, errno.EBADMSG, errno.ENOPKG})
 
 
 def read(deployment: Deployment, image_digest: Callable[[], Digest], sysroot: str = "/sysroot") -> Candidate:
@@ -56,7 +56,7 @@ def _read(dirfd: int, suffix: str, limit: int, absent: Verdict, bad: Verdict, im
     except files.NotRegular as error:
         raise Refusal(bad, "not a regular file", path) from error
     except OSError as error:
-        if suffix == ".digest" and error.errno in _ENROLLED_BY_ANOTHER_KEY:
+        if suffix == ".digest" and error.errno in _BARRED_BY_SIGNATURE:
             raise Unopenable from error
         raise failed(error, messages.IO_ERROR, "cannot be read", path) from error
     if content is None:

@@ -130,19 +130,23 @@ def _in_shell(command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("command", "status", "text"),
     [
-        ("bootseal verify --help >/dev/full", 73, "Failed to write to the standard output: No space left on device"),
+        ("bootseal verify --help >/dev/full", 73, "Failed to write to the standard output: No space left on device (ENOSPC)"),
         ("bootseal verify --help | true; exit ${PIPESTATUS[0]}", 0, ""),
         ("bootseal verify --help >&-", 0, ""),
         ("bootseal nonsense 2>/dev/full", 64, ""),
         ("bootseal nonsense 2>&-", 64, ""),
         ("bootseal nonsense <&- >&- 2>&-", 64, ""),
         ("bootseal gate <&- >&- 2>/dev/full", 0, ""),
-        ("bootseal sign IMAGE OPTIONS >/dev/full", 73, "Failed to write to the standard output: No space left on device"),
+        (
+            "bootseal sign IMAGE OPTIONS >/dev/full",
+            73,
+            "Failed to write to the standard output: No space left on device (ENOSPC)",
+        ),
         ("bootseal sign IMAGE OPTIONS | true; exit ${PIPESTATUS[0]}", 0, ""),
         ("bootseal sign IMAGE OPTIONS >&-", 0, ""),
         ("bootseal sign IMAGE OPTIONS 2>&- >/dev/null", 0, ""),
         ("bootseal sign IMAGE OPTIONS <&- >&- 2>&-", 0, ""),
-        ("bootseal sign IMAGE --to-be-signed=- >&-", 73, "Failed to write -: Bad file descriptor"),
+        ("bootseal sign IMAGE --to-be-signed=- >&-", 73, "Failed to write -: Bad file descriptor (EBADF)"),
     ],
 )
 def test_streams_that_are_closed_or_full(tmp_path: Path, command: str, status: int, text: str) -> None:
@@ -151,7 +155,7 @@ def test_streams_that_are_closed_or_full(tmp_path: Path, command: str, status: i
     options = f"--key {key('p256')} --cert {certificate('p256')}"
     result = _in_shell(command.replace("IMAGE", str(path)).replace("OPTIONS", options))
     assert (result.returncode, result.stdout) == (status, "")
-    assert result.stderr.startswith(f"bootseal: {text}") if text else result.stderr == ""
+    assert result.stderr == (f"bootseal: {text}\n" if text else "")
     assert path.read_bytes() == before
 
 
@@ -176,15 +180,6 @@ def test_table() -> None:
 def test_json_modes(mode: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     output.emit({"a": 1}, mode, "text")
     assert capsys.readouterr().out == expected
-
-
-def test_output_that_cannot_be_written(tmp_path: Path) -> None:
-    options = ("--key", key("p256"), "--cert", certificate("p256"), "--digest", "sha256:" + "00" * 32)
-    command = [sys.executable, "-I", *map(str, (TREE / "service", "sign", tmp_path / "x", *options))]
-    with open("/dev/full", "wb") as full:
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    expected = "bootseal: Failed to write to the standard output: No space left on device (ENOSPC)\n"
-    assert (result.returncode, result.stderr) == (73, expected)
 
 
 @pytest.mark.parametrize(("digest", "status"), [("sha256:" + "00" * 32, "0"), ("nonsense", "64")])

@@ -24,7 +24,7 @@ SLOTS = 2  # QEMUs at a time on the whole machine
 POLL = 0.2
 # QEMU's multi-threaded emulator sometimes delivers a breakpoint that the kernel, patching its own code, has removed.
 EMULATOR_OOPS = "Oops: int3"
-# And sometimes two of its CPUs wait for each other, most often while the kernel starts, before anything of a test has run.
+# And now and then a machine stands still, seen once where the kernel starts, before anything of a test has run.
 FIRST_PROCESS = re.compile(r"Run \S+ as init process")
 FIRST_PROCESS_TIMEOUT = 120  # seconds; 5 on a quiet machine
 # Where a service or a script hangs, systemd goes on counting the seconds on the console; this is a machine that stands.

@@ -201,6 +201,14 @@ def test_killed_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, g
     _check_good(_record(good), _state(good), first=unfinished)
 
 
+def _after_cut(cut: guest.Result, after: guest.Result) -> dict[str, str]:
+    """What the boot after a power cut reports."""
+    _section(cut, "cut")
+    assert cut.ended == "killed"
+    support.ended(after, guest.PASSED)
+    return support.sections(after.report)
+
+
 def _check_good(record: dict[str, Any], state: dict[str, Any], *, first: bool, left: Sequence[str] = ()) -> None:
     assert (record["verdict"], record["signature"]["subject"]) == ("verified", "CN=new p256")
     assert (record["enrollment"]["first_boot"], record["enrollment"]["missing"]) == (first, [])
@@ -209,12 +217,8 @@ def _check_good(record: dict[str, Any], state: dict[str, Any], *, first: bool, l
 
 @pytest.mark.parametrize("job", [pytest.param(REPLACED, id="boot")])
 def test_a_power_cut_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, guest.Result]]) -> None:
-    cut, after = job.result()
-    _section(cut, "cut")
-    assert cut.ended == "killed"
-    support.ended(after, guest.PASSED)
-    found = support.sections(after.report)
-    assert "the digest file cannot be opened" in after.console
+    found = _after_cut(*job.result())
+    assert "the digest file cannot be opened" in job.result()[1].console
     _check_good(json.loads(found["record"]), _state(found["state"]), first=True)
 
 
@@ -301,9 +305,5 @@ def test_deploy_completes_what_a_killed_one_began(job: Job[tuple[guest.Result, g
 @deployed
 def test_a_power_cut_while_deploying(job: Job[tuple[guest.Result, guest.Result]]) -> None:
     """The boot makes the directory immutable again; what else lies about is the next run's to clear away."""
-    cut, after = job.result()
-    _section(cut, "cut")
-    assert cut.ended == "killed"
-    support.ended(after, guest.PASSED)
-    found = support.sections(after.report)
+    found = _after_cut(*job.result())
     _check_good(json.loads(found["record"]), _state(found["state"]), first=True, left=["digest.new", "sig.old"])

@@ -210,8 +210,7 @@ def _unit_text(answer: Answer) -> str:
 
 def _tree(links: list[chain.Link]) -> str:
     """Each link below the one that vouches for it; the mark first, so that a long digest moves nothing."""
-    # No stdout at all, and so no encoding, is what a closed one becomes.
-    corner = "└ " if (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf") else "` "
+    corner = "└ " if (sys.stdout.encoding or "").lower().startswith("utf") else "` "
     marks = max(len(link.mark) for link in links)
     lines = ["What vouches for what, and who checked it:"]
     for depth, link in enumerate(links):
