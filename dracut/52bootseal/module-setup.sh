@@ -32,7 +32,7 @@ _bootseal_kernel_has() {
 
 # called by dracut
 check() {
-    require_binaries python3 "$systemdutildir"/systemd || return 1
+    require_binaries python3 findmnt "$systemdutildir"/systemd || return 1
     # Only on request: add_dracutmodules+=" bootseal "
     return 255
 }
@@ -138,6 +138,9 @@ _bootseal_install_units() {
     inst_multiple -o "$systemdsystemunitdir/modprobe@.service"
     _bootseal_install_file "$systemdsystemunitdir/bootseal.service"
     _bootseal_install_file "$moddir/bootseal-guard.service" "$systemdsystemunitdir/bootseal-guard.service"
+    inst_multiple findmnt sh || _bootseal_fatal "cannot install findmnt and sh"
+    _bootseal_install_file "$moddir/last-look" /usr/lib/bootseal/last-look
+    _bootseal_install_file "$moddir/initrd-switch-root.conf" "$systemdsystemunitdir/initrd-switch-root.service.d/50-bootseal.conf"
     _bootseal_install_file "$moddir/initrd-system.conf" /usr/lib/systemd/system.conf.d/50-bootseal.conf
     for _unit in emergency dracut-emergency; do
         _bootseal_install_file "$moddir/emergency.conf" "$systemdsystemunitdir/$_unit.service.d/50-bootseal.conf"
@@ -170,7 +173,7 @@ _bootseal_check_result() {
             dwarn "bootseal: a refused boot ends in the emergency target: a root shell, unless rd.shell=0 or [Policy] OnRefusal= says otherwise"
             ;;
         reboot | poweroff)
-            for _option in bootseal.service bootseal-guard.service; do
+            for _option in bootseal.service bootseal-guard.service initrd-switch-root.service; do
                 mkdir -p "$initdir$systemdsystemunitdir/$_option.d"
                 printf '[Unit]\nOnFailure=\nFailureAction=%s-force\n' "$_on_refusal" \
                     > "$initdir$systemdsystemunitdir/$_option.d/50-on-refusal.conf"
