@@ -67,6 +67,7 @@ install() {
     _bootseal_install_python
     _bootseal_install_configuration
     _bootseal_install_units
+    _bootseal_install_last_look
     _bootseal_remove_bypasses
     _bootseal_check_result
     return 0
@@ -138,9 +139,6 @@ _bootseal_install_units() {
     inst_multiple -o "$systemdsystemunitdir/modprobe@.service"
     _bootseal_install_file "$systemdsystemunitdir/bootseal.service"
     _bootseal_install_file "$moddir/bootseal-guard.service" "$systemdsystemunitdir/bootseal-guard.service"
-    inst_multiple findmnt sh || _bootseal_fatal "cannot install findmnt and sh"
-    _bootseal_install_file "$moddir/last-look" /usr/lib/bootseal/last-look
-    _bootseal_install_file "$moddir/initrd-switch-root.conf" "$systemdsystemunitdir/initrd-switch-root.service.d/50-bootseal.conf"
     _bootseal_install_file "$moddir/initrd-system.conf" /usr/lib/systemd/system.conf.d/50-bootseal.conf
     for _unit in emergency dracut-emergency; do
         _bootseal_install_file "$moddir/emergency.conf" "$systemdsystemunitdir/$_unit.service.d/50-bootseal.conf"
@@ -149,6 +147,17 @@ _bootseal_install_units() {
     mkdir -p "$initdir$systemdsystemunitdir/initrd-root-fs.target.requires" "$initdir$systemdsystemunitdir/initrd.target.wants"
     ln_r "$systemdsystemunitdir/bootseal.service" "$systemdsystemunitdir/initrd-root-fs.target.requires/bootseal.service"
     ln_r "$systemdsystemunitdir/bootseal-guard.service" "$systemdsystemunitdir/initrd.target.wants/bootseal-guard.service"
+}
+
+# The last look: initrd-switch-root.service runs its command only if nothing was mounted or unmounted since the check.
+_bootseal_install_last_look() {
+    local _unit=$systemdsystemunitdir/initrd-switch-root.service _command
+    inst_multiple findmnt sh || _bootseal_fatal "cannot install findmnt and sh"
+    _bootseal_install_file "$moddir/last-look" /usr/lib/bootseal/last-look
+    _command=$(sed -n 's/^ExecStart=//p' "$initdir$_unit")
+    [[ $_command =~ ^[a-z/][A-Za-z0-9/_.=\ -]*$ ]] || _bootseal_fatal "cannot read the command of $_unit"
+    mkdir -p "$initdir$_unit.d"
+    sed "s|@COMMAND@|$_command|" "$moddir/initrd-switch-root.conf" > "$initdir$_unit.d/50-bootseal.conf"
 }
 
 # What systemd brings that would put something else in place of what was verified.

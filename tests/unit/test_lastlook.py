@@ -37,7 +37,7 @@ syscall.mount(None, "/sysroot", None, 32)
 def bind(source, target): syscall.mount(source, target, None, 4096)
 def look():
     environment = dict(os.environ, PATH=f"{sys.argv[2]}-bin:{os.environ['PATH']}")
-    status = subprocess.run(["/bin/sh", SCRIPT], env=environment, stderr=subprocess.DEVNULL).returncode
+    status = subprocess.run(["/bin/sh", SCRIPT, "true"], env=environment, stderr=subprocess.DEVNULL).returncode
     print("same" if status == 0 else lastlook.difference())
 from bootseal import lastlook
 mounted, namespace = run(image)
