@@ -33,7 +33,8 @@ install:
 		"$(DESTDIR)$(UNITDIR)/ostree-finalize-staged.service.d/50-bootseal-gate.conf"
 	chmod 755 "$(DESTDIR)$(DRACUTDIR)/module-setup.sh"
 	install -m 644 dracut/52bootseal/python-deps/__main__.py "$(DESTDIR)$(DRACUTDIR)/python-deps/__main__.py"
-	install -m 644 units/bootseal-guard.service units/initrd-system.conf units/emergency.conf "$(DESTDIR)$(DRACUTDIR)/"
+	install -m 644 units/bootseal-guard.service units/initrd-system.conf units/initrd-switch-root.conf units/emergency.conf \
+		dracut/52bootseal/last-look "$(DESTDIR)$(DRACUTDIR)/"
 	install -D -m 644 packaging/bootseal.catalog "$(DESTDIR)$(PREFIX)/lib/systemd/catalog/bootseal.catalog"
 	install -D -m 644 packaging/boot.schema.json "$(DESTDIR)$(PREFIX)/share/bootseal/boot.schema.json"
 	install -D -m 644 packaging/completions/bootseal "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/bootseal"

@@ -32,7 +32,7 @@ _bootseal_kernel_has() {
 
 # called by dracut
 check() {
-    require_binaries python3 "$systemdutildir"/systemd || return 1
+    require_binaries python3 findmnt "$systemdutildir"/systemd || return 1
     # Only on request: add_dracutmodules+=" bootseal "
     return 255
 }
@@ -67,6 +67,7 @@ install() {
     _bootseal_install_python
     _bootseal_install_configuration
     _bootseal_install_units
+    _bootseal_install_last_look
     _bootseal_remove_bypasses
     _bootseal_check_result
     return 0
@@ -148,6 +149,17 @@ _bootseal_install_units() {
     ln_r "$systemdsystemunitdir/bootseal-guard.service" "$systemdsystemunitdir/initrd.target.wants/bootseal-guard.service"
 }
 
+# The last look: initrd-switch-root.service runs its command only if nothing was mounted or unmounted since the check.
+_bootseal_install_last_look() {
+    local _unit=$systemdsystemunitdir/initrd-switch-root.service _command
+    inst_multiple findmnt sh || _bootseal_fatal "cannot install findmnt and sh"
+    _bootseal_install_file "$moddir/last-look" /usr/lib/bootseal/last-look
+    _command=$(sed -n 's/^ExecStart=//p' "$initdir$_unit")
+    [[ $_command =~ ^[a-z/][A-Za-z0-9/_.=\ -]*$ ]] || _bootseal_fatal "cannot read the command of $_unit"
+    mkdir -p "$initdir$_unit.d"
+    sed "s|@COMMAND@|$_command|" "$moddir/initrd-switch-root.conf" > "$initdir$_unit.d/50-bootseal.conf"
+}
+
 # What systemd brings that would put something else in place of what was verified.
 _bootseal_remove_bypasses() {
     rm -f "$initdir$systemdutildir"/system-generators/systemd-{debug,hibernate-resume}-generator \
@@ -170,7 +182,7 @@ _bootseal_check_result() {
             dwarn "bootseal: a refused boot ends in the emergency target: a root shell, unless rd.shell=0 or [Policy] OnRefusal= says otherwise"
             ;;
         reboot | poweroff)
-            for _option in bootseal.service bootseal-guard.service; do
+            for _option in bootseal.service bootseal-guard.service initrd-switch-root.service; do
                 mkdir -p "$initdir$systemdsystemunitdir/$_option.d"
                 printf '[Unit]\nOnFailure=\nFailureAction=%s-force\n' "$_on_refusal" \
                     > "$initdir$systemdsystemunitdir/$_option.d/50-on-refusal.conf"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal [COMMAND]: `boot`, `cleanup`, `guard` and `greeting` are the units' own, `check-initrd` the dracut module's.
+"""bootseal [COMMAND]: `boot`, `cleanup`, `guard`, `changed` and `greeting` belong to the units, `check-initrd` to dracut.
 
-Every other command is of the running system.
+Every other command belongs to the running system.
 
 No argparse here: this is the way that each boot goes.
 """
@@ -25,6 +25,10 @@ def main() -> int:
         from . import cleanup
 
         return cleanup.guard()
+    if command == ["changed"]:
+        from . import cleanup
+
+        return cleanup.changed()
     if command == ["greeting"]:
         from . import greeting
 

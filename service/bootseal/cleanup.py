@@ -7,7 +7,7 @@ bootseal-guard.service runs when the service never did.
 
 import os
 
-from . import builtin, messages, mount, report
+from . import builtin, lastlook, messages, mount, report
 from .errors import Refusal, reason
 
 _SERVICE = "bootseal.service"
@@ -40,6 +40,17 @@ def guard() -> int:
         return 0
     what = "it never ran: masked, missing, or the physical root could not be mounted"
     return report.refused(report.Recorder(), Refusal(messages.INTERRUPTED, what, _SERVICE))
+
+
+def changed() -> int:
+    """initrd-switch-root.service: the last look found other mounts than were attached. Never returns 0."""
+    try:
+        what = f"other mounts than bootseal.service attached: {lastlook.difference() or 'while they were compared'}"
+    except (OSError, ValueError):
+        return report.refused(
+            report.Recorder(), Refusal(messages.INTERRUPTED, "no verified root is attached", lastlook.SYSROOT)
+        )
+    return report.refused(report.resumed(), Refusal(messages.CHANGED, what, lastlook.SYSROOT))
 
 
 def _end(result: str) -> Refusal:

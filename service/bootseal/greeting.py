@@ -8,6 +8,8 @@ from . import messages, report
 from .report import Record
 
 _INDENT = 18
+_GO_ON = "'systemctl restart bootseal.service' and leave this shell, or reboot and choose another boot entry"
+_AGAIN = "reboot"
 
 
 def main() -> int:
@@ -26,7 +28,7 @@ def _lines(record: Record) -> list[str]:
         *details,
         ("what to do", record.get("hint", "")),
         *(("note", text) for text in record.get("notes", ())),
-        ("then", "'systemctl restart bootseal.service' and leave this shell, or reboot and choose another boot entry"),
+        ("then", _AGAIN if record["verdict"] == messages.CHANGED.name else _GO_ON),
         ("more", "journalctl -b -u bootseal.service; /run/bootseal/boot.json; the manual page bootseal.service(8)"),
     ]
     return [

@@ -124,6 +124,12 @@ MOUNT_FAILED = Verdict(
     "5e231683efbb480bb98da67268ec0893",
     "see what the kernel said in 'dmesg'; a damaged image or object needs a new deployment",
 )
+CHANGED = Verdict(
+    "changed",
+    71,
+    "fdb8335f91db4f18b40a17f45477fbb9",
+    "boot again; if it happens each time, find the dracut hook or unit that mounts there ('journalctl -b'), and leave it out",
+)
 INTERRUPTED = Verdict(
     "interrupted",
     1,
@@ -156,5 +162,5 @@ NOTES: tuple[Note, ...] = (CERTIFICATE_SKIPPED, NOT_IN_KERNEL, DIGEST_STANDS_IN,
 VERDICTS: tuple[Verdict, ...] = (
     VERIFIED, BAD_COMMAND_LINE, NO_DEPLOYMENT, NO_IMAGE, NO_DIGEST, NO_SIGNATURE, BAD_IMAGE, BAD_DIGEST, BAD_SIGNATURE,
     UNTRUSTED_SIGNER, WRONG_SIGNATURE, IMAGE_UNSEALED, IMAGE_MISMATCH, NO_KEYS, BAD_CONFIG, UNSUPPORTED, IO_ERROR,
-    ENROLL_FAILED, MOUNT_FAILED, INTERRUPTED, INTERNAL,
+    ENROLL_FAILED, MOUNT_FAILED, CHANGED, INTERRUPTED, INTERNAL,
 )  # fmt: skip

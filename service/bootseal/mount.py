@@ -3,19 +3,20 @@
 
 Everything is put together in a mount namespace of our own: whatever ends this process before attach() takes all of it away,
 and nobody else ever sees half a root. The finished tree goes *beneath* the physical root's mount, which is then taken off:
-/sysroot is the one or the other at any time, and in the end the physical root is only at /sysroot/sysroot.
+/sysroot is the one or the other at any time, and in the end the physical root is only at /sysroot/sysroot. Below the verified
+root lies the empty directory: that is what an unmount shows.
 """
 
 import errno
 import os
 from contextlib import suppress
 
-from . import booted, loader, messages
+from . import booted, lastlook, loader, messages
 from .errors import Refusal, failed
 from .linux import files, mountapi, syscall
 from .values import Deployment, Enrolled, Mounted, Request, RootConfig
 
-SYSROOT = "/sysroot"
+SYSROOT = lastlook.SYSROOT
 _STAGE = "/run/bootseal/stage"
 _OSTREE_RUN = "/run/ostree"
 _SOURCE_PREFIX = "composefs:"
@@ -54,10 +55,12 @@ def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, reques
     _bind(root, "sysroot", deployment.sysroot_fd, set_=_READ_ONLY if config.sysroot_readonly else 0)
     with _Step("cannot detach the finished root", pinned.path):
         tree = mountapi.clone(root, recursive=True)
+        identities = lastlook.serialize(tree)
     not_covered = [] if config.etc_transient else ["/etc"]
     return Mounted(
         tree_fd=tree,
         options=options,
+        identities=identities,
         booted_keys=booted.serialize(deployment, config, etc),
         not_covered=(*not_covered, "/var", *(["/boot"] if boot else [])),
     )
@@ -69,6 +72,8 @@ def attach(mounted: Mounted, namespace_fd: int) -> None:
         syscall.setns(namespace_fd, mountapi.CLONE_NEWNS)
     with _Step("cannot write what ostree reads", booted.PATH):
         booted.write(mounted.booted_keys)
+    with _Step("cannot write which mounts are attached", lastlook.PATH):
+        lastlook.write(mounted.identities)
     try:
         with _Step("cannot attach the verified root", SYSROOT):
             _swap(mounted.tree_fd)
@@ -91,21 +96,23 @@ def attached(process: str = "self") -> str | None:
 
 def detach() -> None:
     """Undoes attach() after a kill, wherever that came: the physical root is at /sysroot again. Raises OSError."""
-    _remove_stage()
     booted.remove()  # written before anything of ours is at /sysroot
-    stack = _stack()
-    if not any(_is_ours(m) for m in stack):
-        return
-    if _is_ours(stack[-1]) and not _is_ours(stack[0]):  # on top of the physical root
-        syscall.umount(SYSROOT, mountapi.MNT_DETACH)
-        return
-    # Beneath the physical root, or alone and the physical root within.
-    fd = os.open(SYSROOT + "/sysroot" if _is_ours(stack[-1]) else SYSROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    physical = mountapi.clone(fd)
-    os.close(fd)
+    lastlook.remove()
+    stack, kept = _stack(), _stack(at=_STAGE)
+    if any(_is_ours(m) for m in stack) or (kept and not stack):
+        _put_back(stack, kept)
+    if kept:
+        syscall.umount(_STAGE, mountapi.MNT_DETACH)
+    _remove_stage()
+
+
+def _put_back(stack: list[mountapi.MountInfo], kept: list[mountapi.MountInfo]) -> None:
+    within = SYSROOT + "/sysroot" if stack and _is_ours(stack[-1]) else SYSROOT
+    physical = _copy_of_mount(_STAGE if kept else within)
     for _ in stack:
         syscall.umount(SYSROOT, mountapi.MNT_DETACH)
     mountapi.attach(physical, mountapi.AT_FDCWD, SYSROOT)
+    os.close(physical)
 
 
 def _remove_stage() -> None:
@@ -120,20 +127,40 @@ def _swap(tree: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        # Older kernels mount nothing beneath a child of the namespace's root. Then it goes on top, and the physical root's
-        # mount stays below it, out of everybody's sight.
-        mountapi.attach(tree, mountapi.AT_FDCWD, SYSROOT)
+        _swap_in_turn(tree)
         return
     syscall.umount(SYSROOT, mountapi.MNT_DETACH)
 
 
-def _stack(process: str = "self") -> list[mountapi.MountInfo]:
-    """The mounts at /sysroot, the topmost last. Their order in mountinfo tells nothing; who is whose parent does."""
-    at = {m.parent: m for m in mountapi.mounts(process) if m.target == SYSROOT}
-    lowest = [m for parent, m in at.items() if parent not in {other.id for other in at.values()}]
+def _swap_in_turn(tree: int) -> None:
+    """Older kernels mount nothing beneath a child of the namespace's root. On top, the tree would cover the unverified root.
+
+    So the physical root is taken off first. Until the tree is attached a second mount keeps it, for detach().
+    """
+    physical = _copy_of_mount(SYSROOT)
+    mountapi.attach(physical, mountapi.AT_FDCWD, _STAGE)
+    os.close(physical)
+    syscall.umount(SYSROOT, mountapi.MNT_DETACH)
+    mountapi.attach(tree, mountapi.AT_FDCWD, SYSROOT)
+    syscall.umount(_STAGE, mountapi.MNT_DETACH)
+
+
+def _copy_of_mount(path: str) -> int:
+    """A detached copy of the topmost mount at a path."""
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return mountapi.clone(fd)
+    finally:
+        os.close(fd)
+
+
+def _stack(process: str = "self", *, at: str = SYSROOT) -> list[mountapi.MountInfo]:
+    """The mounts at a place, the topmost last. Their order in mountinfo tells nothing; who is whose parent does."""
+    by_parent = {m.parent: m for m in mountapi.mounts(process) if m.target == at}
+    lowest = [m for parent, m in by_parent.items() if parent not in {other.id for other in by_parent.values()}]
     stack = lowest[:1]
-    while stack and stack[-1].id in at:
-        stack.append(at[stack[-1].id])
+    while stack and stack[-1].id in by_parent:
+        stack.append(by_parent[stack[-1].id])
     return stack
 
 

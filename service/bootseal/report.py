@@ -148,6 +148,13 @@ class Recorder:
             self.record["details"] = [{"name": name, "value": value} for name, value in found]
 
 
+def resumed() -> Recorder:
+    """A recorder that goes on with the record in /run."""
+    recorder = Recorder()
+    recorder.record |= load()
+    return recorder
+
+
 def verified(recorder: Recorder) -> int:
     """Reports a mounted root; returns the exit status."""
     record = recorder.end(messages.VERIFIED, _verified_line(recorder.record), "")

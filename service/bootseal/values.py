@@ -150,9 +150,13 @@ class Enrolled(NamedTuple):
 
 
 class Mounted(NamedTuple):
-    """The finished tree, detached from every namespace, and the options that the kernel reports for its overlay."""
+    """The finished tree, detached from every namespace, and the options that the kernel reports for its overlay.
+
+    `identities` is what the last look before the switch compares (lastlook.py).
+    """
 
     tree_fd: int
     options: str
+    identities: bytes
     booted_keys: bytes
     not_covered: tuple[str, ...]

@@ -51,7 +51,7 @@ def recorded(*not_covered: str, missing: tuple[Any, ...] = (), **changes: Any) -
     recorder.verified(verified())
     recorder.pinned(pinned())
     recorder.enrolled(enrolled(missing, **changes))
-    recorder.mounted(Mounted(-1, "ro,verity=require", b"", not_covered or ("/etc", "/var")))
+    recorder.mounted(Mounted(-1, "ro,verity=require", b"", b"", not_covered or ("/etc", "/var")))
     record = recorder.end(messages.VERIFIED, report._verified_line(recorder.record), "")
     parsed: report.Record = json.loads(json.dumps(record))
     return parsed

@@ -41,7 +41,7 @@ VALUES: dict[str, Any] = {
     "verify.verify": support.verified(),
     "image.pin": support.pinned(),
     "enroll.enroll": support.enrolled(),
-    "mount.mount": Mounted(66, "verity=require", b"", ("/var",)),
+    "mount.mount": Mounted(66, "verity=require", b"", b"", ("/var",)),
     "mount.attach": None,
 }
 ORDER = list(VALUES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bootseal import builtin, cleanup, messages, mount, report
+from bootseal import builtin, cleanup, lastlook, messages, mount, report
 from bootseal.linux import journal
 from unit.support import oserror
 
@@ -40,7 +40,7 @@ class World:
 
     def reported_before(self, verdict: str = "wrong-signature") -> None:
         self.path.parent.mkdir()
-        self.path.write_text(json.dumps({"version": 1, "verdict": verdict}))
+        self.path.write_text(json.dumps({"version": 1, "verdict": verdict, "stage": "kept"}))
 
     def record(self) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(self.path.read_text())
@@ -145,3 +145,28 @@ def test_guard_lets_a_verified_root_be(world: World, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(mount, "attached", lambda: "00" * 32)
     assert cleanup.guard() == 0
     assert world.lines == []
+
+
+def test_a_root_that_was_changed_keeps_what_was_verified(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lastlook, "difference", lambda: "/sysroot/usr is ext4 from /dev/vda")
+    world.reported_before("verified")
+    assert cleanup.changed() == 71
+    assert (world.record()["verdict"], world.record()["stage"]) == ("changed", "kept")
+    what = "other mounts than bootseal.service attached: /sysroot/usr is ext4 from /dev/vda"
+    assert world.lines[0] == f"bootseal: refused (changed): {what}: /sysroot"
+
+
+def test_a_change_that_was_undone_meanwhile_is_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lastlook, "difference", lambda: "")
+    assert cleanup.changed() == 71
+    assert "while they were compared" in world.lines[0]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(), ValueError("x")], ids=["missing", "damaged"])
+def test_a_switch_without_an_attached_root(error: Exception, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def difference() -> str:
+        raise error
+
+    monkeypatch.setattr(lastlook, "difference", difference)
+    assert cleanup.changed() != 0
+    assert world.lines[0] == "bootseal: refused (interrupted): no verified root is attached: /sysroot"

@@ -37,6 +37,12 @@ def test_a_refused_boot(said: list[str]) -> None:
     assert "systemctl restart bootseal.service" in said[6]
 
 
+def test_after_a_change_only_a_reboot_helps(said: list[str]) -> None:
+    write({"verdict": "changed", "message": "refused (changed): x: /sysroot", "hint": "do this"})
+    assert greeting.main() == 0
+    assert [line.split() for line in said if line.startswith("  then ")] == [["then", "reboot"]]
+
+
 def test_notes_on_certificates(said: list[str]) -> None:
     notes = ["certificate skipped: /k/old.crt: an RSA key of 1024 bits", "certificate not in the kernel: ab12: ENOPKG"]
     write({"verdict": "untrusted-signer", "message": "refused (untrusted-signer): x: /p", "hint": "do this", "notes": notes})

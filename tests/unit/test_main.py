@@ -14,6 +14,7 @@ from bootseal import __main__, boot, cleanup, greeting, initrd
         ("boot", boot, "main"),
         ("cleanup", cleanup, "main"),
         ("guard", cleanup, "guard"),
+        ("changed", cleanup, "changed"),
         ("greeting", greeting, "main"),
         ("check-initrd", initrd, "check"),
     ],

@@ -208,7 +208,7 @@ print(before == tree())
     assert said == ["True False True None False", "True"]
 
 
-@pytest.mark.parametrize("stage", ["mounted", "written", "attached beneath", "attached on top"])
+@pytest.mark.parametrize("stage", ["mounted", "written", "attached beneath", "kept", "taken off", "attached in turn"])
 def test_killed(stage: str, image: str, tmp_path: Path) -> None:
     """SIGKILL at that point, then the clean-up that systemd runs."""
     said = in_initrd(
@@ -222,17 +222,19 @@ if os.fork() == 0:
     if stage == "mounted": die()
     if stage == "written": mount._swap = die
     if stage == "attached beneath": mount.syscall.umount = die
-    real = mountapi.attach
+    real, steps = mountapi.attach, ["kept", "taken off", "attached in turn"]
     def attach(tree, dirfd, path, *, beneath=False):
         if beneath: raise OSError(errno.EINVAL, "")
-        real(tree, dirfd, path); die()
-    if stage == "attached on top": mountapi.attach = attach
+        if steps[1] == stage and path == "/sysroot": die()
+        real(tree, dirfd, path)
+        if path == "/sysroot" or stage == "kept": die()
+    if stage in steps: mountapi.attach = attach
     mount.attach(mounted, namespace)
     os._exit(0)
 print(os.waitstatus_to_exitcode(os.wait()[1]))
 mount.detach()
 print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(booted.PATH))
-print(os.path.exists("/run/bootseal/stage"))
+print(os.path.exists("/run/bootseal/stage"), os.path.exists("/run/bootseal/attached"))
 """,
         image,
         tmp_path,
@@ -240,28 +242,36 @@ print(os.path.exists("/run/bootseal/stage"))
     assert said[0] == "-9"
     assert said[1].split()[:2] == ["True", "True"]
     assert said[1].split()[2] == "False"
-    assert said[2] == "False"
+    assert said[2] == "False False"
 
 
-def test_on_kernels_that_mount_nothing_beneath(image: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beneath", [True, False])
+def test_an_unmount_shows_an_empty_directory(*, beneath: bool, image: str, tmp_path: Path) -> None:
+    """Also where the kernel mounts nothing beneath: the unverified physical root must not lie below the verified one."""
     said = in_initrd(
-        """
+        f"""
 real = mountapi.attach
 def attach(tree, dirfd, path, *, beneath=False):
     if beneath: raise OSError(errno.EINVAL, "")
     real(tree, dirfd, path)
-mountapi.attach = attach
+if not {beneath}: mountapi.attach = attach
 before = tree()
 mounted, namespace = run(image)
 mount.attach(mounted, namespace)
-print(os.path.isdir("/sysroot/usr"), mount.attached() == verified().digest.value.hex())
+print(os.path.isdir("/sysroot/usr"), mount.attached() == verified().digest.value.hex(), os.listdir("/run/bootseal"))
+if os.fork() == 0:
+    syscall.unshare(mountapi.CLONE_NEWNS)
+    syscall.umount("/sysroot", mountapi.MNT_DETACH)
+    print(os.listdir("/sysroot"), flush=True)
+    os._exit(0)
+os.wait()
 mount.detach()
 print(before == tree(), os.path.isdir("/sysroot/ostree"))
 """,
         image,
         tmp_path,
     )
-    assert said == ["True True", "True True"]
+    assert said == ["True True ['attached']", "[]", "True True"]
 
 
 def test_a_root_that_the_service_manager_does_not_see(image: str, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def whole(**changes: Any) -> report.Recorder:
     recorder.pinned(pinned())
     recorder.enrolled(changes.get("enrolled", enrolled()))
     recorder.begin("mount", "Mounting...")
-    recorder.mounted(Mounted(-1, "ro,verity=require", b"", ("/etc", "/var")))
+    recorder.mounted(Mounted(-1, "ro,verity=require", b"", b"", ("/etc", "/var")))
     return recorder
 
 

@@ -16,7 +16,7 @@ SUITES = ("trixie", "forky")
 BUILDER = "forky"  # its ostree knows composefs
 PACKAGES: Sequence[str] = (  # noqa: SIM905
     "systemd systemd-sysv libseccomp2 udev dbus dracut python3 python3-cryptography python3-pyudev python3-pydbus keyutils "
-    "fsverity e2fsprogs btrfs-progs kmod ostree ostree-boot zstd cpio linux-image-cloud-amd64"
+    "fsverity e2fsprogs btrfs-progs systemd-cryptsetup cryptsetup-bin kmod ostree ostree-boot zstd cpio linux-image-cloud-amd64"
 ).split()
 SUITE_PACKAGES: Mapping[str, tuple[str, ...]] = {"trixie": (), "forky": ("composefs",)}
 UNWANTED_DOCS = ("doc", "man", "info", "locale")

@@ -20,7 +20,7 @@ EXIT_STATUS = {
     "verified": 0, "bad-command-line": 64, "no-deployment": 66, "no-image": 66, "no-digest": 66, "no-signature": 66,
     "bad-image": 65, "bad-digest": 65, "bad-signature": 65, "untrusted-signer": 77, "wrong-signature": 77,
     "image-unsealed": 77, "image-mismatch": 77, "no-keys": 78, "bad-config": 78, "unsupported": 69, "io-error": 74,
-    "enroll-failed": 71, "mount-failed": 71, "internal": 70,
+    "enroll-failed": 71, "mount-failed": 71, "changed": 71, "internal": 70,
 }  # fmt: skip
 UNREAD_DISK = "fsck.mode=skip"
 MINUTE = 60.0

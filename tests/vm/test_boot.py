@@ -212,7 +212,7 @@ def test_the_superblock_is_as_it_was(job: Job[Boots]) -> None:
 def test_nothing_of_ours_is_left_over(job: Job[Boots]) -> None:
     for inside in job.result().inside:
         left = {line for line in inside.said["run"].splitlines() if line.startswith("/run/bootseal")}
-        assert left == {"/run/bootseal", "/run/bootseal/boot.json"}
+        assert left == {"/run/bootseal", "/run/bootseal/attached", "/run/bootseal/boot.json"}
         for section in ("initrd_mounts", "mounts"):
             assert [t for t, m in inside.mounts(section).items() if m.fstype == "erofs" or t.startswith("/run/bootseal")] == []
 

@@ -6,6 +6,8 @@ Flags from include/uapi/linux/mount.h. Works on descriptors; each function is on
 
 import os
 import struct
+import sys
+from typing import NamedTuple
 
 from . import syscall
 from .syscall import syscall as call
@@ -20,6 +22,8 @@ _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = _FSPICK_CLOEXEC = 1
 _FSPICK_EMPTY_PATH = 8
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 _MOVE_MOUNT_BENEATH = 0x200
+_STATX_MNT_ID, _STATX_MNT_ID_UNIQUE = 0x1000, 0x4000
+_STX_MNT_ID = slice(144, 152)  # in struct statx
 
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
@@ -93,6 +97,26 @@ def attach(tree: int, dirfd: int, path: str, *, beneath: bool = False) -> None:
     flags = _MOVE_MOUNT_F_EMPTY_PATH | (_MOVE_MOUNT_BENEATH if beneath else 0)
     flags |= 0 if path else _MOVE_MOUNT_T_EMPTY_PATH
     call(syscall.MOVE_MOUNT, tree, b"", dirfd, os.fsencode(path), flags)
+
+
+class Identity(NamedTuple):
+    """Which mount it is. The kernel reuses `number`, that of mountinfo, after an unmount; it never reuses `unique`."""
+
+    number: int
+    unique: int | None
+
+
+def identity(dirfd: int, path: str) -> Identity:
+    """The mount on top at a path (empty: that of the descriptor). `unique` is None before Linux 6.8. Raises OSError."""
+    number, _ = _mount_id(dirfd, path, _STATX_MNT_ID)
+    unique, given = _mount_id(dirfd, path, _STATX_MNT_ID_UNIQUE)
+    return Identity(number, unique if given & _STATX_MNT_ID_UNIQUE else None)
+
+
+def _mount_id(dirfd: int, path: str, mask: int) -> tuple[int, int]:
+    """(the identity, which kinds of it the kernel knows), see statx(2)."""
+    answer = syscall.statx(dirfd, path, _EMPTY_PATH, mask)
+    return int.from_bytes(answer[_STX_MNT_ID], sys.byteorder), int.from_bytes(answer[:4], sys.byteorder)
 
 
 class MountInfo:

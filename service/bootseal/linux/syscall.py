@@ -75,6 +75,14 @@ def umount(target: str, flags: int) -> None:
         raise oserror(ctypes.get_errno(), target)
 
 
+def statx(dirfd: int, path: str, flags: int, mask: int) -> bytes:
+    """statx(2): struct statx as it stands in memory, 256 bytes. Raises OSError."""
+    buffer = ctypes.create_string_buffer(256)
+    if _LIBC.statx(ctypes.c_int(dirfd), os.fsencode(path), ctypes.c_int(flags), ctypes.c_uint(mask), buffer) < 0:
+        raise oserror(ctypes.get_errno(), path)
+    return buffer.raw
+
+
 _READ, _WRITE = 2, 1
 
 

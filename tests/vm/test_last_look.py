@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The last look before the switch: hooks that mount or unmount after the check, and boots that must pass nevertheless."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import guest
+import guest_tree
+import pytest
+import support
+import support_refusals as refusals
+from support import Job
+from support_refusals import Outcome
+
+import bootseal
+
+pytest_plugins = ["background"]
+pytestmark = pytest.mark.vm
+
+HOOKS = "var/lib/dracut/hooks/pre-pivot"
+FIPS = "usr/lib/dracut/modules.d/*fips-crypto-policies/fips-crypto-policies.sh"
+TRANSIENT_ROOT = "[composefs]\nenabled=verity\n[root]\ntransient=true\n"
+# The files that make the hook act; in a transient root an earlier hook can put them there.
+FIPS_FILES = """\
+mkdir -p /sysroot/usr/share/crypto-policies/back-ends/FIPS /sysroot/etc/crypto-policies/back-ends
+: >/sysroot/usr/share/crypto-policies/default-fips-config
+echo DEFAULT >/sysroot/etc/crypto-policies/config
+"""
+WITNESS = support.script(
+    unit="systemctl show -p ActiveState,Result,StatusText bootseal.service",
+    switch="systemctl show -p ActiveState,Result initrd-switch-root.service",
+    journal="journalctl --quiet --boot --output=json SYSLOG_IDENTIFIER=bootseal",
+)
+
+
+def hook(*lines: str) -> Mapping[str, guest.Content]:
+    """A hook that runs after everything that systemd mounts, right before the units are stopped for the switch."""
+    return {f"{HOOKS}/90-guest.sh": ("\n".join(lines) + "\n").encode()}
+
+
+def fips_hook(suite: str) -> Mapping[str, guest.Content]:
+    """dracut's own hook, as the suite has it, and what it acts on."""
+    (found,) = guest.base_tree(suite).glob(FIPS)
+    return {
+        f"{HOOKS}/00-guest.sh": FIPS_FILES.encode(),
+        f"{HOOKS}/01-fips-crypto-policies.sh": found.read_bytes(),
+        **support.settings(prepare_root=TRANSIENT_ROOT),
+    }
+
+
+CHANGES: Mapping[str, tuple[Callable[[str], Mapping[str, guest.Content]], str]] = {
+    "directory": (
+        lambda _: hook("mount --bind /sysroot/sysroot/ostree /sysroot/usr"),
+        r"/sysroot/usr is ext4 from /dev/vda",
+    ),
+    "file": (
+        lambda _: hook("mount --bind /sysroot/etc/hostname /sysroot/usr/lib/os-release"),
+        r"/sysroot/usr/lib/os-release is ext4 from /dev/vda",
+    ),
+    "unmount": (
+        lambda _: hook("umount --recursive --lazy /sysroot"),
+        # Where /sysroot is free, systemd mounts the physical root there again.
+        r"(/sysroot is ext4 from /dev/vda, )?/sysroot is gone, /sysroot/etc is gone, .*",
+    ),
+    "replaced": (
+        lambda _: hook("umount /sysroot/var", "mount --bind /sysroot/sysroot/ostree/deploy/guest/var /sysroot/var"),
+        r"/sysroot/var is ext4 from /dev/vda, /sysroot/var is gone",
+    ),
+    "fips": (
+        fips_hook,
+        r"/sysroot/etc/crypto-policies/back-ends is overlay from \S+, /sysroot/etc/crypto-policies/config is .*",
+    ),
+}
+
+
+def _changed(name: str, suite: str) -> Job[Outcome]:
+    files, _ = CHANGES[name]
+    return Job(
+        lambda: refusals.boot(
+            suite=suite,
+            append=f"{refusals.UNREAD_DISK} fips=1",
+            extra_initrd_files=files(suite),
+            emergency_script=WITNESS,
+            title=f"last look: {name}, {suite}",
+        )
+    )
+
+
+CASES = [("directory", "forky"), ("file", "trixie"), ("unmount", "forky"), ("replaced", "trixie"), ("fips", "forky")]
+
+
+@pytest.mark.parametrize(("name", "job"), [pytest.param(name, _changed(name, suite), id=name) for name, suite in CASES])
+def test_a_changed_root_is_not_switched_to(name: str, job: Job[Outcome]) -> None:
+    outcome = job.result()
+    support.ended(outcome.result, guest.REFUSED)
+    said = [line for line in outcome.console if line.startswith("bootseal: ")]
+    assert said[0].startswith("bootseal: verified ")
+    what = f"other mounts than bootseal.service attached: {CHANGES[name][1]}"
+    assert re.fullmatch(rf"bootseal: refused \(changed\): {what}: /sysroot", said[1]), said
+    assert said[2].startswith("bootseal: hint: ")
+    assert (outcome.record["verdict"], outcome.record["message"]) == ("changed", said[1].removeprefix("bootseal: "))
+    assert outcome.record["image"]["digest"] == support.image_digest(outcome.image.deployment.cfs).hex()
+    assert "ActiveState=failed" in outcome.sections["switch"]
+    assert [e["BOOTSEAL_VERDICT"] for e in support.json_lines(outcome.sections["journal"]) if "BOOTSEAL_VERDICT" in e] == [
+        "verified", "changed",
+    ]  # fmt: skip
+    assert "bootseal: this boot was refused" in outcome.console
+
+
+# --- an end that OnRefusal= names
+
+
+def _rebooting() -> Outcome:
+    keys = [support.named(support.key().certificate)]
+    made = guest.initrd("forky", keys=keys, conf="[Policy]\nOnRefusal=reboot\n")
+    files, _ = CHANGES["directory"]
+    return refusals.boot(initrd=made.path, extra_initrd_files=files("forky"), title="last look: OnRefusal=reboot")
+
+
+@pytest.mark.parametrize("job", [pytest.param(Job(_rebooting), id="reboot")])
+def test_on_refusal(job: Job[Outcome]) -> None:
+    outcome = job.result()
+    assert outcome.result.ended == "exit"
+    assert "bootseal: refused (changed)" in outcome.result.console
+    assert "reboot: Restarting system" in outcome.result.console
+    assert "emergency environment" not in outcome.result.console
+
+
+# --- boots that pass
+
+PASSED = support.script(
+    record="cat /run/bootseal/boot.json",
+    mounts="cat /proc/self/mountinfo",
+    unmounted="umount --lazy / 2>/dev/null || true",
+)
+LUKS_KEY = b"not a secret"
+LUKS_UUID = "rd.luks.name={uuid}=root rd.luks.key={uuid}=/etc/guest.key root=/dev/mapper/root"
+LUKS_MODULES = ("systemd-cryptsetup", "crypt", "dm")
+
+
+def _encrypted(disk: Path) -> tuple[Path, str]:
+    """A LUKS container with the content of a disk, and its UUID."""
+    made = support.temporary() / "luks.raw"
+    secret = ("--object", f"secret,id=key,data={LUKS_KEY.decode()}", "-O", "luks", "-o", "key-secret=key,iter-time=10")
+    support.run("qemu-img", "convert", *secret, "-f", "raw", disk, made)
+    with made.open("rb") as file:
+        return made, file.read(208)[168:].rstrip(b"\0").decode()  # UUID in the header of version 1
+
+
+def _luks() -> Outcome:
+    image = support.image("forky")
+    disk, uuid = _encrypted(image.disk)
+    kept = " ".join(name for name in guest_tree.OMITTED_MODULES.split() if name not in LUKS_MODULES)
+    conf = f'omit_dracutmodules=" ostree {kept} "\nadd_dracutmodules+=" {" ".join(LUKS_MODULES)} "\n'
+    made = guest.initrd("forky", keys=[support.named(support.key().certificate)], dracut_conf=conf)
+    if made.status:
+        raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
+    files = {"etc/guest.key": (LUKS_KEY, 0o600), **support.settings(prepare_root=TRANSIENT_ROOT)}
+    try:
+        result = guest.boot(
+            image, made.path, disk=disk, append=LUKS_UUID.format(uuid=uuid), extra_initrd_files=files, script=PASSED,
+            timeout=600, title="last look: LUKS, transient root",
+        )  # fmt: skip
+        return Outcome(result, image, result.bytes_written())
+    finally:
+        disk.unlink()
+
+
+def _without_beneath() -> Mapping[str, guest.Content]:
+    """The boot path as on kernels that mount nothing beneath."""
+    source = (Path(bootseal.__file__).parent / "linux/mountapi.py").read_text()
+    line = "    flags = _MOVE_MOUNT_F_EMPTY_PATH"
+    assert line in source
+    changed = source.replace(line, f"    if beneath:\n        raise OSError(22, 'no')\n{line}", 1)
+    return {"usr/lib/bootseal/bootseal/linux/mountapi.py": changed.encode()}
+
+
+def _passing(suite: str, files: Callable[[], Mapping[str, guest.Content]]) -> Job[Outcome]:
+    return Job(lambda: refusals.boot(suite=suite, extra_initrd_files=files(), script=PASSED, title=f"last look: {suite}"))
+
+
+PASSING = {
+    "luks": Job(_luks),
+    "nothing-beneath": _passing("trixie", _without_beneath),
+}
+
+
+@pytest.mark.parametrize("job", PASSING.values(), ids=list(PASSING))
+def test_an_unchanged_root_passes(job: Job[Outcome]) -> None:
+    outcome = job.result()
+    support.ended(outcome.result, guest.PASSED)
+    assert json.loads(outcome.sections["record"])["verdict"] == "verified"
+    assert "bootseal: refused" not in outcome.result.console
+    roots = [line for line in outcome.sections["mounts"].splitlines() if line.split()[4] == "/"]
+    assert len(roots) == 1, roots
+
+
+# --- what it rests on
+
+
+@pytest.mark.parametrize("suite", guest.SUITES)
+def test_findmnt_knows_unique_identities(suite: str) -> None:
+    """Otherwise the boots above would have compared numbers, which come back after an unmount."""
+    command = ["chroot", str(guest.base_tree(suite)), "findmnt", "--help"]
+    assert "--uniq-id" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
