@@ -43,7 +43,7 @@ def _boot(recorder: report.Recorder) -> int:
     found = deployment.locate(request)
     recorder.deployment(found)
 
-    recorder.begin("verify", f"Verifying the composefs digest of {found.stateroot}...")
+    recorder.begin("verify", "Verifying the composefs digest...")
     claimed = candidate.read(found, lambda: image.enforced_digest(found))
     recorder.candidate(claimed)
     verified = verify.verify(claimed, boot_keyring)

@@ -10,8 +10,10 @@ from .errors import Refusal, failed
 from .linux import files
 from .values import Deployment, Request
 
-# /ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL, see ostree(1)
-_PATH = re.compile(r"ostree/deploy/([^/\n]+)/deploy/([0-9a-f]{64})\.([0-9]{1,9})")
+# ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL, see ostree(1). No signature covers these names: they are the disk's, and must
+# not be able to say anything where they are printed.
+_TOP = "ostree/deploy/"
+_PATH = re.compile(rf"{_TOP}(?!\.{{1,2}}/)([A-Za-z0-9._-]{{1,64}})/deploy/([0-9a-f]{{64}})\.([0-9]{{1,9}})")
 
 
 def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
@@ -21,17 +23,13 @@ def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
     except OSError as error:
         raise failed(error, messages.NO_DEPLOYMENT, "no physical root", sysroot) from error
     where = sysroot + request.ostree
-    path = _resolve(sysroot_fd, request.ostree, where)
-    match = _PATH.fullmatch(path)
-    if not match:
-        what = "leads to no ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL below the physical root"
-        raise Refusal(messages.NO_DEPLOYMENT, what, where)
-    stateroot, checksum, serial = match.groups()
+    path = resolve(sysroot_fd, request.ostree, where)
+    stateroot, checksum, serial = parts(path, where)
     return Deployment(
         layout="ostree",
         stateroot=stateroot,
         checksum=checksum,
-        serial=int(serial),
+        serial=serial,
         path=path,
         sysroot_fd=sysroot_fd,
         fd=_directory(sysroot_fd, path, sysroot),
@@ -41,8 +39,22 @@ def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
     )
 
 
-def _resolve(sysroot_fd: int, target: str, where: str) -> str:
-    """The path, relative to the physical root, of the directory that a name with links in it leads to."""
+def parts(path: str, where: str) -> tuple[str, str, int]:
+    """Stateroot, checksum and serial of a deployment's path below the physical root. Raises Refusal `no-deployment`."""
+    match = _PATH.fullmatch(path)
+    if match:
+        return match[1], match[2], int(match[3])
+    _, _, rest = path.removeprefix(_TOP).partition("/")
+    if path.startswith(_TOP) and _PATH.fullmatch(f"{_TOP}x/{rest}"):
+        what = "the name of the stateroot is not of the form [A-Za-z0-9._-]{1,64}"
+        hint = "boot another entry, and deploy into a stateroot with such a name ('ostree admin stateroot-init NAME')"
+        raise Refusal(messages.NO_DEPLOYMENT, what, where, hint)
+    what = "leads to no ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL below the physical root"
+    raise Refusal(messages.NO_DEPLOYMENT, what, where)
+
+
+def resolve(sysroot_fd: int, target: str, where: str) -> str:
+    """The path, relative to the physical root, of the directory that a name with links in it leads to. Raises Refusal."""
     try:
         fd = files.open_directory(sysroot_fd, target, files.CONFINED)
     except OSError as error:

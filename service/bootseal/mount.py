@@ -11,7 +11,7 @@ import errno
 import os
 from contextlib import suppress
 
-from . import booted, lastlook, loader, messages
+from . import booted, exits, lastlook, loader, messages, release
 from .errors import Refusal, failed
 from .linux import files, mountapi, syscall
 from .values import Deployment, Enrolled, Mounted, Request, RootConfig
@@ -48,6 +48,9 @@ def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, reques
     root = _overlay(enrolled, deployment, config)
     options = _checked_options(root, pinned.path)
     loader.check(root, request.init, pinned.path)
+    named = release.read(root)
+    with _Step("cannot look for links that lead out of the image", pinned.path):
+        ways_out = exits.find(root, transient_etc=config.etc_transient)
     etc = _mount_etc(root, deployment, config)
     if not _has_its_own(root, "/var"):
         _bind(root, "var", deployment.var_fd, clear=_READ_ONLY)
@@ -62,7 +65,8 @@ def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, reques
         options=options,
         identities=identities,
         booted_keys=booted.serialize(deployment, config, etc),
-        not_covered=(*not_covered, "/var", *(["/boot"] if boot else [])),
+        not_covered=(*not_covered, "/var", *(["/boot"] if boot else []), *ways_out),
+        release=named,
     )
 
 

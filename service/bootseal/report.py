@@ -122,6 +122,7 @@ class Recorder:
 
     def mounted(self, mounted: Mounted) -> None:
         self.record["mount"] = {"options": mounted.options}
+        self.record["image"] |= {name: value for name, value in mounted.release._asdict().items() if value}
         self.record["not_covered"] = [*mounted.not_covered, *_unauthenticated()]
 
     def end(self, verdict: Verdict, message: str, hint: str) -> Record:
@@ -242,6 +243,7 @@ def _fields(verdict: Verdict, record: Record) -> dict[str, str]:
         **_SENDER,
         "BOOTSEAL_VERDICT": verdict.name,
         "BOOTSEAL_HINT": record.get("hint", ""),
+        "BOOTSEAL_IMAGE": image_name(record),
         "BOOTSEAL_DEPLOYMENT": deployment.get("path", ""),
         "BOOTSEAL_DIGEST": f"{image['algorithm']}:{image['digest']}" if image else "",
         "BOOTSEAL_SIGNER": record.get("signature", {}).get("subject", ""),
@@ -251,12 +253,25 @@ def _fields(verdict: Verdict, record: Record) -> dict[str, str]:
 
 
 def _verified_line(record: Record) -> str:
-    deployment, image = record["deployment"], record["image"]
+    """The signature covers what comes first. The disk's own names follow, and cannot pass for it."""
+    deployment = record["deployment"]
     name = f"{deployment['stateroot']}/{deployment['checksum'][:12]}.{deployment['serial']}"
     return (
-        f"verified {name} {image['algorithm']}:{image['digest'][:12]}, signed by {record['signature']['subject']}, "
+        f"verified {identity(record)} (deployment {name}, as the disk names it), signed by {record['signature']['subject']}, "
         f"{_how(record['enrollment'])}; not covered: {', '.join(record['not_covered'])}"
     )
+
+
+def identity(record: Record) -> str:
+    """Which image it is: what the signature covers, with a digest that is long enough for people."""
+    image = record["image"]
+    return f"{image_name(record)} {image['algorithm']}:{image['digest'][:12]}".strip()
+
+
+def image_name(record: Record) -> str:
+    """Name and version, as far as the image's own os-release has them."""
+    image = record.get("image", {})
+    return " ".join(image[member] for member in ("id", "version") if member in image)
 
 
 def _how(enrollment: Record) -> str:

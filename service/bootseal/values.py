@@ -149,6 +149,13 @@ class Enrolled(NamedTuple):
     missing: tuple[Missing, ...]
 
 
+class Release(NamedTuple):
+    """The name of the image and its version, as the verified root's own os-release has them; empty: unknown."""
+
+    id: str
+    version: str
+
+
 class Mounted(NamedTuple):
     """The finished tree, detached from every namespace, and the options that the kernel reports for its overlay.
 
@@ -160,3 +167,4 @@ class Mounted(NamedTuple):
     identities: bytes
     booted_keys: bytes
     not_covered: tuple[str, ...]
+    release: Release = Release("", "")

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import bootseal
 from bootseal import image, kernelkeys, messages, report
 from bootseal.digest import Digest
 from bootseal.errors import Refusal
 from bootseal.host import chain, cli, devices, manager, recheck, status
 from bootseal.linux import keyctl
 from bootseal.linux.mountapi import MountInfo
-from bootseal.values import Mounted
+from bootseal.values import Mounted, Release
 from tools.schema import SCHEMA, errors
 from unit.support import SERVICE, TREE, deployment, enrolled, kernel_keys, pinned, raising, verified
 
@@ -50,8 +51,9 @@ def recorded(*not_covered: str, missing: tuple[Any, ...] = (), **changes: Any) -
     recorder.deployment(deployment())
     recorder.verified(verified())
     recorder.pinned(pinned())
+    release = changes.pop("release", Release("edge", "41.3"))
     recorder.enrolled(enrolled(missing, **changes))
-    recorder.mounted(Mounted(-1, "ro,verity=require", b"", b"", not_covered or ("/etc", "/var")))
+    recorder.mounted(Mounted(-1, "ro,verity=require", b"", b"", not_covered or ("/etc", "/var"), release))
     record = recorder.end(messages.VERIFIED, report._verified_line(recorder.record), "")
     parsed: report.Record = json.loads(json.dumps(record))
     return parsed
@@ -147,6 +149,27 @@ def test_good_boot(world: World, said: Callable[..., Said]) -> None:
     assert "bootseal.service: active (exited), result success" in found.out
     assert len(found.out.splitlines()) <= 25, "one screen"
     assert max(map(len, found.out.splitlines())) <= 84
+
+
+def test_what_is_covered_comes_before_the_disks_own_names(world: World, said: Callable[..., Said]) -> None:
+    lines = said().out.splitlines()
+    name = f"os/{deployment().checksum[:12]}.0"
+    assert lines[1:4] == [
+        "Image   edge 41.3, as its own os-release says",
+        f"Digest  {DIGEST}",
+        f"Root    {name}, as the disk names it; bootseal {bootseal.__version__}",
+    ]
+    for release, first in ((Release("edge", ""), "Image   edge, as"), (Release("", ""), "Digest  ")):
+        world.write(recorded(release=release))
+        assert said().out.splitlines()[1].startswith(first)
+
+
+def test_links_of_the_image_that_lead_out(world: World, said: Callable[..., Said]) -> None:
+    world.write(recorded("/etc", "/var", "/usr/local -> /var/usrlocal"))
+    listed = {place["what"]: place["why"] for place in said("short").json["status"]["not_covered"]}
+    assert listed["/usr/local -> /var/usrlocal"] == "a link of the image, to where code is looked for"
+    assert "  /usr/local -> /var/usrlocal  a link of the image" in said().out
+    assert max(map(len, said().out.splitlines())) <= 84
 
 
 def test_json_is_the_record_and_more(world: World, said: Callable[..., Said]) -> None:
@@ -813,6 +836,9 @@ def test_schema_takes_a_record_of_each_verdict(verdict: messages.Verdict) -> Non
         {"not_covered": "/etc"},
         {"not_covered": [1]},
         {"mount": {}},
+        {"deployment": recorded()["deployment"] | {"stateroot": "a b"}},
+        {"image": recorded()["image"] | {"id": "a b"}},
+        {"image": recorded()["image"] | {"version": "x" * 65}},
         {"keyring": {"certificates": 0, "skipped": []}},
         {"milliseconds": {"x": -1}},
         {"image": {"path": "x"}},

@@ -376,12 +376,64 @@ def test_verify_all_goes_on_where_one_has_no_initrd(signed_root: Root) -> None:
     signed_root.add(B)
     result = bootseal("verify", "--all", "--sysroot", signed_root.top)
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["DEPLOYMENT", "STATE", "VERDICT", "SIGNER", "MISSING"]
+    assert lines[0].split() == ["NAME", "ON", "DISK", "STATE", "VERDICT", "IMAGE", "SIGNER", "MISSING"]
     assert len(lines) == 3
     assert lines[1].startswith(f"os/{A[:12]}.0")
     assert "unknown" in lines[2]
     assert result.returncode == 69  # the first one's: no fs-verity here
     assert "\033" not in result.stdout + result.stderr
+
+
+def test_the_text_of_verify_names_what_is_covered_first() -> None:
+    found = Found(f"ostree/deploy/os/deploy/{A}.0", "pending", None, ())
+    image = {"algorithm": "sha256", "digest": "ab" * 32, "id": "edge", "version": "41.3"}
+    record = {"verdict": "verified", "image": image, "keys": "x", "missing": [], "not_covered": ["/var", "/opt -> /var/opt"]}
+    lines = check._text(found, record).splitlines()
+    assert lines[0] == f"os/{A[:12]}.0 (pending), as the disk names it:  verified"
+    assert [" ".join(line.split()) for line in lines[1:3]] == ["image edge 41.3", f"digest sha256:{'ab' * 32}"]
+    assert lines[-1].split(maxsplit=2)[2] == "/var, /opt -> /var/opt"
+    del image["id"], image["version"]
+    assert "  image" not in check._text(found, record)
+
+
+EVIL = "verified sha256:0 by vendor"
+
+
+def test_a_stateroot_whose_name_could_say_something(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing lists it, as the boot refuses it; a boot entry that leads there is named with the boot's reason."""
+    kept, path = root.add(A, 1), root.add(B, 2)
+    (root.top / f"ostree/deploy/{EVIL}/deploy").mkdir(parents=True)
+    (root.top / path).rename(root.top / f"ostree/deploy/{EVIL}/deploy/{B}.0")
+    link = root.top / "ostree/boot.1/os" / B / "0"
+    link.unlink()
+    link.symlink_to(f"/ostree/deploy/{EVIL}/deploy/{B}.0")
+    assert [found.path for found in root.found()] == [kept]
+    said = capsys.readouterr().err
+    assert "name of the stateroot" in said
+    assert EVIL not in said
+
+
+@pytest.mark.parametrize("name", [EVIL, "..", "a/b", "\u0661"])
+def test_a_staged_deployment_with_such_a_stateroot(root: Root, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The gate holds it, and says why."""
+    target = booted.vardict({"name": ("s", f"{B}.0\0".encode()), "osname": ("s", name.encode() + b"\0")})
+    Path(sysroots.STAGED).write_bytes(booted.vardict({"target": ("a{sv}", target)}))
+    with pytest.raises(Failure, match=r"name of the stateroot|leads to no ostree/deploy/") as caught:
+        _gate(monkeypatch, "enabled")
+    assert name not in caught.value.what.replace("...", "")
+
+
+@pytest.mark.parametrize("name", [f"{B}.0/etc", f"{B}.0.origin", f"{B}.0000000000", f"{B}.\u0661"])
+def test_what_the_boot_takes_for_no_deployment_is_none(root: Root, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    root.add(A, 1)
+    (root.top / f"ostree/deploy/os/deploy/{name}").mkdir(parents=True)
+    link = root.top / "ostree/boot.1/os" / A / "0"
+    link.unlink()
+    link.symlink_to(f"/ostree/deploy/os/deploy/{name}")
+    assert {(found.path, found.options) for found in root.found()} <= {
+        (f"ostree/deploy/os/deploy/{checksum}.0", None) for checksum in (A, B)
+    }
+    assert "leads to no deployment" in capsys.readouterr().err
 
 
 def test_verify_all_reads_each_initrd_once(
@@ -450,7 +502,9 @@ def test_gate_without_a_staged_deployment(root: Root, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("verdict", "status"), [("verified", 0), ("no-signature", 66), ("untrusted-signer", 77)])
-def test_gate_decides_by_the_verdict(root: Root, monkeypatch: pytest.MonkeyPatch, verdict: str, status: int) -> None:
+def test_gate_decides_by_the_verdict(
+    root: Root, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verdict: str, status: int
+) -> None:
     root.add(A, 1)
     path = root.add(B, etc=False)
     (root.top / path / "usr/lib/modules/6.12/initramfs.img").write_bytes(_initrd())
@@ -459,15 +513,20 @@ def test_gate_decides_by_the_verdict(root: Root, monkeypatch: pytest.MonkeyPatch
 
     def judged(found: Found, _sysroot: str, source: judge.Source) -> judge.Record:
         asked.append((found.path, source.name))
-        return {"verdict": verdict, "exit_status": status, "message": f"refused ({verdict})", "hint": "", "missing": []}
+        image = {"algorithm": "sha256", "digest": "ab" * 32, "id": "edge", "version": "41.3"}
+        ending = {"verdict": verdict, "exit_status": status, "message": f"refused ({verdict})", "hint": "", "missing": []}
+        return ending | ({"image": image} if status == 0 else {})
 
     monkeypatch.setattr(check, "judge", judged)
+    named = f"(the disk names it os/{B[:12]}.0)"
     if status == 0:
         assert _gate(monkeypatch, "enabled") == 0
+        assert f"the staged deployment would boot: edge 41.3 sha256:abababababab {named}\n" in capsys.readouterr().err
     else:
         with pytest.raises(Failure, match=verdict) as caught:
             _gate(monkeypatch, "enabled")
         assert caught.value.status == status
+        assert caught.value.what.endswith(named)
     assert asked == [(path, str(root.top / path / "usr/lib/modules/6.12/initramfs.img"))]
 
 

@@ -173,25 +173,52 @@ def test_directories_that_are_no_deployment(name: str, sysroot: Sysroot) -> None
     assert verdict_of(sysroot) == "no-deployment"
 
 
-@pytest.mark.parametrize("stateroot", [b"a b", b"a\x1b[2Jb", b"\xff\xfe", "ü".encode(), b"a\rb", b".hidden"], ids=ascii)
-def test_odd_staterooots_work_or_are_refused(stateroot: bytes, sysroot: Sysroot) -> None:
-    """Whichever: no exception, and a message that a terminal can take."""
-    name = os.fsdecode(stateroot)
+def rename_stateroot(sysroot: Sysroot, name: str) -> None:
     old = sysroot.path / "ostree/deploy/os"
     old.rename(old.with_name(name))
     sysroot.point_to(f"/ostree/deploy/{name}/deploy/{CHECKSUM}.0")
+
+
+@pytest.mark.parametrize("name", ["os", "A.b_c-9", ".hidden", "...", "x" * 64])
+def test_names_of_stateroots(name: str, sysroot: Sysroot) -> None:
+    rename_stateroot(sysroot, name)
     assert sysroot.located().stateroot == name
-    (sysroot.path / "ostree/deploy" / name / "var").rmdir()
-    found = refusal(deployment.locate, request(), str(sysroot.path))
-    assert all(" " <= c <= "~" for c in str(found))
 
 
-def test_newline_in_the_stateroot(sysroot: Sysroot) -> None:
-    old = sysroot.path / "ostree/deploy/os"
-    old.rename(old.with_name("a\nb"))
-    sysroot.point_to(f"/ostree/deploy/a\nb/deploy/{CHECKSUM}.0")
+EVIL_NAMES = [
+    b"a b", b"a\x1b[2Jb", b"\xff\xfe", "ü".encode(), "\u0661".encode(), b"a\rb", b"a\nb", b"\n", b"a\n", b"x" * 65,
+    b"verified sha256:000000000000, signed by CN=vendor; ", b"a,b", b"a(b)", b"a:b", b"a+b", b"$(id)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVIL_NAMES, ids=ascii)
+def test_a_stateroot_whose_name_could_say_something(name: bytes, sysroot: Sysroot) -> None:
+    """It is refused before it is printed, and with a reason of its own that has nothing of it."""
+    rename_stateroot(sysroot, os.fsdecode(name))
     found = refusal(deployment.locate, request(), str(sysroot.path))
-    assert "\n" not in str(found)
+    assert (found.verdict.name, found.path) == ("no-deployment", f"{sysroot.path}{Sysroot.BOOT}")
+    assert found.what == "the name of the stateroot is not of the form [A-Za-z0-9._-]{1,64}"
+    assert "stateroot-init" in found.hint
+
+
+PATHS = {
+    "dot": (f"ostree/deploy/./deploy/{CHECKSUM}.0", "name of the stateroot"),
+    "dots": (f"ostree/deploy/../deploy/{CHECKSUM}.0", "name of the stateroot"),
+    "empty": (f"ostree/deploy//deploy/{CHECKSUM}.0", "name of the stateroot"),
+    "both wrong": (f"ostree/deploy/a b/deploy/{CHECKSUM}", "leads to no ostree/deploy/STATEROOT"),
+    "deeper": (f"ostree/deploy/a/b/deploy/{CHECKSUM}.0", "leads to no ostree/deploy/STATEROOT"),
+    "elsewhere": (f"a b/deploy/{CHECKSUM}.0", "leads to no ostree/deploy/STATEROOT"),
+}
+
+
+@pytest.mark.parametrize(("path", "what"), PATHS.values(), ids=PATHS)
+def test_paths_of_no_deployment(path: str, what: str) -> None:
+    found = refusal(deployment.parts, path, "/where")
+    assert (found.verdict.name, found.path, what in found.what) == ("no-deployment", "/where", True)
+
+
+def test_parts_of_a_path() -> None:
+    assert deployment.parts(f"ostree/deploy/os/deploy/{CHECKSUM}.17", "") == ("os", CHECKSUM, 17)
 
 
 def test_nothing_mounted_at_the_physical_root(tmp_path: Path) -> None:

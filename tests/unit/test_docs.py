@@ -115,7 +115,7 @@ def test_service_page_has_every_journal_field() -> None:
         "message": "x",
         "hint": "x",
         "deployment": {"path": "x"},
-        "image": {"algorithm": "x", "digest": "x"},
+        "image": {"algorithm": "x", "digest": "x", "id": "x"},
         "signature": {"subject": "x"},
         "enrollment": {"method": "x"},
     }

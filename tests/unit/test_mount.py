@@ -94,6 +94,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
         (place / "root" / name).mkdir(parents=True)
     (place / "root/usr/lib/systemd/systemd").write_bytes(b"init" * 3000)
     (place / "root/usr/etc/hostname").write_text("pristine")
+    (place / "root/usr/lib/os-release").write_text("ID=debian\nVERSION_ID=13\n")
+    (place / "root/usr/local").symlink_to("../var/usrlocal")
+    (place / "root/usr/etc/systemd").symlink_to("../var/systemd")
     subprocess.run([tool, "-d0", place / "image", place / "root"], check=True, capture_output=True)
     return str(place / "image")
 
@@ -119,7 +122,7 @@ print(mount.attached() == verified().digest.value.hex(), os.path.exists(booted.P
         tmp_path,
     )
     assert said == [
-        "True ('/etc', '/var', '/boot')",
+        "True ('/etc', '/var', '/boot', '/usr/local -> /var/usrlocal')",
         "['boot', 'etc', 'sysroot', 'usr', 'var']",
         "deployed var",
         "True",
@@ -187,7 +190,36 @@ print(b"transient-etc" in Path(booted.PATH).read_bytes())
         image,
         tmp_path,
     )
-    assert said == ["('/var', '/boot')", "pristine True True", "True 0o0", "True"]
+    links = "'/usr/local -> /var/usrlocal', '/etc/systemd -> /var/systemd'"
+    assert said == [f"('/var', '/boot', {links})", "pristine True True", "True 0o0", "True"]
+
+
+def test_the_image_is_named_by_itself_alone(image: str, tmp_path: Path) -> None:
+    """Not by the /etc of the disk, which is mounted over the image's own; and what its digest does not fit is refused."""
+    said = in_initrd(
+        """
+syscall.mount(None, "/sysroot", None, 32)
+(next(Path("/sysroot/ostree/deploy/os/deploy").iterdir()) / "etc/os-release").write_text("ID=evil\\nVERSION_ID=99\\n")
+mounted, namespace = run(image)
+print(*mounted.release)
+for name, place in (("open_regular", mount.release.files), ("readlink", os)):
+    real = getattr(place, name)
+    def failing(*a, **k):
+        if "os-release" in str(a) or name == "readlink" and "dir_fd" in k: raise OSError(errno.EIO, "")
+        return real(*a, **k)
+    setattr(place, name, failing)
+    try: run(image)
+    except Refusal as refusal: print(refusal.verdict.name, refusal.what.partition(":")[0])
+    setattr(place, name, real)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == [
+        "debian 13",
+        "io-error cannot be read through the verified root",
+        "io-error cannot look for links that lead out of the image",
+    ]
 
 
 def test_attached_and_detached_again(image: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from bootseal import messages, report
 from bootseal.errors import Refusal
 from bootseal.linux import journal
-from bootseal.values import Certificate, Missing, Mounted
+from bootseal.values import Certificate, Missing, Mounted, Release
 from tools import schema
 from unit.support import candidate, certificate, deployment, enrolled, kernel_keys, pinned, verified
 
@@ -25,7 +25,7 @@ MEMBERS = {
 }  # fmt: skip
 NESTED = {
     "deployment": {"layout", "stateroot", "checksum", "serial", "path"},
-    "image": {"path", "algorithm", "digest", "size"},
+    "image": {"path", "algorithm", "digest", "size", "id", "version"},
     "signature": {"subject", "issuer", "serial", "certificate_sha256", "algorithm", "not_before", "not_after"},
     "mount": {"options"},
 }
@@ -104,7 +104,8 @@ def whole(**changes: Any) -> report.Recorder:
     recorder.pinned(pinned())
     recorder.enrolled(changes.get("enrolled", enrolled()))
     recorder.begin("mount", "Mounting...")
-    recorder.mounted(Mounted(-1, "ro,verity=require", b"", b"", ("/etc", "/var")))
+    named = changes.get("release", Release("edge", "41.3"))
+    recorder.mounted(Mounted(-1, "ro,verity=require", b"", b"", ("/etc", "/var", "/opt -> /var/opt"), named))
     return recorder
 
 
@@ -130,7 +131,8 @@ def test_what_the_record_holds(world: World) -> None:
     assert record["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert record["kernel"] == os.uname().release
     assert record["deployment"] == {name: getattr(deployment(), name) for name in NESTED["deployment"]}
-    assert record["image"] == {"path": pinned().path, "algorithm": "sha256", "digest": made.digest.value.hex(), "size": 4096}
+    image = {"path": pinned().path, "algorithm": "sha256", "digest": made.digest.value.hex(), "size": 4096}
+    assert record["image"] == image | {"id": "edge", "version": "41.3"}
     assert record["signature"]["certificate_sha256"] == certificate.sha256
     assert record["signature"]["serial"] == certificate.serial.hex()
     assert (record["signature"]["not_before"], record["signature"]["not_after"]) == (
@@ -142,7 +144,7 @@ def test_what_the_record_holds(world: World) -> None:
     assert record["keyring"]["certificates"] == 2
     assert record["keyring"]["sealed"] is True
     assert record["mount"] == {"options": "ro,verity=require"}
-    assert record["not_covered"][:2] == ["/etc", "/var"]
+    assert record["not_covered"][:3] == ["/etc", "/var", "/opt -> /var/opt"]
     assert set(record["milliseconds"]) == {"configuration", "locate", "mount"}
     assert all(figure >= 0 for figure in record["milliseconds"].values())
 
@@ -180,13 +182,15 @@ def test_a_hint_of_its_own(world: World) -> None:
 def test_a_verified_boot_on_console_and_journal(world: World) -> None:
     report.verified(whole())
     (line,) = world.console()
-    assert line.startswith(f"bootseal: verified os/{'5f' * 6}.0 sha256:{verified().digest.value.hex()[:12]}, signed by ")
-    assert "not covered: /etc, /var" in line
+    covered = f"edge 41.3 sha256:{verified().digest.value.hex()[:12]}"
+    assert line.startswith(f"bootseal: verified {covered} (deployment os/{'5f' * 6}.0, as the disk names it), signed by ")
+    assert "not covered: /etc, /var, /opt -> /var/opt" in line
     (entry,) = world.entries()
     assert entry["MESSAGE"] == line.removeprefix("bootseal: ")
-    fields = {name: entry[f"BOOTSEAL_{name}"] for name in ("VERDICT", "DEPLOYMENT", "DIGEST", "SIGNER", "ENROLL")}
+    fields = {name: entry[f"BOOTSEAL_{name}"] for name in ("VERDICT", "IMAGE", "DEPLOYMENT", "DIGEST", "SIGNER", "ENROLL")}
     assert fields == {
         "VERDICT": "verified",
+        "IMAGE": "edge 41.3",
         "DEPLOYMENT": deployment().path,
         "DIGEST": str(verified().digest),
         "SIGNER": verified().signer.certificate.subject_text,
@@ -200,6 +204,23 @@ def test_a_verified_boot_on_console_and_journal(world: World) -> None:
         "STATUS=Mounting...",
         *["STATUS=" + entry["MESSAGE"]] * 2,
     ]
+
+
+@pytest.mark.parametrize(
+    ("release", "said", "members"),
+    [
+        (Release("edge", ""), "verified edge sha256:", {"id": "edge"}),
+        (Release("", "41.3"), "verified 41.3 sha256:", {"version": "41.3"}),
+        (Release("", ""), "verified sha256:", {}),
+    ],
+    ids=["no version", "no name", "neither"],
+)
+def test_an_image_that_does_not_say_all(release: Release, said: str, members: dict[str, str], world: World) -> None:
+    report.verified(whole(release=release))
+    record = world.record()
+    assert record["message"].startswith(said)
+    assert {name: value for name, value in record["image"].items() if name in ("id", "version")} == members
+    assert world.entries()[0].get("BOOTSEAL_IMAGE") == (" ".join(members.values()) or None)
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ BOOT_PATH = sorted(path for path in PACKAGE.rglob("*.py") if "host" not in path.
 STAGES = {
     "cmdline", "config", "keyring", "kernelkeys", "deployment", "candidate", "verify", "image", "enroll", "mount", "report",
 }  # fmt: skip
-HELPERS = {"der", "cms", "builtin", "booted", "lastlook", "loader"}
+HELPERS = {"der", "cms", "builtin", "booted", "exits", "lastlook", "loader", "release"}
 COMMANDS = ("boot", "cleanup", "greeting", "initrd")
 COMMON = {"messages", "errors", "values", "digest", "linux"}
 # Within one stage, and MAX_SIZE of the signature.
 PAIRS = {
-    ("enroll", "builtin"), ("mount", "booted"), ("mount", "lastlook"), ("mount", "loader"), ("verify", "cms"),
-    ("verify", "der"), ("cms", "der"), ("keyring", "der"), ("candidate", "cms"),
+    ("enroll", "builtin"), ("mount", "booted"), ("mount", "exits"), ("mount", "lastlook"), ("mount", "loader"),
+    ("mount", "release"), ("verify", "cms"), ("verify", "der"), ("cms", "der"), ("keyring", "der"), ("candidate", "cms"),
 }  # fmt: skip
 BASE = {
     "messages": set[str](),

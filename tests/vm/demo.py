@@ -241,8 +241,8 @@ def first_boot(show: Show, sealed: Sealed) -> Path:
             show.block(title, text)
     ended(show, result, guest.PASSED, "first boot reaches the system")
     record, status = record_of(said), said.get("systemctl status bootseal", "")
-    show.check("console: verified", seen=any(line.startswith("bootseal: verified guest/") for line in lines))
-    active = "active (exited)" in status and '"verified guest/' in status
+    show.check("console: verified", seen=any(line.startswith("bootseal: verified debian ") for line in lines))
+    active = "active (exited)" in status and '"verified debian ' in status
     show.check("systemctl status: active (exited), verified", seen=active)
     show.check("boot.json: verdict, and the digest that was signed", seen=_is_verified(record, sealed))
     enrolled = _enrolled(record.get("enrollment", {}), first=True)

@@ -36,6 +36,9 @@ def _script(deployment: guest.Deployment) -> str:
         failed="systemctl --failed --no-legend --plain",
         kernel="uname -r; cat /proc/sys/kernel/random/boot_id",
         record="cat /run/bootseal/boot.json",
+        # A shell reads it; the disk's own one says something else from the second boot on.
+        release='. /usr/lib/os-release; echo "$ID" "$VERSION_ID"; rm /etc/os-release; echo ID=evil >/etc/os-release',
+        opt="readlink /opt",
         journal="journalctl -b -u bootseal -o json BOOTSEAL_VERDICT=verified",
         catalog="journalctl --update-catalog && journalctl -b -u bootseal -x --no-pager BOOTSEAL_VERDICT=verified",
         initrd_mounts="cat /run/guest-mountinfo",

@@ -93,9 +93,27 @@ def test_the_record_says_what_was_booted(job: Job[Boots]) -> None:
             "algorithm": boots.chain.algorithm,
             "digest": boots.beside[support.DIGEST].hex(),
             "size": deployment.cfs.stat().st_size,
+            **release_of(inside),
         }
         assert set(record["milliseconds"]) == STAGES
         assert all(figure > 0 for figure in record["milliseconds"].values())
+
+
+def release_of(inside: Inside) -> dict[str, str]:
+    """Name and version of the image, as a shell in the guest reads them: Debian testing has no version."""
+    return dict(zip(("id", "version"), inside.said["release"].split(), strict=False))
+
+
+@chains()
+def test_the_image_is_named_by_what_the_digest_covers(job: Job[Boots]) -> None:
+    """Not by stateroot and checksum, nor by the /etc/os-release that the boot before left on the disk."""
+    boots = job.result()
+    for inside in boots.inside:
+        name = " ".join(release_of(inside).values())
+        assert name == {"forky": "debian", "trixie": "debian 13"}[boots.chain.suite]
+        first = f"verified {name} {boots.chain.algorithm}:{inside.record['image']['digest'][:12]} ("
+        on_disk = f"deployment guest/{boots.image.deployment.checksum[:12]}.0, as the disk names it), signed by "
+        assert inside.properties["StatusText"].startswith(first + on_disk)
 
 
 @chains()
@@ -123,7 +141,8 @@ def test_the_record_says_what_is_covered(job: Job[Boots]) -> None:
     etc = [] if boots.chain.root == TRANSIENT_ETC else ["/etc"]
     for inside in boots.inside:
         record = inside.record
-        assert record["not_covered"] == [*etc, "/var", "/boot", "initrd", "kernel command line"]
+        link = f"/opt -> /{inside.said['opt']}"
+        assert record["not_covered"] == [*etc, "/var", "/boot", link, "initrd", "kernel command line"]
         assert (record["keyring"]["certificates"], record["keyring"]["sealed"]) == (1, True)
         assert "verity=require" in record["mount"]["options"].split(",")
         assert all(text in record["message"] for text in record["not_covered"])
@@ -137,6 +156,7 @@ def test_the_journal_has_one_entry_with_all_fields(job: Job[Boots]) -> None:
         ours = {name: value for name, value in entry.items() if name.startswith("BOOTSEAL_")}
         assert ours == {
             "BOOTSEAL_VERDICT": "verified",
+            "BOOTSEAL_IMAGE": " ".join(release_of(inside).values()),
             "BOOTSEAL_DEPLOYMENT": boots.directory,
             "BOOTSEAL_DIGEST": f"{boots.chain.algorithm}:{boots.beside[support.DIGEST].hex()}",
             "BOOTSEAL_SIGNER": f"CN=guest {boots.chain.kind}",

@@ -333,7 +333,8 @@ def test_a_signature_after_staging_is_judged_at_once(job: Job[Chain]) -> None:
     said = job.result().said("passed")
     assert re.fullmatch(r"guest/[0-9a-f]{12}\.\d: verified", said["deploy"].splitlines()[-1])
     assert said["early"].splitlines()[:2] == ["Result=success", "ExecMainStatus=0"]
-    assert re.search(r"^bootseal: the staged deployment guest/\S+ would boot$", said["early"], re.MULTILINE)
+    what = r"debian( 13)? sha256:[0-9a-f]{12} \(the disk names it guest/[0-9a-f]{12}\.\d\)"
+    assert re.search(rf"^bootseal: the staged deployment would boot: {what}$", said["early"], re.MULTILINE)
     assert [row[1:3] for row in _rows(said["table"])][:2] == [["staged", "verified"], ["booted", "unknown"]]
 
 
@@ -351,7 +352,7 @@ def test_what_the_gate_let_pass_is_what_boots_next(job: Job[Chain]) -> None:
     chain = job.result()
     said = chain.said("open")
     assert _record(said)["deployment"]["checksum"] == chain.said("deploy")["update"].splitlines()[-1]
-    assert said["verify"].splitlines()[0].split()[1:] == ["(booted):", "verified"]
+    assert said["verify"].splitlines()[0].split(maxsplit=1)[1] == "(booted), as the disk names it:  verified"
     # Its own initrd, copied to /boot by ostree, is where the keys are from.
     assert re.search(r"^  keys +1 from /sysroot/boot/ostree/guest-[0-9a-f]{64}/initramfs-", said["verify"], re.MULTILINE)
 
@@ -368,6 +369,6 @@ def test_a_gate_that_is_off_changes_nothing(job: Job[Chain]) -> None:
 
 def _rows(table: str) -> list[list[str]]:
     """The first columns of `verify --all`, by the width of the heading's."""
-    lines = [line for line in table.splitlines() if line.startswith(("DEPLOYMENT", "guest/"))]
-    starts = [lines[0].index(name) for name in ("DEPLOYMENT", "STATE", "VERDICT", "SIGNER")]
+    lines = [line for line in table.splitlines() if line.startswith(("NAME ON DISK", "guest/"))]
+    starts = [lines[0].index(name) for name in ("NAME ON DISK", "STATE", "VERDICT", "IMAGE")]
     return [[line[a:b].strip() for a, b in pairwise(starts)] for line in lines[1:]]

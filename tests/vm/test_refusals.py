@@ -18,6 +18,8 @@ pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 INIT = "/usr/lib/systemd/systemd"
+OS_RELEASE = "/usr/lib/os-release"
+WORDS = "verified,signed-by:vendor"  # a stateroot
 OTHER_DIGEST = bytes(range(32))
 OUTSIDE: Mapping[str, guest.Content] = {
     "outside/target/.keep": b"",
@@ -113,6 +115,16 @@ CASES = (
         commands("unlink /ostree/repo/objects", "symlink /ostree/repo/objects ../../../outside/target"),
         files=lambda: OUTSIDE,
     ),
+    Case(
+        "stateroot-with-words",
+        "no-deployment",
+        r"the name of the stateroot is not of the form .*: /sysroot/ostree/boot\.1/guest/[0-9a-f]{64}/0",
+        commands(
+            "rm /{link}",
+            *(f"mkdir /ostree/deploy/{name}" for name in (WORDS, f"{WORDS}/deploy", f"{WORDS}/deploy/{'0' * 64}.0")),
+            f"symlink /{{link}} ../../../deploy/{WORDS}/deploy/{'0' * 64}.0",
+        ),
+    ),
     Case("no-image", "no-image", rf"missing: {IMAGE}", commands("rm /{image}")),
     Case("no-digest", "no-digest", rf"missing: {IMAGE}\.digest", commands("rm /{digest}")),
     Case("no-signature", "no-signature", rf"missing: {IMAGE}\.sig", commands("rm /{signature}")),
@@ -196,6 +208,18 @@ CASES = (
         "mount-failed",
         rf"init or its loader cannot be read: .*ENOENT.*: {INIT}",
         lambda image, disk: commands(f"rm /{image.deployment.object_of(INIT)}")(image, disk),
+    ),
+    Case(
+        "os-release-tampered",
+        "io-error",
+        rf"cannot be read through the verified root: .*EIO.*: {OS_RELEASE}",
+        flip(object_of(OS_RELEASE), 8),
+    ),
+    Case(
+        "os-release-gone",
+        "mount-failed",
+        rf"cannot be read through the verified root: .*ENOENT.*: {OS_RELEASE}",
+        lambda image, disk: commands(f"rm /{image.deployment.object_of(OS_RELEASE)}")(image, disk),
     ),
     Case(
         "own-mounts",

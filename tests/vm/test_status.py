@@ -20,7 +20,8 @@ from tools.schema import errors
 pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
-NOT_COVERED = ["/etc", "/var", "/boot", "initrd", "kernel command line"]
+NOT_COVERED = ["/etc", "/var", "/boot", "/opt -> /var/opt", "initrd", "kernel command line"]
+NAMES = {"forky": "debian", "trixie": "debian 13"}  # as their os-release has them
 # QEMU's BIOS knows no Secure Boot: nobody can tell who authenticated kernel and initrd.
 MARKS = dict.fromkeys(("Secure Boot", "initrd", "boot keyring"), "unknown") | dict.fromkeys(
     ("signer", "digest file", "image", "overlay", "root"), "kernel"
@@ -102,7 +103,8 @@ def test_systemctl_status_tells_the_story(job: Job[list[Seen]], boot: Boot) -> N
     assert any(line.startswith("Active: active (exited) since ") for line in lines)
     first = ", first boot" if boot is BOOTS["fsverity-first"] else ""
     message = (
-        f"verified guest/{boot.deployment.checksum[:12]}.0 sha256:{boot.digest[:12]}, signed by CN=guest p256, "
+        f"verified {NAMES[boot.suite]} sha256:{boot.digest[:12]} "
+        f"(deployment guest/{boot.deployment.checksum[:12]}.0, as the disk names it), signed by CN=guest p256, "
         f"checked by the kernel, method {boot.method}{first}; not covered: {', '.join(NOT_COVERED)}"
     )
     assert f'Status: "{message}"' in lines
@@ -139,17 +141,18 @@ def test_the_text_is_one_true_screen(job: Job[list[Seen]], boot: Boot) -> None:
     told = boot.seen.told("text")
     assert (told.status, told.err) == (0, "")
     lines = told.out.splitlines()
-    assert len(lines) <= 26
+    assert len(lines) <= 28
     assert max(map(len, lines)) <= 80
     assert lines[0] == "Boot    verified, and still so as far as can be seen"
-    assert lines[1].startswith(f"Root    guest/{boot.deployment.checksum[:12]}.0, ")
+    assert lines[1] == f"Image   {NAMES[boot.suite]}, as its own os-release says"
     assert lines[2] == f"Digest  sha256:{boot.digest}"
+    assert lines[3].startswith(f"Root    guest/{boot.deployment.checksum[:12]}.0, as the disk names it; bootseal ")
     written = boot.seen.record["enrollment"]["bytes_written"]
     how = f", first boot, {written} bytes written" if boot is BOOTS["fsverity-first"] else ", no bytes written"
-    assert lines[3] == f"Method  {boot.method}, checked by the kernel{how}"
-    assert lines[4] == "Unit    bootseal.service: active (exited), result success, exit status 0"
+    assert lines[4] == f"Method  {boot.method}, checked by the kernel{how}"
+    assert lines[5] == "Unit    bootseal.service: active (exited), result success, exit status 0"
     assert told.marks == MARKS
-    assert [line.split("  ")[1] for line in lines[lines.index("Not covered by the signature:") + 1 :][:5]] == NOT_COVERED
+    assert [line.split("  ")[1] for line in lines[lines.index("Not covered by the signature:") + 1 :][:6]] == NOT_COVERED
     assert lines[-1].split() == ["/dev/vda", "disk", "writable", "guest-root"]
 
 
@@ -316,10 +319,10 @@ def test_secure_boot_vouches_for_initrd_and_command_line(job: Job[list[Seen]]) -
     told = seen.told("text")
     assert (told.status, told.err) == (0, "")
     assert told.marks == MARKS | dict.fromkeys(("Secure Boot", "initrd", "boot keyring"), "firmware")
-    places = ["/etc", "/var", "/boot"]
+    places = ["/etc", "/var", "/boot", "/opt -> /var/opt"]
     assert seen.record["not_covered"] == places
     assert [entry["what"] for entry in seen.told("short").json["status"]["not_covered"]] == places
-    assert seen.properties["StatusText"].endswith("; not covered: /etc, /var, /boot")
+    assert seen.properties["StatusText"].endswith("; not covered: /etc, /var, /boot, /opt -> /var/opt")
 
 
 @secure_boot

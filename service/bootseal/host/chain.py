@@ -16,7 +16,7 @@ from .recheck import DIFFERS, SAME, UNKNOWN, Check, Mounts, at, covering, descri
 KERNEL, BOOTSEAL, FIRMWARE, NOT_VERIFIED = "kernel", "bootseal", "firmware", "not-verified"
 _FIRMWARE_LINKS = ("initrd", "kernel command line")
 _REASONS = {
-    "/etc": "persistent, acts as root; etc.transient would close that",
+    "/etc": "persistent, acts as root; not with etc.transient",
     "/var": "data of this machine",
     "/boot": "files of the boot loader",
     "initrd": "no sign of authentication: all checks are advisory",
@@ -92,7 +92,7 @@ def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int 
     names = [name for name in places if name not in _FIRMWARE_LINKS]
     names += () if now.authenticates else _FIRMWARE_LINKS
     merged = extensions(table)
-    found = [Uncovered(name, _REASONS.get(name, "named by the record of this boot")) for name in names]
+    found = [Uncovered(name, _REASONS.get(name) or _other_reason(name)) for name in names]
     found += [Uncovered(printable(m.target), f"{m.source} merged over it: see 'systemd-{m.source} status'") for m in merged]
     others = [m for m in covering(table) if m.id not in {merged_.id for merged_ in merged}]
     found += [Uncovered(printable(m.target), printable(f"{described(m)}, mounted over it")) for m in others]
@@ -100,6 +100,10 @@ def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int 
         times = "once" if soft_reboots == 1 else f"{soft_reboots} times"
         found.append(Uncovered("soft reboot", f"{times} since this boot: userspace started anew without the initrd's check"))
     return found
+
+
+def _other_reason(name: str) -> str:
+    return "a link of the image, to where code is looked for" if " -> " in name else "named by the record of this boot"
 
 
 def _root(link: Link, overlay: Check | None, table: Mounts) -> Link:

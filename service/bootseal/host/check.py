@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-from .. import image, keyring, messages
+from .. import image, keyring, messages, report
 from ..values import BootKeyring
 from . import explain, initrdfile, objects
 from . import sysroot as sysroots
@@ -178,10 +178,11 @@ def _print_one(found: Found, record: Record, arguments: argparse.Namespace) -> i
 
 
 def _print_all(records: list[tuple[Found, Record]], arguments: argparse.Namespace) -> int:
-    rows = [["DEPLOYMENT", "STATE", "VERDICT", "SIGNER", "MISSING"]]
+    rows = [["NAME ON DISK", "STATE", "VERDICT", "IMAGE", "SIGNER", "MISSING"]]
     for found, record in records:
         signer = record.get("signature", {}).get("subject", "")
-        rows.append([found.name, found.state, record["verdict"], signer, str(len(record["missing"]) or "")])
+        missing = str(len(record["missing"]) or "")
+        rows.append([found.name, found.state, record["verdict"], report.image_name(record), signer, missing])
     emit([_with_name(*pair) for pair in records], arguments.json, table(rows, _COLOURS))
     for found, record in records:
         if record["exit_status"]:
@@ -194,7 +195,9 @@ def _with_name(found: Found, record: Record) -> Record:
 
 
 def _text(found: Found, record: Record) -> str:
-    lines = [[found.name + (f" ({found.state})" if found.state else "") + ":", record["verdict"]]]
+    lines = [[found.name + (f" ({found.state})" if found.state else "") + ", as the disk names it:", record["verdict"]]]
+    if name := report.image_name(record):
+        lines.append(["  image", name])
     if "image" in record:
         lines.append(["  digest", f"{record['image']['algorithm']}:{record['image']['digest']}"])
     if signature := record.get("signature"):

@@ -10,6 +10,7 @@ import argparse
 import subprocess
 from contextlib import suppress
 
+from .. import report
 from . import check
 from . import sysroot as sysroots
 from .output import Failure, note
@@ -33,10 +34,11 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
         note("no deployment is staged")
         return 0
     record = check.Checker(sysroots.default_sysroot(), arguments).check(found)
+    name = f"the disk names it {found.name}"
     if record["exit_status"]:
-        what = f"Failed to let the staged deployment {found.name} pass: it would not boot: {record['message']}"
+        what = f"Failed to let the staged deployment pass: it would not boot: {record['message']} ({name})"
         raise Failure(record["exit_status"], what, record["hint"])
-    note(f"the staged deployment {found.name} would boot")
+    note(f"the staged deployment would boot: {report.identity(record)} ({name})")
     for line in record["missing"]:
         note(f"missing: {line}")
     return 0

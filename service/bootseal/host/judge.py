@@ -10,12 +10,11 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .. import builtin, candidate, config, enroll, image, initrd, kernelkeys, keyring, messages, mount, report, verify
 from ..errors import Refusal
-from ..linux import files
+from ..linux import files, syscall
 from ..values import BootKeyring, Deployment, Pinned, Policy, Request
 from . import sysroot as sysroots
 from .initrdfile import Tree
@@ -41,11 +40,7 @@ class Source(NamedTuple):
 
 def judge(found: Found, sysroot: str, source: Source) -> Record:
     """The record of this boot, as far as it can be known before: keys as in boot.json, and `missing`."""
-    record: Record = _in_child(lambda: _judge(found, sysroot, source))
-    with suppress(OSError):
-        os.rmdir("/run/bootseal/stage")
-        os.rmdir("/run/bootseal")
-    return record
+    return _in_child(lambda: _judge(found, sysroot, source))
 
 
 def _judge(found: Found, sysroot: str, source: Source) -> Record:
@@ -95,9 +90,8 @@ def _rehearse(pinned: Pinned, deployment: Deployment, policy: Policy, request: R
     _check_writable(deployment, policy, pinned.path + ".digest", recorder)
     method = "none" if policy.method == "none" else "keyring"
     enrolled = enroll.enroll(pinned, deployment, keys, policy._replace(method=method))
-    # A transient /etc or root would leave directories in /run.
-    root = policy.root._replace(root_transient=False, root_readonly=True, etc_transient=False)
-    recorder.mounted(mount.mount(enrolled, deployment, root, request))
+    syscall.mount("tmpfs", "/run", "tmpfs", 0)  # what a boot leaves in /run goes with this namespace
+    recorder.mounted(mount.mount(enrolled, deployment, policy.root, request))
     for missing in enrolled.missing:
         recorder.note(messages.ENROLLING_INCOMPLETE, f"would not be enrolled: {missing.what}")
 

@@ -175,11 +175,14 @@ def _head(picture: Picture) -> str:
 def _recorded(record: Record) -> list[list[str]]:
     """What the record says of the deployment, as far as a boot came."""
     lines = []
+    if recheck.at(record, "image"):
+        names = [str(name) for member in ("id", "version") if (name := recheck.at(record, "image", member))]
+        lines += [["Image", f"{' '.join(names)}, as its own os-release says"]] if names else []
+        lines.append(["Digest", f"{recheck.at(record, 'image', 'algorithm')}:{recheck.at(record, 'image', 'digest')}"])
     if recheck.at(record, "deployment"):
         stateroot, checksum, serial = (str(recheck.at(record, "deployment", k)) for k in ("stateroot", "checksum", "serial"))
-        lines.append(["Root", f"{stateroot}/{checksum[:12]}.{serial}, bootseal {record.get('bootseal')}"])
-    if recheck.at(record, "image"):
-        lines.append(["Digest", f"{recheck.at(record, 'image', 'algorithm')}:{recheck.at(record, 'image', 'digest')}"])
+        name = f"{stateroot}/{checksum[:12]}.{serial}"
+        lines.append(["Root", f"{name}, as the disk names it; bootseal {record.get('bootseal')}"])
     if recheck.at(record, "enrollment"):
         lines.append(["Method", _method(record)])
     lines += [["Note", text] for text in _notes(record)]

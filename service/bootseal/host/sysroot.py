@@ -6,19 +6,17 @@ keeps it in /run, a GVariant of type a{sv}, and finalizes it at shutdown.
 """
 
 import os
-import re
 import struct
 from typing import NamedTuple
 
 from .. import booted, cmdline, deployment, messages
-from ..errors import failed
+from ..errors import Refusal, failed, reason
 from ..linux import files
 from ..values import Deployment, Request
 from . import initrdfile, variant
 from .output import NO_INPUT, USAGE, Failure, os_failure, warning
 
 STAGED = "/run/ostree/staged-deployment"
-_PATH = re.compile(r"ostree/deploy/([^/]+)/deploy/([0-9a-f]{64})\.(\d+)")
 _BOOTED_KEY = b"backing-root-device-inode\0"
 _UKI_DIRECTORIES = ("boot/EFI/Linux", "boot/efi/EFI/Linux", "efi/EFI/Linux")
 
@@ -41,10 +39,8 @@ class Found(NamedTuple):
         return f"{stateroot}/{checksum[:12]}.{serial}"
 
     @property
-    def parts(self) -> tuple[str, str, str]:
-        match = _PATH.fullmatch(self.path)
-        assert match
-        return match[1], match[2], match[3]
+    def parts(self) -> tuple[str, str, int]:
+        return deployment.parts(self.path, self.path)
 
 
 def default_sysroot() -> str:
@@ -125,16 +121,17 @@ def staged() -> Found | None:
         raise Failure(
             NO_INPUT, f"Failed to read {STAGED}: not in the form that is known", "see 'ostree admin status'"
         ) from error
+    except Refusal as refusal:
+        raise Failure(NO_INPUT, f"Failed to read {STAGED}: {refusal.what}", refusal.hint) from refusal
 
 
 def _parse_staged(data: bytes) -> Found:
-    """Keys as in ostree's ostree_sysroot_stage_tree_with_options()."""
+    """Keys as in ostree's ostree_sysroot_stage_tree_with_options(). Raises Refusal for a path that the boot refuses."""
     values = variant.vardict(data)
     target = variant.vardict(values["target"][1])
     name, stateroot = (variant.string(target[key][1]) for key in ("name", "osname"))
     path = f"ostree/deploy/{stateroot}/deploy/{name}"
-    if not _PATH.fullmatch(path):
-        raise variant.Malformed(path)
+    deployment.parts(path, STAGED)
     arguments = variant.strings(values["kargs"][1]) if "kargs" in values else []
     # ostree= is made anew when it is finalized.
     kept = [argument for argument in arguments if not argument.startswith("ostree=")]
@@ -215,17 +212,15 @@ def _found(sysroot: str, options: str, initrds: tuple[str, ...]) -> list[Found]:
     try:
         root = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fd = files.open_directory(root, target, files.CONFINED)
+            path = deployment.resolve(root, target, target)
         finally:
             os.close(root)
-        path = os.readlink(f"/proc/self/fd/{fd}")
-        os.close(fd)
-    except OSError:
-        path = ""
-    match = _PATH.search(path)
-    if not match:
-        warning(f"a boot entry leads to no deployment: ostree={target}")
-    return [Found(match[0], "", options, initrds)] if match else []
+        deployment.parts(path, target)
+    except (OSError, Refusal) as error:
+        why = error.what if isinstance(error, Refusal) else reason(error)
+        warning(f"a boot entry leads to no deployment: ostree={target}: {why}")
+        return []
+    return [Found(path, "", options, initrds)]
 
 
 def _on_disk(sysroot: str) -> list[str]:
@@ -235,7 +230,15 @@ def _on_disk(sysroot: str) -> list[str]:
         for stateroot in _listed(top)
         for name in _listed(f"{top}/{stateroot}/deploy")
     ]
-    return [path for path in paths if _PATH.fullmatch(path)]
+    return [path for path in paths if _is_deployment(path)]
+
+
+def _is_deployment(path: str) -> bool:
+    try:
+        deployment.parts(path, path)
+    except Refusal:
+        return False
+    return True
 
 
 def _boot_directory(sysroot: str) -> str:
@@ -284,4 +287,4 @@ def _opened_staged(found: Found, sysroot: str) -> Deployment:
         fds = [files.open_directory(root, place) for place in places]
     except OSError as error:
         raise failed(error, messages.NO_DEPLOYMENT, "cannot be opened", f"{sysroot}/{found.path}") from error
-    return Deployment("ostree", stateroot, checksum, int(serial), found.path, root, *fds)
+    return Deployment("ostree", stateroot, checksum, serial, found.path, root, *fds)
