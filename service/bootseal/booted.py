@@ -8,10 +8,12 @@ import os
 import struct
 from contextlib import suppress
 
+from .linux import blockdev
 from .values import Deployment, RootConfig
 
 PATH = "/run/ostree-booted"
 _TEMPORARY = PATH + ".new"
+_SYSROOT = "/sysroot"
 _VOLATILE_ROOT = "/run/systemd/volatile-root"
 
 
@@ -36,10 +38,18 @@ def write(content: bytes) -> None:
     with open(_TEMPORARY, "wb") as file:
         file.write(content)
     os.replace(_TEMPORARY, PATH)
-    device = os.stat("/sysroot").st_dev
-    if os.major(device):
-        with suppress(OSError):
-            os.symlink(f"/dev/block/{os.major(device)}:{os.minor(device)}", _VOLATILE_ROOT)
+    with suppress(OSError):
+        _link_device()
+
+
+def _link_device() -> None:
+    """As ostree does: systemd-gpt-auto-generator(8) then finds the ESP, but also swap, /home, /srv on the same disk."""
+    fd = os.open(_SYSROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        device = blockdev.number(fd)
+    finally:
+        os.close(fd)
+    os.symlink(f"/dev/block/{os.major(device)}:{os.minor(device)}", _VOLATILE_ROOT)
 
 
 def remove() -> None:

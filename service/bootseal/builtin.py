@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from . import messages
 from .digest import BLOCK_SIZE, NUMBERS
 from .errors import Refusal
-from .linux import files, fsverity, mountapi
+from .linux import blockdev, files, fsverity, mountapi
 from .values import Deployment, Verified
 
 FILE = ".ostree.cfs.digest"
@@ -270,10 +270,8 @@ def _step(step: str) -> Iterator[None]:
 def _bytes_written(fd: int) -> int | None:
     """Bytes that the block device behind a descriptor has written since it is there; None where that cannot be told."""
     try:
-        device = os.fstat(fd).st_dev
-        if not os.major(device):  # btrfs numbers its subvolumes, not its device
-            device = os.stat(mountapi.mount_of(fd).source).st_rdev
+        device = blockdev.number(fd)
         with open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat", encoding="ascii") as file:
             return int(file.read().split()[6]) * _SECTOR
-    except (OSError, LookupError):
+    except OSError:
         return None

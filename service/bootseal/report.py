@@ -29,8 +29,19 @@ _SENDER = {"SYSLOG_IDENTIFIER": "bootseal", "OBJECT_SYSTEMD_UNIT": "bootseal.ser
 _PRIORITY = {True: "5", False: "2"}  # notice, critical: sd-daemon(3)
 EFI_VARIABLES = "/sys/firmware/efi/efivars"
 SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+SETUP_MODE = "SetupMode-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+SHIM_INSECURE = "MokSBStateRT-605dab50-e046-4300-abb6-3dd810dd8b23"  # as 'mokutil --disable-validation' has it
 STUB_INFO = "StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 _EFI_VARIABLE_NON_VOLATILE = 0x1  # in the attributes, 4 bytes, little endian, before the value; see efivarfs in the kernel
+
+_STUB, _COMBINES = "systemd-stub", "261"  # since which version it adds its initrd to one that the boot loader has set
+NOT_KNOWN = " (not known)"  # behind what somebody may vouch for
+CREDENTIALS, EXTENSIONS = "system credentials", "initrd extensions"
+# What systemd-stub(7) takes from the ESP; what systemd(1) imported from there, SMBIOS, fw_cfg and the command line.
+_EXTRA = "/.extra"
+_IMPORTED = "/run/credentials"
+_EXTENSIONS = {"sysext", "global_sysext", "confext", "global_confext"}
+_CREDENTIALS = {"credentials", "global_credentials"}
 
 Record = dict[str, Any]
 
@@ -283,17 +294,52 @@ def _how(enrollment: Record) -> str:
 
 
 def secure_boot(variables: str = EFI_VARIABLES) -> bool:
-    """Whether the firmware says that Secure Boot is on. Raises OSError."""
-    return _variable(f"{variables}/{SECURE_BOOT}")[4:] == b"\1"
+    """Tell whether Secure Boot is on and enforced: no setup mode, and shim validates. Raises OSError."""
+    on = _variable(f"{variables}/{SECURE_BOOT}")[4:] == b"\1"
+    return on and not _is_set(f"{variables}/{SETUP_MODE}") and not shim_insecure(variables)
 
 
-def unified(variables: str = EFI_VARIABLES) -> bool:
-    """Whether systemd-stub(7) says that it started this kernel, from one file with initrd and command line. Raises OSError.
+def shim_insecure(variables: str = EFI_VARIABLES) -> bool:
+    """Tell whether shim says that it validates nothing. Raises OSError."""
+    return _is_set(f"{variables}/{SHIM_INSECURE}")
+
+
+def unified(variables: str = EFI_VARIABLES) -> str:
+    """What systemd-stub(7) says that started this kernel, from one file with the initrd; empty if none. Raises OSError.
 
     It says so for one boot. A variable that lasts was made by a running system, and proves nothing.
     """
     data = _variable(f"{variables}/{STUB_INFO}")
-    return len(data) > 4 and not data[0] & _EFI_VARIABLE_NON_VOLATILE
+    if int.from_bytes(data[:4], "little") & _EFI_VARIABLE_NON_VOLATILE:
+        return ""
+    return data[4::2].decode("latin-1").rstrip("\0")  # it is UTF-16, whose codec is not in an initrd
+
+
+def unauthenticated(variables: str = EFI_VARIABLES) -> list[str]:
+    """Name what of initrd and command line Secure Boot does not vouch for, as far as we can tell.
+
+    No variable tells whether the unified kernel image has a command line: without one, the boot loader's is taken.
+    """
+    with suppress(OSError):
+        if secure_boot(variables) and (stub := unified(variables)):
+            initrd = [] if _initrd_alone(stub) else ["initrd" + NOT_KNOWN]
+            return [*initrd, "kernel command line" + NOT_KNOWN]
+    return ["initrd", "kernel command line"]
+
+
+def _initrd_alone(stub: str) -> bool:
+    """Tell whether the stub takes no initrd of the boot loader's beside its own: systemd's, before version 261."""
+    name, _, version = stub.partition(" ")
+    number = version[: len(version) - len(version.lstrip("0123456789"))]
+    return name == _STUB and len(number) == len(_COMBINES) and number < _COMBINES
+
+
+def _is_set(path: str) -> bool:
+    """Tell whether a variable is there with another value than 0. Raises OSError."""
+    try:
+        return _variable(path)[4:] != b"\0"
+    except FileNotFoundError:
+        return False
 
 
 def _variable(path: str) -> bytes:
@@ -301,12 +347,26 @@ def _variable(path: str) -> bytes:
         return file.read()
 
 
+def credentials_imported() -> bool:
+    """Tell whether systemd(1) imported credentials from outside the initrd."""
+    return not _listed(_IMPORTED).isdisjoint({"@system", "@encrypted"})
+
+
 def _unauthenticated() -> list[str]:
-    """Without Secure Boot and a unified kernel image nobody vouches for initrd and command line, as far as we can tell."""
-    with suppress(OSError):
-        if secure_boot() and unified():
-            return []
-    return ["initrd", "kernel command line"]
+    """Name what reached this initrd without anybody vouching for it, as far as we can tell."""
+    extra = _listed(_EXTRA)
+    found = [CREDENTIALS] if credentials_imported() or not extra.isdisjoint(_CREDENTIALS) else []
+    found += [EXTENSIONS] if not extra.isdisjoint(_EXTENSIONS) else []
+    return [*unauthenticated(), *found]
+
+
+def _listed(directory: str) -> set[str]:
+    try:
+        return set(os.listdir(directory))
+    except FileNotFoundError:
+        return set()
+    except OSError:  # as good as there
+        return {"@system", *_CREDENTIALS, *_EXTENSIONS}
 
 
 def _save(record: Record) -> None:

@@ -20,7 +20,7 @@ import bootseal
 from bootseal import image, kernelkeys, messages, report
 from bootseal.digest import Digest
 from bootseal.errors import Refusal
-from bootseal.host import chain, cli, devices, manager, recheck, status
+from bootseal.host import chain, cli, devices, gptauto, manager, recheck, status
 from bootseal.linux import keyctl
 from bootseal.linux.mountapi import MountInfo
 from bootseal.values import Mounted, Release
@@ -64,6 +64,9 @@ def named(checks: list[recheck.Check], name: str) -> recheck.Check:
     return found
 
 
+INITRD, LINE = "initrd (not known)", "kernel command line (not known)"
+
+
 class World:
     """What the functions of the program find, each of which a test may change."""
 
@@ -75,6 +78,8 @@ class World:
         self.sysroot = directory / "sysroot"
         (self.sysroot / deployment().path).mkdir(parents=True)
         self.etc("/etc")
+        for module, name in ((report, "_IMPORTED"), (report, "_EXTRA"), (gptauto, "_GENERATED"), (gptauto, "_SWAPS")):
+            patch.setattr(module, name, str(directory / name))
         self.mounted()
         self.measured(lambda *_: DIGEST)
         self.keys(str(DIGEST))
@@ -194,17 +199,28 @@ def test_links_of_a_good_boot(world: World, said: Callable[..., Said]) -> None:
 @pytest.mark.parametrize(
     ("firmware", "marks"),
     [
-        (chain.Firmware(True, True), ["firmware", "firmware", "firmware"]),
+        (chain.Firmware(True, True, (LINE,)), ["firmware", "firmware", "firmware"]),
+        (chain.Firmware(True, True, (INITRD, LINE)), ["firmware", "unknown", "unknown"]),
         (chain.Firmware(True, False), ["firmware", "not-verified", "not-verified"]),
+        (chain.Firmware(False, True, shim_insecure=True), ["not-verified", "not-verified", "not-verified"]),
         (chain.Firmware(False, True), ["not-verified", "not-verified", "not-verified"]),
         (chain.Firmware(None, None), ["unknown", "unknown", "unknown"]),
     ],
 )
 def test_firmware_links(firmware: chain.Firmware, marks: list[str]) -> None:
     assert [link.mark for link in chain.links(recorded(), firmware, [], table())[:3]] == marks
-    names = [place.what for place in chain.not_covered(recorded("/etc", "initrd"), firmware, table(), 0)]
-    assert ("initrd" in names, "kernel command line" in names) == (not firmware.authenticates,) * 2
-    assert names.count("/etc") == 1
+    listed = chain.not_covered(recorded("/etc", "initrd", INITRD), firmware, table(), 0)
+    said = {place.what + (report.NOT_KNOWN if place.why.startswith("not known: ") else ""): place.why for place in listed}
+    assert [*said] == ["/etc", *firmware.unauthenticated]
+    assert len(listed) == len(said)
+
+
+def test_shim_s_validation_is_named() -> None:
+    off, on = chain.Firmware(False, True, shim_insecure=True), chain.Firmware(True, True, (LINE,))
+    assert [chain.links(recorded(), firmware, [], table())[0].text for firmware in (off, on)] == [
+        "shim's validation is off",
+        "on",
+    ]
 
 
 def test_signature_that_userspace_alone_checked() -> None:
@@ -219,31 +235,40 @@ def test_what_was_not_looked_at_is_unknown() -> None:
     assert {links[name] for name in ("image", "overlay", "root")} == {"unknown"}
 
 
-@pytest.mark.parametrize(("content", "secure"), [(b"\6\0\0\0\1", True), (b"\6\0\0\0\0", False), (b"", False), (None, False)])
-@pytest.mark.parametrize(("stub", "unified"), [(b"\6\0\0\0s", True), (b"\7\0\0\0s", False), (None, False)])
-def test_firmware_is_read(
-    tmp_path: Path,
-    content: bytes | None,
-    *,
-    secure: bool,
-    stub: bytes | None,
-    unified: bool,
-) -> None:
+STUB = b"\6\0\0\0" + "systemd-stub 257\0".encode("utf-16-le")
+BOTH = ("initrd", "kernel command line")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (True, True, (LINE,), False)),
+        ({report.SECURE_BOOT: b"\6\0\0\0\0"}, (False, True, BOTH, False)),
+        ({report.SECURE_BOOT: b""}, (False, True, BOTH, False)),
+        ({report.SECURE_BOOT: None}, (False, True, BOTH, False)),
+        ({report.STUB_INFO: b"\7" + STUB[1:]}, (True, False, BOTH, False)),
+        ({report.STUB_INFO: None}, (True, False, BOTH, False)),
+        ({report.STUB_INFO: STUB[:-8] + STUB[-2:]}, (True, True, (INITRD, LINE), False)),
+        ({report.SHIM_INSECURE: b"\6\0\0\0\1"}, (False, True, BOTH, True)),
+    ],
+    ids=["good", "off", "empty", "no-secure-boot", "lasting", "no-stub", "unknown-stub", "shim"],
+)
+def test_firmware_is_read(changes: dict[str, bytes | None], expected: tuple[object, ...], tmp_path: Path) -> None:
     (tmp_path / "Boot0000-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"x")
-    for name, value in ((report.SECURE_BOOT, content), (report.STUB_INFO, stub)):
+    for name, value in ({report.SECURE_BOOT: b"\6\0\0\0\1", report.STUB_INFO: STUB} | changes).items():
         if value is not None:
             (tmp_path / name).write_bytes(value)
-    assert chain.firmware(str(tmp_path)) == (secure, unified)
+    assert chain.firmware(str(tmp_path)) == expected
 
 
 def test_firmware_without_efi_is_unknown(tmp_path: Path) -> None:
-    assert chain.firmware(str(tmp_path / "none")) == (None, None)
-    assert chain.firmware(str(tmp_path)) == (None, None)  # not mounted
+    assert chain.firmware(str(tmp_path / "none")) == (None, None, BOTH, False)
+    assert chain.firmware(str(tmp_path)) == (None, None, BOTH, False)  # not mounted
 
 
 def test_firmware_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
     (tmp_path / report.SECURE_BOOT).mkdir()
-    assert chain.firmware(str(tmp_path)) == (None, None)
+    assert chain.firmware(str(tmp_path)) == (None, None, BOTH, False)
 
 
 def test_what_the_boot_went_on_without(world: World, said: Callable[..., Said]) -> None:
@@ -484,6 +509,50 @@ def test_root_under_an_extension_is_not_verified(name: str, world: World, said: 
 def test_own_mounts_of_a_system_are_not_listed(world: World, said: Callable[..., Said]) -> None:
     names = [place["what"] for place in said("short").json["status"]["not_covered"]]
     assert names == ["/etc", "/var", "initrd", "kernel command line"]
+
+
+def places(answer: Said) -> dict[str, str]:
+    return {place["what"]: place["why"] for place in answer.json["status"]["not_covered"]}
+
+
+@pytest.mark.parametrize("name", ["@system", "@encrypted"])
+def test_credentials_are_named_whether_or_not_the_record_does(name: str, world: World, said: Callable[..., Said]) -> None:
+    assert report.CREDENTIALS not in places(said("short"))
+    (world.run.parent / "_IMPORTED" / name).mkdir(parents=True)
+    assert list(places(said("short")))[-1] == report.CREDENTIALS
+    world.write(recorded())
+    assert report.CREDENTIALS in json.loads((world.run / "boot.json").read_text())["not_covered"]
+    assert said().out.count(report.CREDENTIALS) == 1
+
+
+def test_what_the_generator_found_in_the_partition_table_is_named(world: World, said: Callable[..., Said]) -> None:
+    generated = world.run.parent / "_GENERATED"
+    generated.mkdir()
+    for name, section, place in (
+        ("srv.mount", "Mount", "/srv"),
+        ("var-tmp.mount", "Mount", "/var/tmp"),
+        ("null.swap", "Swap", ""),
+    ):
+        where = f"Where={place}\n" if place else ""
+        (generated / name).write_text(f"# Made by systemd-gpt-auto-generator\n[{section}]\nWhat=/dev/null\n{where}")
+    (world.run.parent / "_SWAPS").write_text("Filename\n/dev/null partition\n/dev/zero partition\n/dev/zram0 partition\n")
+    world.mounted(
+        "50 30 8:3 / /srv rw - ext4 /dev/null rw",
+        "51 31 8:3 / /var/tmp rw - ext4 /dev/null rw",
+        "52 30 8:4 / /home rw - xfs /dev/b rw",
+    )
+    answer = said("short")
+    assert errors(answer.json) == []
+    listed = [(p["what"], p["why"]) for p in answer.json["status"]["not_covered"]][4:]
+    read_back = "memory that was written to {} is read back unverified"
+    assert listed == [
+        ("/srv", "ext4 from /dev/null, mounted over it" + gptauto.WHO),
+        ("/home", "xfs from /dev/b, mounted over it"),
+        ("/var/tmp", "ext4 from /dev/null, mounted over it" + gptauto.WHO),
+        ("swap", read_back.format("/dev/null") + gptauto.WHO),
+        ("swap", read_back.format("/dev/zero")),
+    ]
+    assert answer.status == 0
 
 
 def test_soft_reboot(world: World, said: Callable[..., Said]) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """booted.py: a{sv} byte for byte as GLib 2.74 serializes it, and as the installed one does where there is one."""
 
+import errno
 import hashlib
 import importlib
 import os
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from bootseal import booted
-from unit.support import deployment, policy
+from bootseal.linux import blockdev
+from unit.support import deployment, oserror, policy
 
 TRUE, FALSE = ("b", b"\1"), ("b", b"\0")
 DEVICE = ("(tt)", struct.pack("=QQ", 0xFD01, (1 << 40) + 3))
@@ -110,16 +112,27 @@ def test_a_writable_transient_root_is_not_called_read_only(tmp_path: Path) -> No
     os.close(fd)
 
 
-def test_write_and_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+DEVICES = [(os.makedev(252, 3), ["/dev/block/252:3"]), (oserror(errno.ENODEV), [])]
+
+
+@pytest.mark.parametrize(("device", "links"), DEVICES, ids=["one-device", "several-devices"])
+def test_write_and_remove(device: int | OSError, links: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(booted, "PATH", str(tmp_path / "ostree-booted"))
     monkeypatch.setattr(booted, "_VOLATILE_ROOT", str(tmp_path / "volatile-root"))
-    real = os.stat
-    monkeypatch.setattr(os, "stat", lambda path, **named: real(tmp_path if path == "/sysroot" else path, **named))
+    monkeypatch.setattr(booted, "_SYSROOT", str(tmp_path))
+    asked: list[str] = []
+
+    def number(fd: int) -> int:
+        asked.append(os.readlink(f"/proc/self/fd/{fd}"))
+        if isinstance(device, OSError):
+            raise device
+        return device
+
+    monkeypatch.setattr(blockdev, "number", number)
     booted.write(b"content")
     assert (tmp_path / "ostree-booted").read_bytes() == b"content"
-    device = real(tmp_path).st_dev
-    links = [os.readlink(tmp_path / "volatile-root")] if os.major(device) else []
-    assert links == [f"/dev/block/{os.major(device)}:{os.minor(device)}"][: len(links)]
+    assert asked == [str(tmp_path)]
+    assert [os.readlink(tmp_path / name) for name in os.listdir(tmp_path) if name == "volatile-root"] == links
     booted.remove()
     assert os.listdir(tmp_path) == []
     booted.remove()

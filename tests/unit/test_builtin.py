@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bootseal import builtin, digest
-from bootseal.linux import files, fsverity, mountapi
+from bootseal.linux import blockdev, files, fsverity, mountapi
 from bootseal.values import Deployment, Verified
 from unit.support import CHECKSUM, Sysroot, content, oserror, refusal, signature, verified
 
@@ -498,3 +498,26 @@ def test_a_signature_over_the_sha512_digest_of_the_file(disk: Disk) -> None:
     assert disk.enabled_with() == wide.signature
     assert [entry["algorithm"] for entry in disk.state["verity"].values()] == [2]
     assert enroll(disk, wide) == (False, 0)
+
+
+def test_bytes_written_are_the_device_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened: list[str] = []
+
+    def stat_of(path: str, **_: str) -> Any:
+        opened.append(path)
+        return (tmp_path / "stat").open()
+
+    (tmp_path / "stat").write_text("   11  12  13  14  15  16  17  18  19 20 21\n")
+    monkeypatch.setattr(builtin, "open", stat_of, raising=False)
+    monkeypatch.setattr(blockdev, "number", lambda fd: os.makedev(252, fd))
+    assert builtin._bytes_written(3) == 17 * 512
+    assert opened == ["/sys/dev/block/252:3/stat"]
+
+
+def test_bytes_written_to_several_devices_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockdev, "number", lambda _: _raise(errno.ENODEV))
+    assert builtin._bytes_written(3) is None
+
+
+def _raise(number: int) -> int:
+    raise oserror(number)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bootseal import config, messages, report
-from bootseal.host import cli
+from bootseal.host import chain, cli
 from bootseal.messages import Note, Verdict
 from unit.support import PACKAGE, SERVICE, TREE
 
@@ -251,6 +251,13 @@ def test_json_page_has_every_member(member: str) -> None:
 def test_json_page_has_every_value(member: str) -> None:
     text = " ".join(re.sub(r"(?m)^\.\w+ ", "", described(member)).replace('"', "").split())
     assert [value for value in MEMBERS[member]["enum"] if not re.search(rf"\b{re.escape(value)}\b", text)] == []
+
+
+@pytest.mark.parametrize("name", chain._REASONS)
+def test_json_page_has_everything_that_may_not_be_covered(name: str) -> None:
+    page = roff(JSON_PAGE).partition("\n.I not_covered\n")[2].partition("\n.I milliseconds\n")[0]
+    heads = [re.sub(r"^\.[BIR]+ ", "", line).replace('"', "").split(" and ") for line in re.findall(r"(?m)^\.TP\n(.+)$", page)]
+    assert name in [part.strip() for head in heads for part in head]
 
 
 def test_schema_has_every_verdict() -> None:

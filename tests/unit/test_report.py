@@ -472,33 +472,105 @@ def test_load_refuses_what_is_no_record(text: str, world: World) -> None:
     assert report.load() == {}
 
 
+ON, OFF = b"\6\0\0\0\1", b"\6\0\0\0\0"
+
+
+def info(text: str, attributes: bytes = b"\6\0\0\0") -> bytes:
+    return attributes + f"{text}\0".encode("utf-16-le")
+
+
+STUB = info("systemd-stub 257.13-1")
+GOOD = {report.SECURE_BOOT: ON, report.SETUP_MODE: OFF, report.STUB_INFO: STUB}
+NOBODY = ["initrd", "kernel command line"]
+INITRD = ["kernel command line (not known)"]
+IMAGE = ["initrd (not known)", "kernel command line (not known)"]
+
+
 @pytest.mark.parametrize(
-    ("secure", "stub", "trusted"),
+    ("changes", "listed"),
     [
-        (b"\6\0\0\0\1", b"\6\0\0\0s", True),
-        (b"\6\0\0\0\0", b"\6\0\0\0s", False),
-        (b"\6\0\0\0\1", b"\7\0\0\0s", False),  # lasts: made by a running system
-        (b"\6\0\0\0\1", b"\6\0\0\0", False),
-        (b"\6\0\0\0\1", b"", False),
-        (b"\6\0\0\0\1", None, False),
-        (None, b"\6\0\0\0s", False),
+        ({}, INITRD),
+        ({report.SETUP_MODE: None}, INITRD),
+        ({report.SETUP_MODE: ON}, NOBODY),
+        ({report.SHIM_INSECURE: OFF}, INITRD),
+        ({report.SHIM_INSECURE: ON}, NOBODY),
+        ({report.SHIM_INSECURE: b"\7\0\0\0\1"}, NOBODY),
+        ({report.SHIM_INSECURE: b"\6\0\0\0"}, NOBODY),
+        ({report.SHIM_INSECURE: b"\6\0\0\0\0\1"}, NOBODY),
+        ({report.SECURE_BOOT: OFF}, NOBODY),
+        ({report.SECURE_BOOT: None}, NOBODY),
+        ({report.STUB_INFO: info("systemd-stub 257", b"\7\0\0\0")}, NOBODY),  # lasts: made by a running system
+        ({report.STUB_INFO: b"\6\0\0\0"}, NOBODY),
+        ({report.STUB_INFO: info("")}, NOBODY),
+        ({report.STUB_INFO: b""}, NOBODY),
+        ({report.STUB_INFO: None}, NOBODY),
+        ({report.STUB_INFO: info("systemd-stub 252.39-1~deb12u2")}, INITRD),
+        ({report.STUB_INFO: info("systemd-stub 260")}, INITRD),
+        ({report.STUB_INFO: info("systemd-stub 261~devel")}, IMAGE),
+        ({report.STUB_INFO: info("systemd-stub 262~rc1-1")}, IMAGE),
+        ({report.STUB_INFO: info("systemd-stub 1000")}, IMAGE),
+        ({report.STUB_INFO: info("systemd-stub 26")}, IMAGE),
+        ({report.STUB_INFO: info("systemd-stub " + "9" * 5000)}, IMAGE),
+        ({report.STUB_INFO: info("systemd-stub")}, IMAGE),
+        ({report.STUB_INFO: info("another-stub 257")}, IMAGE),
+        ({report.STUB_INFO: b"\6\0\0\0s"}, IMAGE),
     ],
-    ids=["both", "off", "lasting", "no-value", "empty", "no-stub", "no-secure-boot"],
-)
-def test_who_vouches_for_the_initrd(
-    secure: bytes | None,
-    stub: bytes | None,
-    *,
-    trusted: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, content in ((report.SECURE_BOOT, secure), (report.STUB_INFO, stub)):
+    ids=[
+        "good", "no-setup-mode", "setup-mode", "shim-validates", "shim", "shim-lasting", "shim-empty", "shim-longer", "off",
+        "no-secure-boot", "lasting", "no-value", "no-text", "empty", "no-stub", "252", "260", "261", "262", "1000", "26",
+        "huge", "no-version", "another", "odd",
+    ],
+)  # fmt: skip
+def test_who_vouches_for_the_initrd(changes: dict[str, bytes | None], listed: list[str], tmp_path: Path) -> None:
+    for name, content in (GOOD | changes).items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
-    for ask in (report.secure_boot, report.unified):
-        monkeypatch.setattr(ask, "__defaults__", (str(tmp_path),))
-    assert report._unauthenticated() == ([] if trusted else ["initrd", "kernel command line"])
+    assert report.unauthenticated(str(tmp_path)) == listed
+
+
+@pytest.mark.parametrize("name", [*GOOD, report.SHIM_INSECURE])
+def test_a_variable_that_cannot_be_read_vouches_for_nothing(name: str, tmp_path: Path) -> None:
+    for other, content in GOOD.items():
+        if other != name:
+            (tmp_path / other).write_bytes(content)
+    (tmp_path / name).mkdir()
+    assert report.unauthenticated(str(tmp_path)) == NOBODY
+
+
+@pytest.mark.parametrize(
+    ("places", "listed"),
+    [
+        ([], []),
+        (["extra/profile", "extra/os-release", "imported/bootseal.service"], []),
+        (["extra/credentials"], ["system credentials"]),
+        (["extra/global_credentials"], ["system credentials"]),
+        (["imported/@system"], ["system credentials"]),
+        (["imported/@encrypted"], ["system credentials"]),
+        (["extra/sysext"], ["initrd extensions"]),
+        (["extra/global_sysext"], ["initrd extensions"]),
+        (["extra/confext"], ["initrd extensions"]),
+        (["extra/global_confext"], ["initrd extensions"]),
+        (["extra/sysext", "extra/credentials", "imported/@encrypted"], ["system credentials", "initrd extensions"]),
+    ],
+    ids=lambda value: "+".join(value) or "none",
+)
+def test_what_else_reached_the_initrd(
+    places: list[str], listed: list[str], world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in places:
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr(report, "_EXTRA", str(tmp_path / "extra"))
+    monkeypatch.setattr(report, "_IMPORTED", str(tmp_path / "imported"))
+    monkeypatch.setattr(report, "unauthenticated", lambda: NOBODY)
+    report.verified(whole())
+    assert world.record()["not_covered"] == ["/etc", "/var", *NOBODY, *listed]
+
+
+def test_a_directory_that_cannot_be_read_is_as_good_as_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for name in ("_EXTRA", "_IMPORTED"):
+        monkeypatch.setattr(report, name, str(tmp_path / "file"))
+    assert report._unauthenticated()[-2:] == ["system credentials", "initrd extensions"]
 
 
 def test_every_status_is_one_sentence_with_an_end() -> None:

@@ -45,6 +45,7 @@ def _script(deployment: guest.Deployment) -> str:
         mounts="cat /proc/self/mountinfo",
         stat="cat /run/guest-stat-before /run/guest-stat-after",
         run="find /run/bootseal /run/ostree* /run/systemd/volatile-root | sort",
+        device="readlink /run/systemd/volatile-root; cat /sys/class/block/vda/dev",
         keys="cat /proc/keys",
         anchored="keyctl rlist 0x$(sed -n '/ keyring  *[.]fs-verity/s/ .*//p' /proc/keys) | tr ' ' '\\n'",
         recorded="key=$(sed -n '/ user  *composefs-digest/s/ .*//p' /proc/keys); test -z \"$key\" || keyctl pipe 0x$key",

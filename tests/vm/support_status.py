@@ -91,7 +91,11 @@ mkdir /run/guest-esp
 mount -o ro /dev/disk/by-id/virtio-guest-esp /run/guest-esp
 told bootseal verify --initrd={UNIFIED} booted
 """
-SECURE_BOOT = {"lockdown": "cat /sys/kernel/security/lockdown", "unified": _UNIFIED}
+SECURE_BOOT = {
+    "lockdown": "cat /sys/kernel/security/lockdown",
+    "credentials": "ls /run/credentials/@encrypted",
+    "unified": _UNIFIED,
+}
 
 
 def script(*parts: dict[str, str]) -> str:

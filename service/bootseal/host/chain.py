@@ -11,28 +11,32 @@ from typing import NamedTuple
 from .. import report
 from ..errors import printable
 from ..report import Record
-from .recheck import DIFFERS, SAME, UNKNOWN, Check, Mounts, at, covering, described, extensions
+from . import gptauto
+from .recheck import DIFFERS, SAME, UNKNOWN, Check, Mount, Mounts, at, covering, described, extensions
 
 KERNEL, BOOTSEAL, FIRMWARE, NOT_VERIFIED = "kernel", "bootseal", "firmware", "not-verified"
 _FIRMWARE_LINKS = ("initrd", "kernel command line")
+_INITRD, _COMMAND_LINE = (name + report.NOT_KNOWN for name in _FIRMWARE_LINKS)
 _REASONS = {
     "/etc": "persistent, acts as root; not with etc.transient",
     "/var": "data of this machine",
     "/boot": "files of the boot loader",
     "initrd": "no sign of authentication: all checks are advisory",
     "kernel command line": "no sign of authentication",
+    _INITRD: "not known: systemd-stub adds the boot loader's to its own",
+    _COMMAND_LINE: "not known: an image without one takes the boot loader's",
+    report.CREDENTIALS: "from ESP, SMBIOS, fw_cfg or command line; systemd obeys them",
+    report.EXTENSIONS: "from the ESP",
 }
 
 
 class Firmware(NamedTuple):
-    """None: not known, as on a machine without EFI."""
+    """None: not known, as on a machine without EFI. `unauthenticated` is of initrd and command line, as in boot.json."""
 
     secure_boot: bool | None
     unified: bool | None
-
-    @property
-    def authenticates(self) -> bool:
-        return bool(self.secure_boot and self.unified)
+    unauthenticated: tuple[str, ...] = _FIRMWARE_LINKS
+    shim_insecure: bool = False
 
 
 class Link(NamedTuple):
@@ -53,15 +57,20 @@ def firmware(variables: str = report.EFI_VARIABLES) -> Firmware:
     if not os.path.isdir(variables) or not os.listdir(variables):
         return Firmware(None, None)
     try:
-        return Firmware(_true(report.secure_boot, variables), _true(report.unified, variables))
+        return Firmware(
+            _true(report.secure_boot, variables),
+            _true(report.unified, variables),
+            tuple(report.unauthenticated(variables)),
+            report.shim_insecure(variables),
+        )
     except OSError:
         return Firmware(None, None)
 
 
-def _true(ask: Callable[[str], bool], variables: str) -> bool:
+def _true(ask: Callable[[str], object], variables: str) -> bool:
     """A variable that is not there says no."""
     try:
-        return ask(variables)
+        return bool(ask(variables))
     except FileNotFoundError:
         return False
 
@@ -69,12 +78,11 @@ def _true(ask: Callable[[str], bool], variables: str) -> bool:
 def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> list[Link]:
     """From the firmware down to the root; each vouches for the next."""
     results = {check.name: check for check in checks}
-    start = FIRMWARE if now.authenticates else UNKNOWN if now.secure_boot is None else NOT_VERIFIED
-    signed = BOOTSEAL
+    start, signed = _initrd_mark(now), BOOTSEAL
     if at(record, "enrollment", "kernel_checked"):
         signed = KERNEL
     return [
-        Link("Secure Boot", {True: "on", False: "off", None: "not known"}[now.secure_boot], _firmware_mark(now)),
+        Link("Secure Boot", _secure_boot(now), _firmware_mark(now)),
         Link("initrd", _initrd(now), start),
         Link("boot keyring", _keyring(record), start),
         Link("signer", _signer(record), signed),
@@ -87,15 +95,13 @@ def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> 
 
 def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int | None) -> list[Uncovered]:
     """What boot.json lists, as it is now, and what came later."""
-    listed = at(record, "not_covered")
-    places = [printable(str(name)) for name in listed] if isinstance(listed, list) else []
-    names = [name for name in places if name not in _FIRMWARE_LINKS]
-    names += () if now.authenticates else _FIRMWARE_LINKS
-    merged = extensions(table)
-    found = [Uncovered(name, _REASONS.get(name) or _other_reason(name)) for name in names]
+    merged, generated = extensions(table), gptauto.units()
+    found = [Uncovered(_short(name), _REASONS.get(name) or _other_reason(name)) for name in _names(record, now)]
     found += [Uncovered(printable(m.target), f"{m.source} merged over it: see 'systemd-{m.source} status'") for m in merged]
     others = [m for m in covering(table) if m.id not in {merged_.id for merged_ in merged}]
-    found += [Uncovered(printable(m.target), printable(f"{described(m)}, mounted over it")) for m in others]
+    others += [m for m in table.everything if gptauto.mounted(m, generated) and m not in others]
+    found += [_mounted(m, gptauto.WHO if gptauto.mounted(m, generated) else "") for m in others]
+    found += [_swap(device, gptauto.WHO if device in generated else "") for device in gptauto.swaps()]
     if soft_reboots:
         times = "once" if soft_reboots == 1 else f"{soft_reboots} times"
         found.append(Uncovered("soft reboot", f"{times} since this boot: userspace started anew without the initrd's check"))
@@ -106,17 +112,53 @@ def _other_reason(name: str) -> str:
     return "a link of the image, to where code is looked for" if " -> " in name else "named by the record of this boot"
 
 
+def _names(record: Record, now: Firmware) -> list[str]:
+    """Firmware and credentials are looked at now: whoever made the record may not have known of them."""
+    listed = at(record, "not_covered")
+    places = [printable(str(name)) for name in listed] if isinstance(listed, list) else []
+    names = [*(name for name in places if _short(name) not in _FIRMWARE_LINKS), *now.unauthenticated]
+    if report.CREDENTIALS not in names and report.credentials_imported():
+        names.append(report.CREDENTIALS)
+    return names
+
+
+def _short(name: str) -> str:
+    return name.removesuffix(report.NOT_KNOWN)
+
+
+def _mounted(mounted: Mount, who: str) -> Uncovered:
+    return Uncovered(printable(mounted.target), printable(f"{described(mounted)}, mounted over it{who}"))
+
+
+def _swap(device: str, who: str) -> Uncovered:
+    return Uncovered("swap", printable(f"memory that was written to {device} is read back unverified{who}"))
+
+
 def _root(link: Link, overlay: Check | None, table: Mounts) -> Link:
     """Where extensions lie over it, or another overlay is mounted, the root that is seen is not the one that was verified."""
     another = overlay is not None and overlay.state == DIFFERS
     return link._replace(mark=NOT_VERIFIED) if link.mark == KERNEL and (another or extensions(table)) else link
 
 
+def _secure_boot(now: Firmware) -> str:
+    if now.shim_insecure:
+        return "shim's validation is off"
+    return {True: "on", False: "off", None: "not known"}[now.secure_boot]
+
+
 def _firmware_mark(now: Firmware) -> str:
     return {True: FIRMWARE, False: NOT_VERIFIED, None: UNKNOWN}[now.secure_boot]
 
 
+def _initrd_mark(now: Firmware) -> str:
+    if now.secure_boot is None or _INITRD in now.unauthenticated:
+        return UNKNOWN
+    return NOT_VERIFIED if "initrd" in now.unauthenticated else FIRMWARE
+
+
 def _initrd(now: Firmware) -> str:
+    if _INITRD in now.unauthenticated:
+        return "in a unified kernel image; whether a boot loader added to it is not known"
     if now.unified is None:
         return "whether anybody authenticated it is not known"
     return "in a unified kernel image" if now.unified else "no unified kernel image, no sign of authentication"

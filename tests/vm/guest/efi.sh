@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# efi.sh KERNEL INITRD CMDLINE ESP SCRATCH: a system partition with one program, a signed unified kernel image.
+# efi.sh KERNEL INITRD CMDLINE ESP SCRATCH: a system partition with one program, a signed unified kernel image, and a credential.
 set -eu
 kernel=$1 initrd=$2 cmdline=$3 esp=$4 scratch=$5
 stub=/usr/lib/systemd/boot/efi/linuxx64.efi.stub
@@ -25,3 +25,7 @@ truncate -s "$(($(stat -c %s "$scratch/signed.efi") * 9 / 8 + (4 << 20)))" "$esp
 mformat -i "$esp" -F ::
 mmd -i "$esp" ::EFI ::EFI/BOOT
 mcopy -i "$esp" "$scratch/signed.efi" ::EFI/BOOT/BOOTX64.EFI
+# Nobody signs it, and the stub hands it to the initrd.
+echo 'guest' >"$scratch/guest.cred"
+mmd -i "$esp" ::loader ::loader/credentials
+mcopy -i "$esp" "$scratch/guest.cred" ::loader/credentials/guest.cred
