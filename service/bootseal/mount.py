@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 
 from . import booted, loader, messages
-from .errors import Refusal, failed
+from .errors import LEADS_NOWHERE, Refusal, failed
 from .linux import files, mountapi, syscall
 from .values import Deployment, Enrolled, Mounted, Request, RootConfig
 
@@ -257,8 +257,12 @@ def _has_its_own(root: int, place: str) -> bool:
         text = files.read_bounded(fstab, _FSTAB_SIZE) or b""
         os.close(fstab)
         os.close(etc)
-    except (OSError, files.NotRegular):
+    except files.NotRegular:
         return False
+    except OSError as error:
+        if error.errno in LEADS_NOWHERE:
+            return False
+        raise failed(error, messages.MOUNT_FAILED, "cannot be read", "/etc/fstab") from error
     lines = (line.split() for line in text.decode(errors="replace").splitlines())
     return any(len(words) > 1 and words[0][0] != "#" and os.path.normpath(words[1]) == place for words in lines)
 
@@ -269,8 +273,10 @@ def _mount_boot(root: int, deployment: Deployment) -> bool:
         boot = files.open_directory(deployment.sysroot_fd, "boot")
         os.readlink("loader", dir_fd=boot)
         os.close(files.open_directory(root, "boot"))
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in LEADS_NOWHERE | {errno.EINVAL}:  # EINVAL: boot/loader is not a link
+            return False
+        raise failed(error, messages.MOUNT_FAILED, "cannot be opened", "/boot") from error
     _bind(root, "boot", boot)
     return True
 

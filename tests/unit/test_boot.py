@@ -142,7 +142,7 @@ def test_a_refusal_ends_it(stage: str, verdict: messages.Verdict, stages: Stages
 
 
 ERRORS = [
-    ValueError("x"), KeyError("x"), oserror(errno.EIO), MemoryError(), RecursionError(), AssertionError(), StopIteration(),
+    ValueError("x"), KeyError("x"), oserror(errno.EBADF), MemoryError(), RecursionError(), AssertionError(), StopIteration(),
     UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), ImportError("x"), ZeroDivisionError(),
 ]  # fmt: skip
 
@@ -163,6 +163,21 @@ def test_any_exception_is_internal(error: Exception, stages: Stages) -> None:
     stages.raises["verify.verify"] = error
     assert boot.main() == 70
     assert stages.record()["message"].endswith(".py:" + stages.record()["message"].rpartition(":")[2])
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "what"),
+    [
+        (oserror(errno.EIO), "io-error", "unexpected OSError: Input/output error (EIO): "),
+        (oserror(errno.EMFILE), "mount-failed", "unexpected OSError: Too many open files (EMFILE): "),
+        (FileNotFoundError(2, "", "/a\nb"), "internal", "unexpected FileNotFoundError (/a\\nb): No such file "),
+    ],
+    ids=["disk", "exhausted", "absent"],
+)
+def test_an_error_that_no_stage_handles(error: OSError, verdict: str, what: str, stages: Stages) -> None:
+    stages.raises["verify.verify"] = error
+    assert boot.main() == next(v.exit_status for v in messages.VERDICTS if v.name == verdict)
+    assert stages.record()["message"].startswith(f"refused ({verdict}): {what}")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(0)], ids=["interrupt", "exit"])

@@ -108,8 +108,20 @@ def test_init_is_a_directory(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [SYSTEMD, "lib64/ld.so"])
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT, errno.ESTALE], ids=errno.errorcode.get)
-def test_an_object_that_cannot_be_opened(name: str, number: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "verdict"),
+    [
+        (errno.EIO, "mount-failed"),
+        (errno.ENOENT, "mount-failed"),
+        (errno.ESTALE, "mount-failed"),
+        (errno.ENOMEM, "mount-failed"),
+        (errno.EUCLEAN, "io-error"),
+        (errno.EBADMSG, "io-error"),
+    ],
+)
+def test_an_object_that_cannot_be_opened(
+    name: str, number: int, verdict: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The name is in the image, and overlay fails to open what is behind it: EIO if changed, ENOENT if removed."""
     place(root, "bin/sh", b"still there")
     real = os.open
@@ -120,11 +132,15 @@ def test_an_object_that_cannot_be_opened(name: str, number: int, root: Path, mon
         return real(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", open_)
-    assert refusal(check, root).verdict.name == "mount-failed"
+    found = refusal(check, root)
+    assert found.verdict.name == verdict
+    assert found.what.startswith("init or its loader cannot be read: ")
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ELOOP, errno.EUCLEAN], ids=errno.errorcode.get)
-def test_a_name_that_cannot_be_looked_up(number: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "verdict"), [(errno.EIO, "mount-failed"), (errno.ELOOP, "mount-failed"), (errno.EUCLEAN, "io-error")]
+)
+def test_a_name_that_cannot_be_looked_up(number: int, verdict: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a name that is not there leads on to the next init."""
     place(root, "bin/sh", b"still there")
     real = files.openat2
@@ -135,7 +151,12 @@ def test_a_name_that_cannot_be_looked_up(number: int, root: Path, monkeypatch: p
         return real(dirfd, path, flags, resolve)
 
     monkeypatch.setattr(files, "openat2", openat2)
-    assert refusal(check, root).verdict.name == "mount-failed"
+    assert refusal(check, root).verdict.name == verdict
+
+
+def test_a_file_where_the_directory_of_an_init_belongs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(root, "sbin", b"a file")
+    assert SYSTEMD in read_files(root, monkeypatch, "/sbin/other")
 
 
 @pytest.mark.parametrize("name", [SYSTEMD, "lib64/ld.so"])

@@ -173,6 +173,56 @@ print(os.path.ismount("/sysroot/var"), "/var" in mounted.not_covered)
     assert said == [f"{not own or transient == 'True'} True"]
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "verdict"),
+    [
+        ("fstab", "EIO", "io-error /etc/fstab"),
+        ("fstab", "EBADMSG", "io-error /etc/fstab"),
+        ("fstab", "ENOMEM", "mount-failed /etc/fstab"),
+        ("fstab", "ELOOP", "True True"),
+        ("boot", "EIO", "io-error /boot"),
+        ("boot", "EUCLEAN", "io-error /boot"),
+        ("boot", "EMFILE", "mount-failed /boot"),
+        ("boot", "ENOENT", "True False"),
+        ("boot", "EINVAL", "True False"),
+    ],
+)
+def test_what_cannot_be_read_is_not_absent(name: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
+    """/var is left to a line of fstab, and /boot is mounted, unless they are not there."""
+    said = in_initrd(
+        f"""
+real = files.openat2
+def openat2(dirfd, path, flags, resolve):
+    if path == {name!r}: raise OSError(errno.{number}, "")
+    return real(dirfd, path, flags, resolve)
+files.openat2 = openat2
+try:
+    mounted, namespace = run(image)
+    mount.attach(mounted, namespace)
+    print(os.path.ismount("/sysroot/var"), "/boot" in mounted.not_covered)
+except Refusal as refusal: print(refusal.verdict.name, refusal.path)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == [verdict]
+
+
+@pytest.mark.parametrize("loader", ["missing", "directory"])
+def test_a_boot_directory_without_the_link(loader: str, image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        f"""
+syscall.mount(None, "/sysroot", None, 32)
+os.unlink("/sysroot/boot/loader")
+if {loader!r} == "directory": os.mkdir("/sysroot/boot/loader")
+print(run(image)[0].not_covered)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["('/etc', '/var')"]
+
+
 def test_transient(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
