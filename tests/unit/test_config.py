@@ -214,3 +214,10 @@ def test_prepare_root_refused(text: str, tmp_path: Path) -> None:
 def test_the_keys_are_those_of_the_contract() -> None:
     names: Any = {"Keyring.Seal", "Enroll.Method", "Enroll.Required", "Policy.OnRefusal"}
     assert {".".join(key) for key in config.KEYS} == names
+
+
+def test_the_largest_file(tmp_path: Path) -> None:
+    text = method("none").ljust(config.MAX_SIZE, "#")
+    assert config.load(write(tmp_path, {ETC: text})).method == "none"
+    (tmp_path / ETC).write_text(text + "#")
+    assert verdict(config.load, str(tmp_path)) == "bad-config"

@@ -281,6 +281,12 @@ def test_descriptors_are_closed_on_exec_and_cannot_read(sysroot: Sysroot) -> Non
             os.listdir(fd)
 
 
+def test_only_what_is_handed_on_stays_open(sysroot: Sysroot) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    sysroot.located()
+    assert len(os.listdir("/proc/self/fd")) == before + 5
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("where", ["deployment", "etc", "objects"])
 def test_a_nested_mount_is_not_entered(where: str, sysroot: Sysroot) -> None:

@@ -80,6 +80,12 @@ def test_byte_orders(order: str, root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "lib64/ld.so" in read_files(root, monkeypatch)
 
 
+def test_no_descriptor_is_left(root: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    check(root)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_init_of_the_command_line_comes_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place(root, "sbin/other", b"#!/bin/sh\n")
     assert read_files(root, monkeypatch, "/sbin/other") == {"sbin/other": 10}
@@ -104,7 +110,9 @@ def test_no_init_at_all(tmp_path: Path) -> None:
 def test_init_is_a_directory(root: Path) -> None:
     (root / SYSTEMD).unlink()
     (root / SYSTEMD).mkdir()
-    assert refusal(check, root).verdict.name == "mount-failed"
+    found = refusal(check, root)
+    assert (found.verdict.name, found.path) == ("mount-failed", f"/{SYSTEMD}")
+    assert found.what == "init or its loader cannot be read: not a regular file"
 
 
 @pytest.mark.parametrize("name", [SYSTEMD, "lib64/ld.so"])
