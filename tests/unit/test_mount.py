@@ -151,11 +151,12 @@ for readonly in (True, False):
         (b"# comment\n\n  UUID=1\t/var/ ext4\n", True),
         (b"#UUID=1 /var ext4 defaults 0 2\n", False),
         (b"UUID=1 /var/log ext4\n/var /srv none bind\nx\n", False),
-        (b"UUID=1 /var ext4\n" + b" " * 65536, False),
+        (b"UUID=1 /var ext4\n".ljust(65536), True),
+        (b"UUID=1 /var ext4\n".ljust(65537), False),
         (b"\xff\0 \xfe\n", False),
         (b"", False),
     ],
-    ids=["line", "blanks", "comment", "others", "too-large", "binary", "empty"],
+    ids=["line", "blanks", "comment", "others", "largest", "too-large", "binary", "empty"],
 )
 @pytest.mark.parametrize("transient", ["False", "True"])
 def test_var_is_left_to_an_fstab_that_has_it(fstab: bytes, *, own: bool, transient: str, image: str, tmp_path: Path) -> None:
@@ -511,6 +512,14 @@ def test_a_namespace_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(syscall, "unshare", unshare)
     assert refusal(mount.private_namespace).verdict.name == "mount-failed"
+
+
+def test_a_namespace_into_which_nothing_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(syscall, "unshare", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(syscall, "mount", lambda *arguments: calls.append(arguments))
+    os.close(mount.private_namespace())
+    assert calls == [(mountapi.CLONE_NEWNS,), (None, "/", None, mountapi.MS_REC | mountapi.MS_PRIVATE)]
 
 
 def line(number: int, parent: int, target: str, fstype: str = "ext4", source: str = "/dev/vda") -> mountapi.MountInfo:
