@@ -113,7 +113,7 @@ print(sorted(os.listdir("/sysroot")))
 print(Path("/sysroot/etc/hostname").read_text(), Path("/sysroot/var/marker").read_text())
 print(os.path.isdir("/sysroot/sysroot/ostree"))
 print(writable("/sysroot/usr/x"), writable("/sysroot/etc/x"), writable("/sysroot/var/x"), writable("/sysroot/sysroot/x"))
-print(mount.attached() == verified().digest.value.hex(), os.path.exists(booted.PATH))
+print(mount.attached() == verified().digest.value.hex(), os.path.exists(booted.PATH), os.path.exists(mount._STAGE))
 """,
         image,
         tmp_path,
@@ -124,8 +124,20 @@ print(mount.attached() == verified().digest.value.hex(), os.path.exists(booted.P
         "deployed var",
         "True",
         "EROFS EROFS EROFS EROFS",  # the superblock of the physical root is read-only: nothing of ours changes that
-        "True True",
+        "True True False",
     ]
+
+
+def test_init_is_read_through_the_finished_overlay(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+mount.loader.check = lambda root, init, path: print(mountapi.mount_of(root).fstype, init, path == image)
+run(image, init="/sbin/other")
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["overlay /sbin/other True"]
 
 
 def test_etc_and_var_are_writable_where_the_disk_is(image: str, tmp_path: Path) -> None:
@@ -248,7 +260,9 @@ before = tree()
 mounted, namespace = run(image)
 mount.attach(mounted, namespace)
 during = tree()
+descriptors = len(os.listdir("/proc/self/fd"))
 mount.detach()
+print(len(os.listdir("/proc/self/fd")) - descriptors)  # the copy that was attached
 print(before == tree(), before == during, os.path.isdir("/sysroot/ostree"), mount.attached(), os.path.exists(booted.PATH))
 mount.detach()
 print(before == tree())
@@ -256,7 +270,7 @@ print(before == tree())
         image,
         tmp_path,
     )
-    assert said == ["True False True None False", "True"]
+    assert said == ["1", "True False True None False", "True"]
 
 
 @pytest.mark.parametrize("stage", ["mounted", "written", "attached beneath", "attached on top"])
