@@ -217,7 +217,7 @@ def test_the_keys_are_those_of_the_contract() -> None:
 
 
 def test_the_largest_file(tmp_path: Path) -> None:
-    text = method("none").ljust(config.MAX_SIZE, "#")
+    text = method("none").ljust(64 * 1024, "#")
     assert config.load(write(tmp_path, {ETC: text})).method == "none"
     (tmp_path / ETC).write_text(text + "#")
     assert verdict(config.load, str(tmp_path)) == "bad-config"

@@ -345,12 +345,17 @@ print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(booted.
     assert said == ["mount-failed True", "True True False"]
 
 
-def test_a_failing_attach_leaves_the_physical_root(image: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beneath", ["beneath", "True"], ids=["beneath", "anywhere"])
+def test_a_failing_attach_leaves_the_physical_root(beneath: str, image: str, tmp_path: Path) -> None:
+    """An error that is no lack of mounting beneath leads to no second try."""
     said = in_initrd(
-        """
+        f"""
 before = tree()
 mounted, namespace = run(image)
-def attach(*_, **__): raise OSError(errno.EPERM, "no")
+real = mountapi.attach
+def attach(tree, dirfd, path, *, beneath=False):
+    if {beneath}: raise OSError(errno.EPERM, "no")
+    real(tree, dirfd, path)
 mountapi.attach = attach
 try: mount.attach(mounted, namespace)
 except Refusal as refusal: print(refusal.verdict.name)
