@@ -112,6 +112,19 @@ def test_operations(calls: list[tuple[Any, ...]]) -> None:
     assert calls == [(5, 1, 0x08030000), (8, 2, 3), (29, 4, None, None)]
 
 
+def test_a_buffer_for_the_longest_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KEYCTL_READ copies nothing into one that is too short."""
+    sizes: list[int] = []
+
+    def call(_number: int, _operation: int, _key: int, buffer: Any, size: int) -> int:
+        sizes.extend((len(buffer), size))
+        return 0
+
+    monkeypatch.setattr(keyctl, "syscall", call)
+    assert keyctl.read(1) == b""
+    assert sizes == [32767, 32767]
+
+
 def test_verify_signature(calls: list[tuple[Any, ...]]) -> None:
     keyctl.verify_signature(5, "enc=pkcs1 hash=sha256", b"d" * 32, b"s" * 256)
     assert calls == [(28, struct.pack("=iII7I", 5, 32, 256, *[0] * 7), b"enc=pkcs1 hash=sha256", b"d" * 32, b"s" * 256)]

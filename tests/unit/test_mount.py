@@ -107,7 +107,7 @@ def test_a_whole_root(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 mounted, namespace = run(image)
-print("verity=require" in mounted.options.split(","), mounted.not_covered)
+print("verity=require" in mounted.options.split(","), mounted.not_covered, b"transient-etc" in mounted.booted_keys)
 mount.attach(mounted, namespace)
 print(sorted(os.listdir("/sysroot")))
 print(Path("/sysroot/etc/hostname").read_text(), Path("/sysroot/var/marker").read_text())
@@ -119,7 +119,7 @@ print(mount.attached() == verified().digest.value.hex(), os.path.exists(booted.P
         tmp_path,
     )
     assert said == [
-        "True ('/etc', '/var', '/boot')",
+        "True ('/etc', '/var', '/boot') False",
         "['boot', 'etc', 'sysroot', 'usr', 'var']",
         "deployed var",
         "True",
@@ -246,11 +246,12 @@ print(Path("/sysroot/etc/hostname").read_text(), writable("/sysroot/etc/x"), wri
 Path("/sysroot/usr/y").touch()
 print(os.path.exists("/run/ostree/.private/root/upper/usr/y"), oct(os.stat("/run/ostree/.private").st_mode & 0o777))
 print(b"transient-etc" in Path(booted.PATH).read_bytes())
+print([oct(path.stat().st_mode & 0o777) for path in Path("/run/ostree").glob("transient-etc.*")])
 """,
         image,
         tmp_path,
     )
-    assert said == ["('/var', '/boot')", "pristine True True", "True 0o0", "True"]
+    assert said == ["('/var', '/boot')", "pristine True True", "True 0o0", "True", "['0o700']"]
 
 
 def test_attached_and_detached_again(image: str, tmp_path: Path) -> None:
@@ -495,13 +496,32 @@ def new(fstype, options, attributes):
     return real(fstype, options, attributes)
 mountapi.new_filesystem = new
 mounted, namespace = run(image)
+places = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+print([place for place in places if os.path.realpath(place).startswith("/dev/loop")])
 mount.attach(mounted, namespace)
 print(len(Path("/sysroot/usr/lib/systemd/systemd").read_bytes()))
 """,
         image,
         tmp_path,
     )
-    assert said == ["12000"]
+    assert said == ["[]", "12000"]
+
+
+def test_no_descriptor_of_the_image_s_mount_is_left(image: str, tmp_path: Path) -> None:
+    """Only the overlay holds it."""
+    said = in_initrd(
+        """
+from contextlib import suppress
+run(image)
+found = set()
+for name in os.listdir("/proc/self/fd"):
+    with suppress(OSError, LookupError): found.add(mountapi.mount_of(int(name)).fstype)
+print("overlay" in found, "erofs" in found)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["True False"]
 
 
 def test_a_private_namespace_leaves_nothing_behind(tmp_path: Path) -> None:
