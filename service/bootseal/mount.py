@@ -213,7 +213,6 @@ def _overlay(enrolled: Enrolled, deployment: Deployment, config: RootConfig) -> 
 def _upper(directory: str) -> list[tuple[str, str | None]]:
     """Upper and work directory on the tmpfs at /run; the private directory is closed to all without capabilities."""
     if "/.private/" in directory:
-        os.makedirs(os.path.dirname(os.path.dirname(directory)), exist_ok=True)
         os.makedirs(os.path.dirname(directory), mode=0, exist_ok=True)
     for name, mode in (("upper", 0o755), ("work", 0o700)):
         os.makedirs(f"{directory}/{name}", exist_ok=True)
