@@ -7,7 +7,7 @@ Each stage takes what the ones before it returned (values.py) and raises Refusal
 import os
 
 from . import candidate, cmdline, config, deployment, enroll, image, kernelkeys, keyring, messages, mount, report, verify
-from .errors import Refusal
+from .errors import Refusal, failed
 
 
 def main() -> int:
@@ -20,8 +20,7 @@ def main() -> int:
     except Refusal as refusal:
         return report.refused(recorder, refusal)
     except BaseException as error:  # a bug must not boot, nor exit with 0, and must say so
-        what = f"{error.__class__.__name__}: {error}"
-        return report.refused(recorder, Refusal(messages.INTERNAL, what, _place(error)))
+        return report.refused(recorder, _unforeseen(error))
 
 
 def _boot(recorder: report.Recorder) -> int:
@@ -69,6 +68,14 @@ def _already_done() -> bool:
     verified = record.get("verdict") == messages.VERIFIED.name
     digest = record.get("image", {}).get("digest", "")
     return same_boot and verified and bool(digest) and mount.attached() == digest
+
+
+def _unforeseen(error: BaseException) -> Refusal:
+    """Return the Refusal for what no stage handles: `internal`, unless the disk or the machine failed at that moment."""
+    if isinstance(error, OSError):
+        name = f" ({error.filename})" if error.filename else ""
+        return failed(error, messages.INTERNAL, f"unexpected {error.__class__.__name__}{name}", _place(error))
+    return Refusal(messages.INTERNAL, f"{error.__class__.__name__}: {error}", _place(error))
 
 
 def _place(error: BaseException) -> str:

@@ -26,7 +26,6 @@ class EnableFailed(Exception):
     """FS_IOC_ENABLE_VERITY failed with `error`."""
 
     def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
         self.error = error
 
 
@@ -34,7 +33,6 @@ class CannotWrite(Exception):
     """The file or its filesystem cannot be written: what was being done, and the errno."""
 
     def __init__(self, step: str, error: OSError) -> None:
-        super().__init__(f"{step}: {error}")
         self.step, self.error = step, error
 
 

@@ -7,19 +7,20 @@ from collections.abc import Callable
 
 from . import cms, digest, messages
 from .digest import Digest
-from .errors import Refusal, failed
+from .errors import Refusal, unreadable
 from .linux import files
 from .messages import Verdict
 from .values import Candidate, Deployment
 
 IMAGE = ".ostree.cfs"
 # The digest file was enrolled with a key that is gone (or was changed): it cannot be opened any more, not even to read. So it
-# is with a signature in it that this kernel cannot parse or calculate, say after a step back to an older one.
+# is with a signature in it that this kernel cannot parse or calculate, say after a step back to an older one. Here EBADMSG may
+# also be a wrong checksum of the file's inode: the image's digest must be signed in either case.
 _BARRED_BY_SIGNATURE = frozenset({errno.ENOKEY, errno.EKEYREJECTED, errno.EBADMSG, errno.ENOPKG})
 
 
 def read(deployment: Deployment, image_digest: Callable[[], Digest], sysroot: str = "/sysroot") -> Candidate:
-    """Raises Refusal: `no-digest`, `no-signature`, `bad-digest`, `bad-signature`, `io-error`.
+    """Raises Refusal: `no-digest`, `no-signature`, `bad-digest`, `bad-signature`, `unsupported`, `io-error`, `mount-failed`.
 
     `image_digest` gives the digest that the kernel enforces for the image; it stands in for a digest file that can no
     longer be opened, and has to be signed just the same.
@@ -58,7 +59,7 @@ def _read(dirfd: int, suffix: str, limit: int, absent: Verdict, bad: Verdict, im
     except OSError as error:
         if suffix == ".digest" and error.errno in _BARRED_BY_SIGNATURE:
             raise Unopenable from error
-        raise failed(error, messages.IO_ERROR, "cannot be read", path) from error
+        raise unreadable(error, bad, path) from error
     if content is None:
         raise Refusal(bad, f"larger than {limit} bytes", path)
     return content

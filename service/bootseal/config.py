@@ -8,7 +8,7 @@ same name in /etc replaces the one in /usr/lib, a link to /dev/null removes it.
 import os
 
 from . import messages
-from .errors import Refusal
+from .errors import Refusal, reason
 from .values import Policy, RootConfig
 
 DIRECTORIES = ("etc", "usr/lib")
@@ -85,8 +85,10 @@ def _read(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_SIZE + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise _bad(f"cannot be read ({error.__class__.__name__})", path) from error
+    except OSError as error:
+        raise _bad(f"cannot be read: {reason(error)}", path) from error
+    except UnicodeDecodeError as error:
+        raise _bad("not UTF-8", path) from error
     if len(text) > MAX_SIZE:
         raise _bad(f"larger than {MAX_SIZE} characters", path)
     return text

@@ -6,7 +6,7 @@ import os
 import re
 
 from . import messages
-from .errors import Refusal, failed
+from .errors import LEADS_NOWHERE, Refusal, failed
 from .linux import files
 from .values import Deployment, Request
 
@@ -17,11 +17,11 @@ _PATH = re.compile(rf"{_TOP}(?!\.{{1,2}}/)([A-Za-z0-9._-]{{1,64}})/deploy/([0-9a
 
 
 def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
-    """The deployment that ostree= leads to. Raises Refusal: `no-deployment`, `unsupported` (openat2), `io-error`."""
-    try:
-        sysroot_fd = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise failed(error, messages.NO_DEPLOYMENT, "no physical root", sysroot) from error
+    """The deployment that ostree= leads to.
+
+    Raises Refusal: `no-deployment`, `unsupported` (openat2), `io-error`, `mount-failed`.
+    """
+    sysroot_fd = physical_root(sysroot)
     where = sysroot + request.ostree
     path = resolve(sysroot_fd, request.ostree, where)
     stateroot, checksum, serial = parts(path, where)
@@ -32,10 +32,10 @@ def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
         serial=serial,
         path=path,
         sysroot_fd=sysroot_fd,
-        fd=_directory(sysroot_fd, path, sysroot),
-        etc_fd=_directory(sysroot_fd, f"{path}/etc", sysroot),
-        var_fd=_directory(sysroot_fd, f"ostree/deploy/{stateroot}/var", sysroot),
-        objects_fd=_directory(sysroot_fd, "ostree/repo/objects", sysroot),
+        fd=directory(sysroot_fd, path, sysroot),
+        etc_fd=directory(sysroot_fd, f"{path}/etc", sysroot),
+        var_fd=directory(sysroot_fd, f"ostree/deploy/{stateroot}/var", sysroot),
+        objects_fd=directory(sysroot_fd, "ostree/repo/objects", sysroot),
     )
 
 
@@ -53,28 +53,41 @@ def parts(path: str, where: str) -> tuple[str, str, int]:
     raise Refusal(messages.NO_DEPLOYMENT, what, where)
 
 
+def physical_root(sysroot: str) -> int:
+    """Open the physical root. Raises Refusal as locate does."""
+    try:
+        return os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        verdict = messages.NO_DEPLOYMENT if error.errno in LEADS_NOWHERE else messages.MOUNT_FAILED
+        raise failed(error, verdict, "the physical root cannot be opened", sysroot) from error
+
+
+def directory(sysroot_fd: int, path: str, sysroot: str) -> int:
+    """Open a directory below the physical root, without following a link. Raises Refusal as locate does."""
+    try:
+        return files.open_directory(sysroot_fd, path)
+    except OSError as error:
+        raise _unopened(error, f"{sysroot}/{path}") from error
+
+
 def resolve(sysroot_fd: int, target: str, where: str) -> str:
     """The path, relative to the physical root, of the directory that a name with links in it leads to. Raises Refusal."""
     try:
         fd = files.open_directory(sysroot_fd, target, files.CONFINED)
     except OSError as error:
-        raise _not_found(error, where) from error
+        raise _unopened(error, where) from error
     # The kernel's own name for the directory. It is opened anew under that name, without links.
     root, path = (os.readlink(f"/proc/self/fd/{n}") for n in (sysroot_fd, fd))
     os.close(fd)
     return path.removeprefix(root).lstrip("/")
 
 
-def _directory(sysroot_fd: int, path: str, sysroot: str) -> int:
-    try:
-        return files.open_directory(sysroot_fd, path)
-    except OSError as error:
-        raise _not_found(error, f"{sysroot}/{path}") from error
-
-
-def _not_found(error: OSError, where: str) -> Refusal:
-    if isinstance(error, FileNotFoundError):
+def _unopened(error: OSError, where: str) -> Refusal:
+    if error.errno == errno.ENOENT:
         return Refusal(messages.NO_DEPLOYMENT, "no such directory below the physical root", where)
     if error.errno == errno.ENOSYS:
         return Refusal(messages.UNSUPPORTED, "the kernel has no openat2(2): Linux 5.6 or later is needed", where)
-    return failed(error, messages.NO_DEPLOYMENT, "cannot be opened without leaving the physical root", where)
+    if error.errno in (errno.EXDEV, errno.ELOOP):
+        return failed(error, messages.NO_DEPLOYMENT, "cannot be opened without leaving the physical root", where)
+    verdict = messages.NO_DEPLOYMENT if error.errno in LEADS_NOWHERE else messages.MOUNT_FAILED
+    return failed(error, verdict, "cannot be opened", where)

@@ -9,7 +9,7 @@ import hashlib
 from contextlib import suppress
 
 from . import builtin, messages
-from .errors import Refusal, reason
+from .errors import DISK_FAILED, Refusal, failed, reason
 from .linux import keyctl
 from .values import Deployment, Enrolled, KernelKeys, Missing, Pinned, Policy, Verified
 
@@ -20,6 +20,8 @@ _READ_ONLY = 0x03030303
 _LACKING = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOPKG})
 _IMPOSSIBLE = _LACKING | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
 _IMPOSSIBLE_TO_ENABLE = _IMPOSSIBLE | {errno.EINVAL, errno.EPERM}
+# Enabling reads and writes the file. Without EBADMSG: here it means a signature that the kernel cannot parse.
+_DISK_FAILED_TO_ENABLE = DISK_FAILED - {errno.EBADMSG}
 
 
 def enroll(pinned: Pinned, deployment: Deployment, keys: KernelKeys, policy: Policy) -> Enrolled:
@@ -107,7 +109,6 @@ def _other_digest() -> Missing:
 
 class Impossible(Exception):
     def __init__(self, missing: Missing) -> None:
-        super().__init__(missing.what)
         self.missing = missing
 
 
@@ -119,13 +120,16 @@ def _enable(pinned: Pinned, deployment: Deployment, keys: KernelKeys) -> tuple[b
         raise Impossible(Missing(what, lacking=False))
     try:
         return builtin.enroll(deployment, pinned.verified, pinned.path + ".digest")
-    except builtin.EnableFailed as failed:
-        error = failed.error
+    except builtin.EnableFailed as refused:
+        error = refused.error
         if error.errno in _IMPOSSIBLE_TO_ENABLE:
             what = f"fs-verity is not enabled on the digest file: {reason(error)}"
             raise Impossible(Missing(what, error.errno in _LACKING)) from error
+        if error.errno in _DISK_FAILED_TO_ENABLE:
+            what = "fs-verity cannot be enabled on the digest file"
+            raise failed(error, messages.IO_ERROR, what, pinned.path + ".digest") from error
         what = f"the kernel refused the signature for the digest file: {reason(error)}"
         raise Refusal(messages.ENROLL_FAILED, what, pinned.path + ".sig") from error
-    except builtin.CannotWrite as failed:
-        what = f"fs-verity is not enabled on the digest file: {failed.step}: {reason(failed.error)}"
-        raise Impossible(Missing(what, lacking=False)) from failed
+    except builtin.CannotWrite as unwritten:
+        what = f"fs-verity is not enabled on the digest file: {unwritten.step}: {reason(unwritten.error)}"
+        raise Impossible(Missing(what, lacking=False)) from unwritten

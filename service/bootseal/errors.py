@@ -26,18 +26,46 @@ class Refusal(Exception):
         super().__init__(f"refused ({verdict.name}): {self.what}: {self.path}")
 
 
-# What a disk answers when it fails, or when its own structures or fs-verity's hashes do not add up.
-DISK_FAILED = frozenset({errno.EIO, errno.EUCLEAN, errno.EREMOTEIO, errno.ENODATA, errno.ETIMEDOUT, errno.ENXIO})
+# A disk that fails: the errors of the kernel's block layer, and a device that is gone (ENXIO). A filesystem whose structures
+# make no sense (EUCLEAN, in the kernel EFSCORRUPTED) or have a wrong checksum (EBADMSG, in the kernel EFSBADCRC).
+# Without ENODEV: it also means a filesystem that the kernel does not have.
+DISK_FAILED = frozenset(
+    {
+        errno.EIO, errno.ETIMEDOUT, errno.ETIME, errno.ENOLINK, errno.EREMOTEIO, errno.EBADE, errno.ENODATA, errno.EILSEQ,
+        errno.ENXIO, errno.EUCLEAN, errno.EBADMSG,
+    }
+)  # fmt: skip
+# A machine that is short of memory or descriptors: the fault of neither the disk nor a path.
+EXHAUSTED = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+# A path that leads to nothing below the directory where it starts.
+LEADS_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV})
 
 
 def failed(error: OSError, verdict: Verdict, what: str, path: str) -> Refusal:
-    """The Refusal for a system call that failed: `io-error` when it was the disk, `verdict` otherwise.
+    """Return the Refusal for a failed system call: `io-error` for a failed disk, `mount-failed` for an exhausted machine.
 
-    ENODATA counts as a failed disk (the block layer's answer to a medium error): callers that expect it handle it first.
+    Any other errno gets `verdict`. Callers must first handle an errno of DISK_FAILED that means something else to them.
     """
     if error.errno in DISK_FAILED:
         verdict = messages.IO_ERROR
+    elif error.errno in EXHAUSTED:
+        verdict = messages.MOUNT_FAILED
     return Refusal(verdict, f"{what}: {reason(error)}", path)
+
+
+def unreadable(error: OSError, bad: Verdict, path: str) -> Refusal:
+    """Return the Refusal for a file that cannot be opened or read; fs-verity may be enabled on it.
+
+    `bad` is the verdict for a file whose built-in signature the kernel rejects.
+    """
+    if error.errno in (errno.ENOKEY, errno.EKEYREJECTED):
+        what = "fs-verity was enabled on it with a built-in signature that no kernel key made"
+        return Refusal(bad, f"{what}: {reason(error)}", path)
+    if error.errno in (errno.EOPNOTSUPP, errno.ENOPKG):
+        return failed(error, messages.UNSUPPORTED, "the kernel lacks the fs-verity that the file needs", path)
+    # fs-verity's words for its own metadata if they make no sense.
+    damaged = error.errno in (errno.EINVAL, errno.EMSGSIZE)
+    return failed(error, messages.IO_ERROR if damaged else messages.MOUNT_FAILED, "cannot be read", path)
 
 
 def reason(error: OSError) -> str:

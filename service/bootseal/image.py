@@ -6,7 +6,7 @@ import os
 
 from . import messages
 from .digest import SIZES, Digest
-from .errors import Refusal, failed
+from .errors import Refusal, failed, unreadable
 from .linux import files, fsverity, mountapi
 from .values import Deployment, Pinned, Verified
 
@@ -18,7 +18,7 @@ FILESYSTEMS = ("ext4", "btrfs", "f2fs")
 def pin(deployment: Deployment, verified: Verified, sysroot: str = "/sysroot") -> Pinned:
     """The open image, if its enforced fs-verity digest is the verified one.
 
-    Raises Refusal: `no-image`, `bad-image`, `image-unsealed`, `image-mismatch`, `unsupported`, `io-error`.
+    Raises Refusal: `no-image`, `bad-image`, `image-unsealed`, `image-mismatch`, `unsupported`, `io-error`, `mount-failed`.
     """
     path = f"{sysroot}/{deployment.path}/{IMAGE}"
     fd = _open(deployment, path)
@@ -51,10 +51,7 @@ def _open(deployment: Deployment, path: str) -> int:
     except files.NotRegular as error:
         raise Refusal(messages.BAD_IMAGE, "not a regular file", path) from error
     except OSError as error:
-        if error.errno in (errno.ENOKEY, errno.EKEYREJECTED):
-            what = "fs-verity was enabled on it with a built-in signature that no kernel key made"
-            raise Refusal(messages.BAD_IMAGE, what, path) from error
-        raise failed(error, messages.IO_ERROR, "cannot be opened", path) from error
+        raise unreadable(error, messages.BAD_IMAGE, path) from error
 
 
 def _enforced(fd: int, path: str) -> Digest:

@@ -28,7 +28,11 @@ _LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOPKG)
 def load(keyring: BootKeyring, *, ring: bool, seal: bool) -> KernelKeys:
     """Loads every certificate, makes the keyring `bootseal` (`ring`), and seals and locks `.fs-verity` (`seal`)."""
     keys = load_privately(keyring)
-    anchor = _find_anchor()
+    try:
+        anchor = _find_anchor()
+    except OSError as error:
+        unlisted = Missing(f"the kernel's keys cannot be listed: {reason(error)}", lacking=False)
+        return KernelKeys(keys.loaded, keys.unloaded, frozenset(), None, False, (unlisted,))
     if anchor is None:
         lacking = "no .fs-verity keyring: this kernel does not check built-in fs-verity signatures"
         return KernelKeys(keys.loaded, keys.unloaded, frozenset(), None, False, (Missing(lacking, lacking=True),))
@@ -57,9 +61,10 @@ def _add(certificate: Certificate) -> int:
 
 
 def _find_anchor() -> int | None:
+    """Return its serial, or None without it. Raises OSError."""
     try:
         keys = keyctl.listed_keys()
-    except OSError:
+    except FileNotFoundError:  # a kernel without keys
         return None
     # Userspace cannot make a keyring whose name begins with a dot.
     return next((k.serial for k in keys if (k.kind, k.description, k.uid) == ("keyring", KERNEL_KEYRING, 0)), None)

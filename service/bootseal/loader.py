@@ -4,20 +4,22 @@
 A damaged object is refused here, with a verdict. After the switch it would be a PID 1 that cannot start.
 """
 
+import errno
 import os
 
 from . import messages
-from .errors import Refusal, reason
+from .errors import Refusal, failed, reason
 from .linux import files
 
 # What 'systemctl switch-root' tries, see its own source; a name on the kernel command line (init=) comes first.
 _INITS = ("/usr/lib/systemd/systemd", "/sbin/init", "/etc/init", "/bin/init", "/bin/sh")
 _CHUNK = 1 << 20
+_UNREADABLE = "init or its loader cannot be read"
 _PT_INTERP = 3
 
 
 def check(root_fd: int, init: str, image_path: str) -> None:
-    """Raises Refusal `mount-failed` if there is no init, or it or its loader cannot be read."""
+    """Raises Refusal `mount-failed` if there is no init, or it or its loader cannot be read; `io-error` for a failed disk."""
     for path in ([init] if init else []) + list(_INITS):
         try:
             if not _exists(root_fd, path):
@@ -25,17 +27,25 @@ def check(root_fd: int, init: str, image_path: str) -> None:
             if interpreter := _read_through(root_fd, path):
                 _read_through(root_fd, interpreter)
             return
-        except (OSError, files.NotRegular) as error:
-            why = reason(error) if isinstance(error, OSError) else "not a regular file"
-            raise Refusal(messages.MOUNT_FAILED, f"init or its loader cannot be read: {why}", path) from error
+        except files.NotRegular as error:
+            raise Refusal(messages.MOUNT_FAILED, f"{_UNREADABLE}: not a regular file", path) from error
+        except OSError as error:
+            raise _unreadable(error, path) from error
     raise Refusal(messages.MOUNT_FAILED, "no init in the image", image_path)
+
+
+def _unreadable(error: OSError, path: str) -> Refusal:
+    """Return the Refusal. EIO does not blame the disk: overlay and fs-verity also say it of an object that was changed."""
+    if error.errno == errno.EIO:
+        return Refusal(messages.MOUNT_FAILED, f"{_UNREADABLE}: {reason(error)}", path)
+    return failed(error, messages.MOUNT_FAILED, _UNREADABLE, path)
 
 
 def _exists(root_fd: int, path: str) -> bool:
     """Whether the image has it. Opening it may still fail, with ENOENT, too: when its object is missing."""
     try:
         os.close(files.openat2(root_fd, path, os.O_PATH, files.CONFINED))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 

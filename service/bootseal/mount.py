@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 
 from . import booted, exits, lastlook, loader, messages, release
-from .errors import Refusal, failed
+from .errors import LEADS_NOWHERE, Refusal, failed
 from .linux import files, mountapi, syscall
 from .values import Deployment, Enrolled, Mounted, Request, RootConfig
 
@@ -244,7 +244,6 @@ def _overlay(enrolled: Enrolled, deployment: Deployment, config: RootConfig) -> 
 def _upper(directory: str) -> list[tuple[str, str | None]]:
     """Upper and work directory on the tmpfs at /run; the private directory is closed to all without capabilities."""
     if "/.private/" in directory:
-        os.makedirs(os.path.dirname(os.path.dirname(directory)), exist_ok=True)
         os.makedirs(os.path.dirname(directory), mode=0, exist_ok=True)
     for name, mode in (("upper", 0o755), ("work", 0o700)):
         os.makedirs(f"{directory}/{name}", exist_ok=True)
@@ -288,8 +287,12 @@ def _has_its_own(root: int, place: str) -> bool:
         text = files.read_bounded(fstab, _FSTAB_SIZE) or b""
         os.close(fstab)
         os.close(etc)
-    except (OSError, files.NotRegular):
+    except files.NotRegular:
         return False
+    except OSError as error:
+        if error.errno in LEADS_NOWHERE:
+            return False
+        raise failed(error, messages.MOUNT_FAILED, "cannot be read", "/etc/fstab") from error
     lines = (line.split() for line in text.decode(errors="replace").splitlines())
     return any(len(words) > 1 and words[0][0] != "#" and os.path.normpath(words[1]) == place for words in lines)
 
@@ -300,8 +303,10 @@ def _mount_boot(root: int, deployment: Deployment) -> bool:
         boot = files.open_directory(deployment.sysroot_fd, "boot")
         os.readlink("loader", dir_fd=boot)
         os.close(files.open_directory(root, "boot"))
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in LEADS_NOWHERE | {errno.EINVAL}:  # EINVAL: boot/loader is not a link
+            return False
+        raise failed(error, messages.MOUNT_FAILED, "cannot be opened", "/boot") from error
     _bind(root, "boot", boot)
     return True
 

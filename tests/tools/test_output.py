@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import pty
@@ -65,6 +66,28 @@ def test_a_bug_is_one_line_and_70(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setenv("BOOTSEAL_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         cli.main([])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (OSError(errno.EIO, "", "/x"), 74, "Failed to go on: Input/output error (EIO): /x"),
+        (OSError(errno.EMFILE, ""), 71, "Failed to go on: Too many open files (EMFILE)"),
+        (OSError(errno.EBADF, ""), 70, "Failed to go on: OSError: "),
+    ],
+    ids=["disk", "exhausted", "bug"],
+)
+def test_a_failing_machine_is_no_bug(
+    error: OSError, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_main", fail)
+    assert cli.main([]) == status
+    message = capsys.readouterr().err
+    assert said in message
+    assert ("this is a bug" in message) == (status == 70)
 
 
 def test_a_refusal_has_the_boots_own_words_and_status(

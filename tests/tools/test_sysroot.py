@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -10,16 +11,18 @@ import subprocess
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import guest_cpio
 import pytest
 
-from bootseal import booted, digest
+from bootseal import booted, digest, messages, mount
 from bootseal.errors import Refusal
 from bootseal.host import check, cli, gate, initrdfile, judge
 from bootseal.host import sysroot as sysroots
 from bootseal.host.output import Failure
 from bootseal.host.sysroot import Found
+from bootseal.linux import files
 from bootseal.values import Deployment, RootConfig
 
 from .program import bootseal, certificate, key, signed
@@ -204,6 +207,84 @@ def test_an_entry_that_leads_nowhere_is_told(root: Root, capsys: pytest.CaptureF
     (root.top / "ostree/boot.1/os" / A / "0").unlink()
     assert [found.options for found in root.found()] == [None]
     assert f"leads to no deployment: ostree=/ostree/boot.1/os/{A}/0" in capsys.readouterr().err
+
+
+def _failing(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, end: str, number: int) -> None:
+    """A function whose first text that ends so makes it fail."""
+    real = getattr(module, name)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if any(isinstance(a, str) and a.endswith(end) for a in arguments):
+            raise OSError(number, os.strerror(number))
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(module, name, call)
+
+
+# Where a list would miss what boots next: what is called, and on what.
+LISTED: dict[str, tuple[Any, str, str]] = {
+    "ostree/deploy itself": (os, "open", "ostree/deploy"),
+    "stateroots": (os, "listdir", "ostree/deploy"),
+    "deployments": (os, "listdir", "os/deploy"),
+    "boot entries": (os, "listdir", "loader/entries"),
+    "a boot entry": (files, "read_start", "ostree-1.conf"),
+    "its link": (files, "open_directory", f"{A}/0"),
+    "UKIs": (os, "listdir", "boot/EFI/Linux"),
+    "a UKI": (initrdfile, "pe_sections", "a.efi"),
+}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EBADMSG, errno.EUCLEAN], ids=errno.errorcode.get)
+@pytest.mark.parametrize("place", LISTED.values(), ids=LISTED)
+def test_a_failed_disk_is_no_shorter_list(
+    root: Root, place: tuple[Any, str, str], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.add(A, 1)
+    (root.top / "boot/EFI/Linux").mkdir(parents=True)
+    (root.top / "boot/EFI/Linux/a.efi").write_bytes(b"")
+    root.found()
+    _failing(monkeypatch, *place, number)
+    with pytest.raises(Failure, match=errno.errorcode[number]) as caught:
+        root.found()
+    assert caught.value.status == 74
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "hint"),
+    [(errno.ENOENT, 66, "give the physical root with --sysroot="), (errno.EACCES, 74, "run as root"), (errno.EIO, 74, "")],
+)
+def test_a_physical_root_that_cannot_be_opened(
+    root: Root, number: int, status: int, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _failing(monkeypatch, os, "open", "ostree/deploy", number)
+    with pytest.raises(Failure) as caught:
+        root.found()
+    assert (caught.value.status, caught.value.hint) == (status, hint)
+
+
+def test_an_entry_that_may_not_be_followed_is_told(
+    root: Root, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root.add(A, 1)
+    _failing(monkeypatch, files, "open_directory", f"{A}/0", errno.EACCES)
+    assert len(root.found()) == 1
+    assert "Permission denied (EACCES)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("uid", "hint"), [(1000, "run as root"), (0, messages.MOUNT_FAILED.hint)])
+@pytest.mark.parametrize("state", ["", "staged"])
+def test_what_only_root_may_open(
+    root: Root, state: str, uid: int, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/c.crt").write_bytes(certificate("p256").read_bytes())
+    found = Found(root.add(A), state, None, ())
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(mount, "private_namespace", lambda: -1)
+    _failing(monkeypatch, files, "openat2", f"{A}.0", errno.EACCES)
+    record = judge._judge(found, str(root.top), judge.Source(str(tmp_path), "keys", keys=str(tmp_path / "keys")))
+    assert (record["verdict"], record["hint"]) == ("mount-failed", hint)
+    assert "cannot be opened: Permission denied (EACCES)" in record["message"]
 
 
 def test_uki(root: Root) -> None:

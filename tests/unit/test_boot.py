@@ -3,6 +3,7 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,24 @@ def test_the_order(stages: Stages) -> None:
     assert stages.record()["verdict"] == "verified"
 
 
+def test_every_stage_is_told_and_timed(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[str] = []
+    monkeypatch.setattr(journal, "notify", states.append)
+    boot.main()
+    begun = [state.removeprefix("STATUS=").split()[0] for state in states]
+    assert begun == ["Reading", "Loading", "Looking", "Verifying", "Enrolling", "Mounting", "verified", "verified"]
+    assert list(stages.record()["milliseconds"]) == ["configuration", "keyring", "locate", "verify", "enroll", "mount"]
+
+
+def test_everything_is_recorded(stages: Stages) -> None:
+    stages.values["candidate.read"] = support.candidate(b"sig", stands_in=True)
+    boot.main()
+    record = stages.record()
+    assert {"deployment", "image", "signature", "enrollment", "mount", "not_covered"} <= record.keys()
+    assert record["keyring"] == {"certificates": 1, "skipped": [], "sealed": True, "not_in_kernel": []}
+    assert any("the digest file cannot be opened" in note for note in record["notes"])
+
+
 def test_no_disk_before_the_keyring_is_sealed() -> None:
     assert ORDER.index("kernelkeys.load") < ORDER.index("deployment.locate")
 
@@ -142,7 +161,7 @@ def test_a_refusal_ends_it(stage: str, verdict: messages.Verdict, stages: Stages
 
 
 ERRORS = [
-    ValueError("x"), KeyError("x"), oserror(errno.EIO), MemoryError(), RecursionError(), AssertionError(), StopIteration(),
+    ValueError("x"), KeyError("x"), oserror(errno.EBADF), MemoryError(), RecursionError(), AssertionError(), StopIteration(),
     UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), ImportError("x"), ZeroDivisionError(),
 ]  # fmt: skip
 
@@ -163,6 +182,28 @@ def test_any_exception_is_internal(error: Exception, stages: Stages) -> None:
     stages.raises["verify.verify"] = error
     assert boot.main() == 70
     assert stages.record()["message"].endswith(".py:" + stages.record()["message"].rpartition(":")[2])
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "what"),
+    [
+        (oserror(errno.EIO), "io-error", "unexpected OSError: Input/output error (EIO): "),
+        (oserror(errno.EMFILE), "mount-failed", "unexpected OSError: Too many open files (EMFILE): "),
+        (FileNotFoundError(2, "", "/a\nb"), "internal", "unexpected FileNotFoundError (/a\\nb): No such file "),
+    ],
+    ids=["disk", "exhausted", "absent"],
+)
+def test_an_error_that_no_stage_handles(error: OSError, verdict: str, what: str, stages: Stages) -> None:
+    stages.raises["verify.verify"] = error
+    assert boot.main() == next(v.exit_status for v in messages.VERDICTS if v.name == verdict)
+    assert stages.record()["message"].startswith(f"refused ({verdict}): {what}")
+
+
+def test_the_place_of_a_bug_is_a_line_of_ours(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one on the way to the error, and not one of the standard library or of a test."""
+    monkeypatch.setattr(cmdline, "parse", lambda text: json.loads("no JSON"))
+    boot.main()
+    assert re.fullmatch(r".*: boot\.py:\d+", stages.record()["message"])
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(0)], ids=["interrupt", "exit"])

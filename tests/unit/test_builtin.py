@@ -7,9 +7,11 @@ key cannot be opened (ENOKEY). The cut tests kill the process before every singl
 """
 
 import errno
+import io
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ import pytest
 from bootseal import builtin, digest
 from bootseal.linux import blockdev, files, fsverity, mountapi
 from bootseal.values import Deployment, Verified
-from unit.support import CHECKSUM, Sysroot, content, oserror, refusal, signature, verified
+from unit.support import CHECKSUM, Sysroot, content, oserror, raising, refusal, signature, verified
 
 GOOD = verified()
 KILLED = 9
@@ -33,6 +35,8 @@ class Disk:
         self.os_fails = ""  # a function of the os module, at its first call on the disk
         self.reconfigure_fails = 0
         self.steps, self.kill_at = 0, -1
+        self.synced: list[int] = []
+        self.cleared = 0
         self._save({"verity": {}, "gone": [], "immutable": [], "read_only": False})
         self._real_open_regular, self._os = files.open_regular, _Os(self)
         for module, names in {
@@ -137,6 +141,7 @@ class Disk:
 
     def set_attributes(self, fd: int, *, set_: int = 0, clear: int = 0) -> None:
         assert (set_, clear) == (0, mountapi.MOUNT_ATTR_RDONLY)
+        self.cleared += 1
 
     def reconfigure(self, dirfd: int, flag: str) -> None:
         self.step()
@@ -184,7 +189,8 @@ class _Os:
         return os.write(fd, data)
 
     def fsync(self, fd: int) -> None:
-        self._disk.step()
+        self._disk.step("fsync")
+        self._disk.synced.append(os.fstat(fd).st_ino)
 
     def link(self, source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         self._disk.step("link")
@@ -263,6 +269,68 @@ def test_in_place_where_that_is_possible(scenario: str, disk: Disk) -> None:
     before = disk.file.stat().st_ino
     enroll(disk)
     assert (disk.file.stat().st_ino == before) is scenario.startswith("plain")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "synced"),
+    [
+        ("plain", ["file", "directory"]),
+        ("plain read-only", ["file"]),  # to become read-only writes out all else
+        ("gone", ["directory"]),
+        ("gone read-only", []),
+    ],
+)
+def test_what_is_written_out(scenario: str, synced: list[str], disk: Disk) -> None:
+    prepared(disk, scenario)
+    enroll(disk)
+    inodes = {"file": disk.file.stat().st_ino, "directory": disk.root.deploy.stat().st_ino}
+    assert disk.synced == [inodes[name] for name in synced]
+
+
+@pytest.mark.parametrize(("scenario", "cleared"), [("plain", 1), ("gone read-only immutable", 1)])
+def test_the_own_mount_is_writable(scenario: str, cleared: int, disk: Disk) -> None:
+    """That of /sysroot may be read-only while its superblock is not."""
+    prepared(disk, scenario)
+    enroll(disk)
+    assert disk.cleared == cleared
+
+
+@pytest.mark.parametrize(
+    ("figures", "written"), [([10, 30], 20), ([None, 30], None), ([10, None], None), ([None, None], None), ([7, 7], 0)]
+)
+def test_bytes_written(figures: list[int | None], written: int | None, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtin, "_bytes_written", lambda fd: figures.pop(0))
+    assert enroll(disk) == (True, written)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked"), [(os.makedev(8, 1), "8:1"), (os.makedev(0, 33), "259:5")], ids=["device", "btrfs"]
+)
+def test_the_device_that_writes(device: int, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = {"/dev/nvme0n1p5": os.makedev(259, 5)}
+    stands_in = SimpleNamespace(
+        fstat=lambda fd: SimpleNamespace(st_dev=device),
+        stat=lambda path: SimpleNamespace(st_rdev=sources[path]),
+        major=os.major,
+        minor=os.minor,
+    )
+    monkeypatch.setattr(builtin, "os", stands_in)
+    monkeypatch.setattr(mountapi, "mount_of", lambda fd: SimpleNamespace(source="/dev/nvme0n1p5"))
+    opened: list[str] = []
+
+    def open_(path: str, **_: str) -> io.StringIO:
+        opened.append(path)
+        return io.StringIO(" 1 2 3 4 5 6 7 8 9 10 11\n")
+
+    monkeypatch.setattr("builtins.open", open_)
+    assert builtin._bytes_written(3) == 7 * 512
+    assert opened == [f"/sys/dev/block/{asked}/stat"]
+
+
+def test_a_device_without_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mountapi, "mount_of", raising(errno.ENOENT))
+    monkeypatch.setattr(os, "major", lambda device: 0)
+    assert builtin._bytes_written(0) is None
 
 
 def steps_of(disk: Disk) -> int:
@@ -439,6 +507,13 @@ def test_the_disk_fails_when_asked(number: int, disk: Disk, monkeypatch: pytest.
         enroll(disk)
 
 
+def test_the_disk_fails_when_the_file_is_read_again(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "read_bounded", raising(errno.EIO))
+    with pytest.raises(builtin.CannotWrite) as caught:
+        enroll(disk)
+    assert (caught.value.step, caught.value.error.errno) == ("reading the digest file again", errno.EIO)
+
+
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_no_regular_file_any_more(kind: str, disk: Disk) -> None:
     """The disk changed since the file was read: whatever is there gives way to the verified digest, or is named."""
@@ -484,11 +559,21 @@ def test_restore_that_fails_keeps_the_marker(disk: Disk) -> None:
     assert Path(builtin.MARKER).exists()
 
 
-def test_no_descriptor_is_left(disk: Disk) -> None:
-    prepared(disk, "gone read-only immutable")
+@pytest.mark.parametrize("scenario", ["plain", "unsigned", "other", "gone read-only immutable"])
+def test_no_descriptor_is_left(scenario: str, disk: Disk) -> None:
+    prepared(disk, scenario)
     deployment = disk.root.located()
     before = sorted(os.listdir("/proc/self/fd"))
     enroll(disk, GOOD, deployment)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_restore_leaves_no_descriptor(disk: Disk) -> None:
+    Path(builtin.MARKER).parent.mkdir()
+    Path(builtin.MARKER).touch()
+    before = sorted(os.listdir("/proc/self/fd"))
+    builtin.restore_read_only(str(disk.root.path))
+    assert disk.state["read_only"]
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 

@@ -14,7 +14,7 @@ from bootseal import candidate
 from bootseal.digest import Digest
 from bootseal.linux import files
 from bootseal.values import Candidate
-from unit.support import Sysroot, content, oserror, raising, refusal, sha256_digest, signature
+from unit.support import Sysroot, content, errno_name, oserror, raising, refusal, sha256_digest, signature
 
 SIGNATURE = signature("A-fsv-p256")
 SUFFIXES = [".digest", ".sig"]
@@ -153,7 +153,7 @@ def test_shrinks_while_it_is_read(root: Sysroot, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN, errno.EREMOTEIO])
 def test_disk_fails_while_reading(suffix: str, number: int, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     real = files.read_bounded
 
@@ -190,18 +190,29 @@ def test_the_image_is_asked_only_then_and_may_refuse(root: Sysroot, monkeypatch:
         read(root)
 
 
-@pytest.mark.parametrize(
-    "number", [errno.EIO, errno.EUCLEAN, errno.EPERM, errno.EACCES, errno.EINVAL, errno.EXDEV, errno.ENOMEM]
-)
+OPENING = {
+    **dict.fromkeys((errno.EIO, errno.EUCLEAN, errno.EILSEQ, errno.EINVAL, errno.EMSGSIZE), "io-error"),
+    **dict.fromkeys((errno.EPERM, errno.EACCES, errno.EXDEV, errno.ENOMEM, errno.EMFILE, errno.ENFILE), "mount-failed"),
+    errno.EOPNOTSUPP: "unsupported",
+}
+BARRED = {
+    errno.ENOKEY: "bad-signature",
+    errno.EKEYREJECTED: "bad-signature",
+    errno.EBADMSG: "io-error",
+    errno.ENOPKG: "unsupported",
+}
+
+
+@pytest.mark.parametrize("number", OPENING, ids=errno_name)
 def test_other_errnos_of_opening_the_digest(number: int, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     opening(monkeypatch, ".digest", number)
-    assert refused(root, ".digest") == "io-error"
+    assert refused(root, ".digest") == OPENING[number]
 
 
-@pytest.mark.parametrize("number", [errno.ENOKEY, errno.EKEYREJECTED, errno.EBADMSG, errno.ENOPKG, errno.EIO])
+@pytest.mark.parametrize("number", OPENING | BARRED, ids=errno_name)
 def test_nothing_stands_in_for_the_signature(number: int, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     opening(monkeypatch, ".sig", number)
-    assert refused(root, ".sig") == "io-error"
+    assert refused(root, ".sig") == (OPENING | BARRED)[number]
 
 
 def test_each_file_is_opened_and_read_once(root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:

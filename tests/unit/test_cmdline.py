@@ -26,6 +26,7 @@ ACCEPTED = {
     "key that only begins so": f"ostree.prepare-root.composefs=0 {OSTREE} ostreex=/a xostree=/b",
     "boot loader junk": f"BOOT_IMAGE=(hd0,gpt2)/ostree/x/vmlinuz {OSTREE}",
     "longest": "ostree=/ostree/" + "a" * 1016,
+    "last printable": "ostree=/ostree/aaa~",
 }
 
 BAD = {

@@ -249,3 +249,23 @@ def test_the_reader_is_exact(base: Message) -> None:
                 continue
             rebuilt = base._replace(issuer=info.issuer, serial=tlv(2, info.serial), value=info.value)
             assert rebuilt.der() == bytes(changed), f"byte {position} ^ {flip:#x}"
+
+
+SAID = {
+    "empty": (b"", "empty"),
+    "PEM": (b"-----BEGIN PKCS7-----", "PEM, where DER is expected"),
+    "certificates": (EC._replace(before_signers=tlv(0xA0)).der(), "sign with -nocerts"),
+    "CRLs": (EC._replace(before_signers=tlv(0xA1)).der(), "sign with -nocerts"),
+    "attributes": (EC._replace(before_signature_algorithm=tlv(0xA0)).der(), "sign with -noattr"),
+    "unsigned attributes": (EC._replace(after_value=tlv(0xA1)).der(), "sign with -noattr"),
+    "content": (
+        EC._replace(encapsulated=tlv(0x30, oid("1.2.840.113549.1.7.1"), tlv(0xA0))).der(),
+        "content inside: the signature must be detached",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "said"), SAID.values(), ids=SAID)
+def test_the_reason_says_what_to_do(data: bytes, said: str) -> None:
+    with pytest.raises(der.Malformed, match=said):
+        cms.parse(data)

@@ -104,7 +104,8 @@ def test_refused(text: str, name: str, tmp_path: Path) -> None:
 def test_invalid_utf8(tmp_path: Path) -> None:
     path = Path(write(tmp_path, {"etc/bootseal/bootseal.conf": ""}), "etc/bootseal/bootseal.conf")
     path.write_bytes(b"[Enroll]\nMethod=none\xff\n")
-    assert verdict(config.load, str(tmp_path)) == "bad-config"
+    found = refusal(config.load, str(tmp_path))
+    assert (found.verdict.name, found.what) == ("bad-config", "not UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,8 @@ def test_dangling_link(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["etc/bootseal/bootseal.conf", "usr/lib/bootseal/bootseal.conf.d/a.conf"])
 def test_a_directory_in_place_of_the_file(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir(parents=True)
-    assert verdict(config.load, str(tmp_path)) == "bad-config"
+    found = refusal(config.load, str(tmp_path))
+    assert (found.verdict.name, found.what) == ("bad-config", "cannot be read: Is a directory (EISDIR)")
 
 
 ETC, USR = "etc/bootseal/bootseal.conf", "usr/lib/bootseal/bootseal.conf"
@@ -212,3 +214,10 @@ def test_prepare_root_refused(text: str, tmp_path: Path) -> None:
 def test_the_keys_are_those_of_the_contract() -> None:
     names: Any = {"Keyring.Seal", "Enroll.Method", "Enroll.Required", "Policy.OnRefusal"}
     assert {".".join(key) for key in config.KEYS} == names
+
+
+def test_the_largest_file(tmp_path: Path) -> None:
+    text = method("none").ljust(64 * 1024, "#")
+    assert config.load(write(tmp_path, {ETC: text})).method == "none"
+    (tmp_path / ETC).write_text(text + "#")
+    assert verdict(config.load, str(tmp_path)) == "bad-config"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """deployment.py: threats 13 to 27. Nothing on the disk leads out of the physical root."""
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from bootseal import deployment
 from bootseal.linux import files, syscall
-from unit.support import CHECKSUM, Sysroot, raising, refusal, request
+from unit.support import CHECKSUM, Sysroot, errno_name, oserror, raising, refusal, request
 
 DEPLOY = f"ostree/deploy/os/deploy/{CHECKSUM}.0"
 
@@ -230,14 +231,58 @@ def test_no_physical_root(tmp_path: Path) -> None:
     assert refusal(deployment.locate, request(), str(tmp_path / "x")).verdict.name == "no-deployment"
 
 
+LEAVES = "cannot be opened without leaving the physical root: "
+# The verdict, and what stands before the errno.
+ERRNOS = {
+    errno.ENOENT: ("no-deployment", "no such directory below the physical root"),
+    errno.ENOTDIR: ("no-deployment", "cannot be opened: "),
+    errno.ENAMETOOLONG: ("no-deployment", "cannot be opened: "),
+    errno.EXDEV: ("no-deployment", LEAVES),
+    errno.ELOOP: ("no-deployment", LEAVES),
+    errno.ENOSYS: ("unsupported", "the kernel has no openat2(2)"),
+    **dict.fromkeys((errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENXIO), ("io-error", "cannot be opened: ")),
+    **dict.fromkeys((errno.ENOMEM, errno.EMFILE, errno.ENFILE), ("mount-failed", "cannot be opened: ")),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EAGAIN), ("mount-failed", "cannot be opened: ")),
+}
+PLACES = [Sysroot.BOOT, f"/{DEPLOY}", f"/{DEPLOY}/etc", "/ostree/deploy/os/var", "/ostree/repo/objects"]
+
+
+@pytest.mark.parametrize("place", range(5), ids=["link", "deployment", "etc", "var", "objects"])
+@pytest.mark.parametrize("number", ERRNOS, ids=errno_name)
+def test_errnos_of_opening(number: int, place: int, sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    real = syscall.syscall
+
+    def call(*arguments: object) -> int:
+        calls.append(number)
+        if len(calls) > place:
+            raise oserror(number)
+        return real(arguments[0], *arguments[1:])  # type: ignore[arg-type]
+
+    monkeypatch.setattr(syscall, "syscall", call)
+    found = refusal(deployment.locate, request(), str(sysroot.path))
+    verdict, what = ERRNOS[number]
+    assert (found.verdict.name, found.path) == (verdict, f"{sysroot.path}{PLACES[place]}")
+    assert found.what.startswith(what)
+    assert (LEAVES in found.what) == (number in (errno.EXDEV, errno.ELOOP))
+
+
 @pytest.mark.parametrize(
     ("number", "verdict"),
-    [(38, "unsupported"), (5, "io-error"), (117, "io-error"), (18, "no-deployment"), (40, "no-deployment")],
+    [
+        (errno.ENOENT, "no-deployment"),
+        (errno.ENOTDIR, "no-deployment"),
+        (errno.EIO, "io-error"),
+        (errno.EBADMSG, "io-error"),
+        (errno.EACCES, "mount-failed"),
+        (errno.EMFILE, "mount-failed"),
+    ],
 )
-def test_errnos_of_openat2(number: int, verdict: str, sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ENOSYS, EIO, EUCLEAN, EXDEV, ELOOP"""
-    monkeypatch.setattr(syscall, "syscall", raising(number))
-    assert verdict_of(sysroot) == verdict
+def test_errnos_of_the_physical_root(number: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "open", raising(number))
+    found = refusal(deployment.locate, request(), "/x")
+    assert (found.verdict.name, found.path) == (verdict, "/x")
+    assert found.what.startswith("the physical root cannot be opened: ")
 
 
 def test_the_kernel_is_asked_for_confinement(sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +306,12 @@ def test_descriptors_are_closed_on_exec_and_cannot_read(sysroot: Sysroot) -> Non
         assert not os.get_inheritable(fd)
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.listdir(fd)
+
+
+def test_only_what_is_handed_on_stays_open(sysroot: Sysroot) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    sysroot.located()
+    assert len(os.listdir("/proc/self/fd")) == before + 5
 
 
 @pytest.mark.root

@@ -4,7 +4,7 @@
 import pytest
 
 from bootseal import der
-from unit.support import tlv
+from unit.support import oid, tlv
 
 GOOD = {
     "empty": b"",
@@ -21,6 +21,7 @@ BAD = {
     "content cut off": b"\x04\x02a",
     "second element cut off": b"\x05\x00\x04\x01",
     "indefinite length": b"\x30\x80\x00\x00",
+    "indefinite length, 128 bytes behind it": b"\x30\x80" + bytes(128),
     "reserved length byte": b"\x30\xff" + bytes(300),
     "length of four bytes": b"\x04\x84\x00\x00\x00\x01a",
     "length of four bytes, minimal": b"\x04\x84\x01\x00\x00\x00" + bytes(1 << 24),
@@ -34,6 +35,11 @@ BAD = {
     "context tag of two bytes": b"\xbf\x21\x00",
     "17 elements": b"\x05\x00" * 17,
 }
+
+
+@pytest.mark.parametrize("text", ["1.2.3", "1.2.840.113549.1.7.2", "2.16.840.1.101.3.4.2.1", "1.2.127.128.16383.16384.2097152"])
+def test_oid(text: str) -> None:
+    assert tlv(6, der.oid(text)) == oid(text)
 
 
 @pytest.mark.parametrize("data", GOOD.values(), ids=GOOD)

@@ -6,10 +6,19 @@ import errno
 import pytest
 
 from bootseal import messages
-from bootseal.errors import Refusal, failed, printable, reason
+from bootseal.errors import Refusal, failed, printable, reason, unreadable
 from unit.support import EVERY_ERRNO, errno_name, oserror
 
-DISK = {errno.EIO, errno.EUCLEAN, errno.EREMOTEIO, errno.ENODATA, errno.ETIMEDOUT, errno.ENXIO}
+DISK = {
+    errno.EIO, errno.ETIMEDOUT, errno.ETIME, errno.ENOLINK, errno.EREMOTEIO, errno.EBADE, errno.ENODATA, errno.EILSEQ,
+    errno.ENXIO, errno.EUCLEAN, errno.EBADMSG,
+}  # fmt: skip
+EXHAUSTED = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+UNREADABLE = (
+    dict.fromkeys((*DISK, errno.EINVAL, errno.EMSGSIZE), "io-error")
+    | {errno.ENOKEY: "bad-image", errno.EKEYREJECTED: "bad-image"}
+    | {errno.EOPNOTSUPP: "unsupported", errno.ENOPKG: "unsupported"}
+)
 
 
 def test_text() -> None:
@@ -23,9 +32,19 @@ def test_hint() -> None:
 
 @pytest.mark.parametrize("number", EVERY_ERRNO, ids=errno.errorcode.get)
 def test_failed(number: int) -> None:
-    found = failed(oserror(number), messages.MOUNT_FAILED, "cannot do it", "/x")
-    assert found.verdict is (messages.IO_ERROR if number in DISK else messages.MOUNT_FAILED)
+    found = failed(oserror(number), messages.NO_IMAGE, "cannot do it", "/x")
+    expected = "io-error" if number in DISK else "mount-failed" if number in EXHAUSTED else "no-image"
+    assert (found.verdict.name, found.path) == (expected, "/x")
     assert f"({errno_name(number)})" in found.what
+
+
+@pytest.mark.parametrize("number", EVERY_ERRNO, ids=errno.errorcode.get)
+def test_unreadable(number: int) -> None:
+    found = unreadable(oserror(number), messages.BAD_IMAGE, "/x")
+    assert (found.verdict.name, found.path) == (UNREADABLE.get(number, "mount-failed"), "/x")
+    assert f"({errno_name(number)})" in found.what
+    assert ("built-in signature" in found.what) == (found.verdict is messages.BAD_IMAGE)
+    assert ("the kernel lacks" in found.what) == (found.verdict is messages.UNSUPPORTED)
 
 
 @pytest.mark.parametrize(

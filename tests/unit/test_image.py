@@ -12,7 +12,7 @@ from bootseal import image
 from bootseal.digest import Digest
 from bootseal.linux import files, fsverity, mountapi
 from bootseal.values import Pinned, Verified
-from unit.support import Sysroot, oserror, raising, refusal, verified
+from unit.support import Sysroot, errno_name, oserror, raising, refusal, verified
 
 VALUE = verified().digest.value
 
@@ -125,11 +125,13 @@ ERRNOS = {
     errno.EOVERFLOW: "image-mismatch",
     errno.EIO: "io-error",
     errno.EUCLEAN: "io-error",
+    errno.EBADMSG: "io-error",
+    errno.ENOMEM: "mount-failed",
     errno.EINVAL: "image-mismatch",
 }
 
 
-@pytest.mark.parametrize("number", ERRNOS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", ERRNOS, ids=errno_name)
 def test_errnos_of_measuring(number: int, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fsverity, "measure", raising(number))
     assert refused(root) == ERRNOS[number]
@@ -140,13 +142,13 @@ OPENING = {
     errno.ENOENT: "no-image",
     errno.ENOKEY: "bad-image",
     errno.EKEYREJECTED: "bad-image",
-    errno.EIO: "io-error",
-    errno.EUCLEAN: "io-error",
-    errno.EACCES: "io-error",
+    **dict.fromkeys((errno.EOPNOTSUPP, errno.ENOPKG), "unsupported"),
+    **dict.fromkeys((errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENXIO, errno.EINVAL, errno.EMSGSIZE), "io-error"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EXDEV, errno.ENOMEM, errno.EMFILE, errno.ENFILE), "mount-failed"),
 }
 
 
-@pytest.mark.parametrize("number", OPENING, ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", OPENING, ids=errno_name)
 def test_errnos_of_opening(number: int, root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     def open_regular(dirfd: int, path: str) -> int:
         raise oserror(number)

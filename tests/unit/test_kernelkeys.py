@@ -144,10 +144,20 @@ def test_kernel_without_builtin_signatures(kernel: Kernel) -> None:
     assert ".fs-verity" in missing.what
 
 
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES])
-def test_kernel_without_proc_keys(number: int, kernel: Kernel) -> None:
+@pytest.mark.parametrize(
+    ("number", "lacking", "what"),
+    [
+        (errno.ENOENT, True, "no .fs-verity keyring"),
+        (errno.EACCES, False, "cannot be listed: Permission denied (EACCES)"),
+        (errno.EMFILE, False, "cannot be listed: Too many open files (EMFILE)"),
+    ],
+)
+def test_kernel_without_proc_keys(number: int, what: str, *, lacking: bool, kernel: Kernel) -> None:
     kernel.fail["listed_keys", None] = number
-    assert [m.lacking for m in load().missing] == [True]
+    found = load()
+    (missing,) = found.missing
+    assert (missing.lacking, found.ring, found.sealed) == (lacking, None, False)
+    assert what in missing.what
 
 
 def test_kernel_without_keys(kernel: Kernel) -> None:

@@ -2,14 +2,18 @@
 """keyring.py: threats 71 to 82. A file is taken whole or not at all; what is skipped is named."""
 
 import base64
+import datetime
 import hashlib
 import os
 import signal
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from bootseal import der, keyring
@@ -135,6 +139,21 @@ def test_pem_unusable(text: str, tmp_path: Path) -> None:
         from_text(tmp_path, text)
 
 
+PEM_REASONS = {
+    "no END line": "PEM without an END line",
+    "base64 cut off": "damaged base64",
+    "a character that is none of base64": "damaged base64",
+    "comment that is not ASCII": "neither PEM nor DER",
+    "certificate request": "not only CERTIFICATE blocks",
+}
+
+
+@pytest.mark.parametrize(("name", "why"), PEM_REASONS.items())
+def test_pem_reasons(name: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(keyring.Unusable, match=why):
+        from_text(tmp_path, BAD_PEM[name])
+
+
 def test_a_private_key_is_named_before_anything_else(tmp_path: Path) -> None:
     with pytest.raises(keyring.Unusable, match="private key"):
         from_text(tmp_path, pem(b"x", "PRIVATE KEY"))
@@ -254,6 +273,56 @@ def test_serial_with_the_top_bit_keeps_its_zero() -> None:
     assert keyring.certificate("x", make_certificate(KEY, serial=0x80)).serial == b"\x00\x80"
 
 
+def test_warnings_of_cryptography_are_nobody_s_matter() -> None:
+    """It warns of a serial number of zero."""
+    tbs, *rest = der.items(der.items(P256)[0].content)
+    fields = der.items(tbs.content)
+    fields[1] = der.items(tlv(2, b"\0"))[0]
+    changed = tlv(0x30, tlv(0x30, *(f.raw for f in fields)), *(r.raw for r in rest))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert keyring.certificate("x", changed).serial == b"\0"
+
+
+def rsa_key(bits: int, exponent: int = 65537) -> rsa.RSAPublicKey:
+    """A public key of this size; nobody has the private one."""
+    return rsa.RSAPublicNumbers(exponent, (1 << bits) - 1).public_key()
+
+
+KEYS = {
+    "2047 bits": (rsa_key(2047), False),
+    "2048 bits": (rsa_key(2048), True),
+    "4096 bits": (rsa_key(4096), True),
+    "4097 bits": (rsa_key(4097), False),
+    "exponent 65535": (rsa_key(2048, 65535), False),
+    "exponent 65539": (rsa_key(2048, 65539), True),
+    "Ed25519": (ed25519.Ed25519PrivateKey.generate().public_key(), False),
+}
+
+
+@pytest.mark.parametrize(("key", "usable"), KEYS.values(), ids=KEYS)
+def test_keys(key: object, *, usable: bool) -> None:
+    parsed: Any = SimpleNamespace(public_key=lambda: key)
+    if usable:
+        assert keyring._usable_key(parsed) is key
+    else:
+        with pytest.raises(keyring.Unusable):
+            keyring._usable_key(parsed)
+
+
+DATE = datetime.datetime(2025, 6, 1)
+TIMES = {
+    "both": {"not_valid_after_utc": DATE, "not_valid_after": DATE.replace(year=1)},
+    "before cryptography 42": {"not_valid_after": DATE},
+}
+
+
+@pytest.mark.parametrize("names", TIMES.values(), ids=TIMES)
+def test_the_date_that_is_not_deprecated_comes_first(names: dict[str, datetime.datetime]) -> None:
+    parsed: Any = SimpleNamespace(**names)
+    assert keyring._time(parsed, "not_valid_after") == "2025-06-01T00:00:00Z"
+
+
 def test_not_one_der_element() -> None:
     with pytest.raises(keyring.Unusable):
         keyring.certificate("x", tlv(0x30))
@@ -269,6 +338,7 @@ def files(tmp_path: Path, *names: str) -> list[str]:
 def test_none_at_all() -> None:
     found = refusal(keyring.load, [])
     assert (found.verdict.name, found.path) == ("no-keys", "/etc/bootseal/keys.d")
+    assert "(no file there)" in found.what
 
 
 def test_none_that_is_usable(tmp_path: Path) -> None:
@@ -285,8 +355,17 @@ def test_a_bad_one_among_good_ones_is_named(tmp_path: Path) -> None:
     assert line.startswith(f"{CERTS}/odd-truncated.der: ")
 
 
-@pytest.mark.parametrize("kind", ["directory", "dangling", "fifo", "device", "missing"])
-def test_what_is_no_file_is_skipped(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("directory", "Is a directory"),
+        ("dangling", "No such file or directory"),
+        ("fifo", "not a regular file"),
+        ("device", "not a regular file"),
+        ("missing", "No such file or directory"),
+    ],
+)
+def test_what_is_no_file_is_skipped(kind: str, why: str, tmp_path: Path) -> None:
     path = tmp_path / "x.pem"
     if kind == "directory":
         path.mkdir()
@@ -299,7 +378,7 @@ def test_what_is_no_file_is_skipped(kind: str, tmp_path: Path) -> None:
         path.symlink_to("/dev/zero")
     found = keyring.load([str(path), str(CERTS / "p256.der")])
     assert len(found.certificates) == len(found.skipped) == 1
-    assert str(path) in found.skipped[0]
+    assert found.skipped == (f"{path}: {why}",)
 
 
 def test_size_limit(tmp_path: Path) -> None:

@@ -139,6 +139,13 @@ def test_read_bounded_reads_on_after_a_short_read(monkeypatch: pytest.MonkeyPatc
     assert files.read_bounded(os.open(tmp_path / "x", os.O_RDONLY), 10) == b"0123456789"
 
 
+def test_read_bounded_asks_for_one_byte_more_than_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The file grew after fstat, and the first read ends just at the limit."""
+    (tmp_path / "x").touch()
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: b"x" * min(size, 5))
+    assert files.read_bounded(os.open(tmp_path / "x", os.O_RDONLY), 10) is None
+
+
 def test_read_bounded_starts_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
     fd = os.open(tmp_path / "x", os.O_RDONLY)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """linux/journal.py: the bytes of the journal's native protocol and of sd_notify(3)."""
 
+import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bootseal.linux import journal
+from unit.support import raising
 
 
 @pytest.fixture
@@ -77,3 +79,20 @@ def test_no_service_manager(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_full_socket_does_not_hang(sock: socket.socket) -> None:
     sent = sum(journal.send({"MESSAGE": "x" * 4000}) for _ in range(5000))
     assert 0 < sent < 5000
+
+
+def test_no_socket_to_be_had(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "socket", raising(errno.EMFILE))
+    assert journal.send({"MESSAGE": "x"}) is False
+
+
+def test_no_descriptor_is_left(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[socket.socket] = []
+
+    def make(*arguments: int) -> socket.socket:
+        made.append(socket.socket(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(journal, "socket", make)
+    journal.send({"MESSAGE": "x"})
+    assert [each.fileno() for each in made] == [-1]

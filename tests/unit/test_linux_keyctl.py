@@ -61,6 +61,11 @@ def test_listed_keys(extra: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert {tuple(key) for key in keyctl.listed_keys()} == DESCRIBED
 
 
+@pytest.mark.parametrize(("line", "serial"), [("2d9a8507 I--Q", 0x2D9A8507), ("zz\n", 0), ("", 0)])
+def test_the_serial_in_a_line(line: str, serial: int) -> None:
+    assert keyctl._serial(line) == serial
+
+
 def test_describe_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Keys(monkeypatch, tmp_path, "")
     with pytest.raises(OSError, match="Required key") as caught:
@@ -105,6 +110,19 @@ def test_operations(calls: list[tuple[Any, ...]]) -> None:
     keyctl.link(2, 3)
     keyctl.restrict(4)
     assert calls == [(5, 1, 0x08030000), (8, 2, 3), (29, 4, None, None)]
+
+
+def test_a_buffer_for_the_longest_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KEYCTL_READ copies nothing into one that is too short."""
+    sizes: list[int] = []
+
+    def call(_number: int, _operation: int, _key: int, buffer: Any, size: int) -> int:
+        sizes.extend((len(buffer), size))
+        return 0
+
+    monkeypatch.setattr(keyctl, "syscall", call)
+    assert keyctl.read(1) == b""
+    assert sizes == [32767, 32767]
 
 
 def test_verify_signature(calls: list[tuple[Any, ...]]) -> None:

@@ -88,3 +88,13 @@ for _ in range(200):
 print(os.path.exists(f"/sys/block/{name}/loop/backing_file"))
 """
     assert run_python(code, str(tmp_path / "image")).splitlines() == ["b'xxxx' 1 1", "True", "False"]
+
+
+def test_a_device_that_cannot_be_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "device").touch()
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: real(tmp_path / "device", flags))
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="ioctl"):  # a file is no loop device
+        loop._configure(0, 0)
+    assert os.listdir("/proc/self/fd") == before

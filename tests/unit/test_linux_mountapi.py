@@ -3,10 +3,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bootseal.linux import mountapi
+from bootseal.linux import mountapi, syscall
 from unit.support import run_python
 
 LINES = {
@@ -85,6 +86,43 @@ print(os.listdir(f"/proc/self/fd/{copy}"))
     assert run_python(code, str(tmp_path)).splitlines() == [
         "[]", "[('tmpfs', 'unit', 'ro')] unit", "[('tmpfs', 'unit', 'rw')]", "EROFS", "['x']",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What reaches the kernel; each call gives a descriptor."""
+    seen: list[tuple[Any, ...]] = []
+
+    def call(*arguments: Any) -> int:
+        seen.append(arguments)
+        return os.open("/", os.O_PATH)
+
+    monkeypatch.setattr(mountapi, "call", call)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("recursive", "flags"), [(False, 0x1000 | 1 | os.O_CLOEXEC), (True, 0x1000 | 1 | os.O_CLOEXEC | 0x8000)]
+)
+def test_clone(flags: int, *, recursive: bool, calls: list[tuple[Any, ...]]) -> None:
+    mountapi.clone(7, recursive=recursive)
+    assert calls == [(syscall.OPEN_TREE, 7, b"", flags)]
+
+
+@pytest.mark.parametrize(
+    ("path", "beneath", "flags"), [("/x", False, 0x4), ("/x", True, 0x204), ("", False, 0x44), ("", True, 0x244)]
+)
+def test_attach(path: str, flags: int, *, beneath: bool, calls: list[tuple[Any, ...]]) -> None:
+    mountapi.attach(7, 8, path, beneath=beneath)
+    assert calls == [(syscall.MOVE_MOUNT, 7, b"", 8, path.encode(), flags)]
+
+
+def test_contexts_are_closed(calls: list[tuple[Any, ...]]) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    mountapi.reconfigure(7, "ro")
+    mountapi.new_filesystem("tmpfs", [], 0)
+    # Each call opened one; the contexts are two of them.
+    assert len(os.listdir("/proc/self/fd")) == before + len(calls) - 2
 
 
 @pytest.mark.root

@@ -4,6 +4,7 @@
 import errno
 import os
 import struct
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -81,6 +82,24 @@ def test_oserror_picks_the_class() -> None:
 )
 def test_wrappers_raise(call: object) -> None:
     assert callable(call)
+    with pytest.raises(OSError):
+        call()
+
+
+WRAPPERS: dict[str, Callable[[], object]] = {
+    "syscall": lambda: syscall.syscall(1),
+    "unshare": lambda: syscall.unshare(0),
+    "setns": lambda: syscall.setns(3, 0),
+    "mount": lambda: syscall.mount("a", "/b", None, 0),
+    "umount2": lambda: syscall.umount("/b", 0),
+}
+
+
+@pytest.mark.parametrize(("name", "call"), WRAPPERS.items(), ids=WRAPPERS)
+def test_only_a_negative_result_is_an_error(name: str, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syscall, "_LIBC", SimpleNamespace(**{name: lambda *_: 0}))
+    call()
+    monkeypatch.setattr(syscall, "_LIBC", SimpleNamespace(**{name: lambda *_: -1}))
     with pytest.raises(OSError):
         call()
 

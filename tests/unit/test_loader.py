@@ -80,6 +80,12 @@ def test_byte_orders(order: str, root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "lib64/ld.so" in read_files(root, monkeypatch)
 
 
+def test_no_descriptor_is_left(root: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    check(root)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_init_of_the_command_line_comes_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place(root, "sbin/other", b"#!/bin/sh\n")
     assert read_files(root, monkeypatch, "/sbin/other") == {"sbin/other": 10}
@@ -104,12 +110,26 @@ def test_no_init_at_all(tmp_path: Path) -> None:
 def test_init_is_a_directory(root: Path) -> None:
     (root / SYSTEMD).unlink()
     (root / SYSTEMD).mkdir()
-    assert refusal(check, root).verdict.name == "mount-failed"
+    found = refusal(check, root)
+    assert (found.verdict.name, found.path) == ("mount-failed", f"/{SYSTEMD}")
+    assert found.what == "init or its loader cannot be read: not a regular file"
 
 
 @pytest.mark.parametrize("name", [SYSTEMD, "lib64/ld.so"])
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT, errno.ESTALE], ids=errno.errorcode.get)
-def test_an_object_that_cannot_be_opened(name: str, number: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "verdict"),
+    [
+        (errno.EIO, "mount-failed"),
+        (errno.ENOENT, "mount-failed"),
+        (errno.ESTALE, "mount-failed"),
+        (errno.ENOMEM, "mount-failed"),
+        (errno.EUCLEAN, "io-error"),
+        (errno.EBADMSG, "io-error"),
+    ],
+)
+def test_an_object_that_cannot_be_opened(
+    name: str, number: int, verdict: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The name is in the image, and overlay fails to open what is behind it: EIO if changed, ENOENT if removed."""
     place(root, "bin/sh", b"still there")
     real = os.open
@@ -120,11 +140,15 @@ def test_an_object_that_cannot_be_opened(name: str, number: int, root: Path, mon
         return real(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", open_)
-    assert refusal(check, root).verdict.name == "mount-failed"
+    found = refusal(check, root)
+    assert found.verdict.name == verdict
+    assert found.what.startswith("init or its loader cannot be read: ")
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ELOOP, errno.EUCLEAN], ids=errno.errorcode.get)
-def test_a_name_that_cannot_be_looked_up(number: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "verdict"), [(errno.EIO, "mount-failed"), (errno.ELOOP, "mount-failed"), (errno.EUCLEAN, "io-error")]
+)
+def test_a_name_that_cannot_be_looked_up(number: int, verdict: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a name that is not there leads on to the next init."""
     place(root, "bin/sh", b"still there")
     real = files.openat2
@@ -135,7 +159,12 @@ def test_a_name_that_cannot_be_looked_up(number: int, root: Path, monkeypatch: p
         return real(dirfd, path, flags, resolve)
 
     monkeypatch.setattr(files, "openat2", openat2)
-    assert refusal(check, root).verdict.name == "mount-failed"
+    assert refusal(check, root).verdict.name == verdict
+
+
+def test_a_file_where_the_directory_of_an_init_belongs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(root, "sbin", b"a file")
+    assert SYSTEMD in read_files(root, monkeypatch, "/sbin/other")
 
 
 @pytest.mark.parametrize("name", [SYSTEMD, "lib64/ld.so"])

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """__main__.py: which command goes where."""
 
+import os
+import subprocess
 import sys
 
 import pytest
 
 from bootseal import __main__, boot, cleanup, greeting, initrd
+from unit.support import SERVICE
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,10 @@ def test_everything_else_is_of_the_running_system(arguments: list[str], monkeypa
     monkeypatch.setattr(sys, "argv", ["bootseal", *arguments])
     assert __main__.main() == 7
     assert given == [arguments]
+
+
+def test_the_exit_status_is_the_command_s() -> None:
+    code = "import runpy, sys; sys.argv[1:] = ['nonsense']; runpy.run_module('bootseal', run_name='__main__')"
+    environment = {**os.environ, "PYTHONPATH": str(SERVICE)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert done.returncode == 64

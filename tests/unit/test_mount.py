@@ -110,25 +110,37 @@ def test_a_whole_root(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 mounted, namespace = run(image)
-print("verity=require" in mounted.options.split(","), mounted.not_covered)
+print("verity=require" in mounted.options.split(","), mounted.not_covered, b"transient-etc" in mounted.booted_keys)
 mount.attach(mounted, namespace)
 print(sorted(os.listdir("/sysroot")))
 print(Path("/sysroot/etc/hostname").read_text(), Path("/sysroot/var/marker").read_text())
 print(os.path.isdir("/sysroot/sysroot/ostree"))
 print(writable("/sysroot/usr/x"), writable("/sysroot/etc/x"), writable("/sysroot/var/x"), writable("/sysroot/sysroot/x"))
-print(mount.attached() == verified().digest.value.hex(), os.path.exists(booted.PATH))
+print(mount.attached() == verified().digest.value.hex(), os.path.exists(booted.PATH), os.path.exists(mount._STAGE))
 """,
         image,
         tmp_path,
     )
     assert said == [
-        "True ('/etc', '/var', '/boot', '/usr/local -> /var/usrlocal')",
+        "True ('/etc', '/var', '/boot', '/usr/local -> /var/usrlocal') False",
         "['boot', 'etc', 'sysroot', 'usr', 'var']",
         "deployed var",
         "True",
         "EROFS EROFS EROFS EROFS",  # the superblock of the physical root is read-only: nothing of ours changes that
-        "True True",
+        "True True False",
     ]
+
+
+def test_init_is_read_through_the_finished_overlay(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+mount.loader.check = lambda root, init, path: print(mountapi.mount_of(root).fstype, init, path == image)
+run(image, init="/sbin/other")
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["overlay /sbin/other True"]
 
 
 def test_etc_and_var_are_writable_where_the_disk_is(image: str, tmp_path: Path) -> None:
@@ -154,11 +166,12 @@ for readonly in (True, False):
         (b"# comment\n\n  UUID=1\t/var/ ext4\n", True),
         (b"#UUID=1 /var ext4 defaults 0 2\n", False),
         (b"UUID=1 /var/log ext4\n/var /srv none bind\nx\n", False),
-        (b"UUID=1 /var ext4\n" + b" " * 65536, False),
+        (b"UUID=1 /var ext4\n".ljust(65536), True),
+        (b"UUID=1 /var ext4\n".ljust(65537), False),
         (b"\xff\0 \xfe\n", False),
         (b"", False),
     ],
-    ids=["line", "blanks", "comment", "others", "too-large", "binary", "empty"],
+    ids=["line", "blanks", "comment", "others", "largest", "too-large", "binary", "empty"],
 )
 @pytest.mark.parametrize("transient", ["False", "True"])
 def test_var_is_left_to_an_fstab_that_has_it(fstab: bytes, *, own: bool, transient: str, image: str, tmp_path: Path) -> None:
@@ -176,9 +189,75 @@ print(os.path.ismount("/sysroot/var"), "/var" in mounted.not_covered)
     assert said == [f"{not own or transient == 'True'} True"]
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "verdict"),
+    [
+        ("fstab", "EIO", "io-error /etc/fstab"),
+        ("fstab", "EBADMSG", "io-error /etc/fstab"),
+        ("fstab", "ENOMEM", "mount-failed /etc/fstab"),
+        ("fstab", "ELOOP", "True True"),
+        ("boot", "EIO", "io-error /boot"),
+        ("boot", "EUCLEAN", "io-error /boot"),
+        ("boot", "EMFILE", "mount-failed /boot"),
+        ("boot", "ENOENT", "True False"),
+        ("boot", "EINVAL", "True False"),
+    ],
+)
+def test_what_cannot_be_read_is_not_absent(name: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
+    """/var is left to a line of fstab, and /boot is mounted, unless they are not there."""
+    said = in_initrd(
+        f"""
+real = files.openat2
+def openat2(dirfd, path, flags, resolve):
+    if path == {name!r}: raise OSError(errno.{number}, "")
+    return real(dirfd, path, flags, resolve)
+files.openat2 = openat2
+try:
+    mounted, namespace = run(image)
+    mount.attach(mounted, namespace)
+    print(os.path.ismount("/sysroot/var"), "/boot" in mounted.not_covered)
+except Refusal as refusal: print(refusal.verdict.name, refusal.path)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == [verdict]
+
+
+@pytest.mark.parametrize("loader", ["missing", "directory"])
+def test_a_boot_directory_without_the_link(loader: str, image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        f"""
+syscall.mount(None, "/sysroot", None, 32)
+os.unlink("/sysroot/boot/loader")
+if {loader!r} == "directory": os.mkdir("/sysroot/boot/loader")
+print(run(image)[0].not_covered)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["('/etc', '/var')"]
+
+
+def test_an_fstab_that_is_no_file(image: str, tmp_path: Path) -> None:
+    said = in_initrd(
+        """
+syscall.mount(None, "/sysroot", None, 32)
+os.mkfifo(next(Path("/sysroot/ostree/deploy/os/deploy").iterdir()) / "etc/fstab")
+mounted, namespace = run(image)
+mount.attach(mounted, namespace)
+print(os.path.ismount("/sysroot/var"))
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["True"]
+
+
 def test_transient(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
+os.umask(0o077)
 mounted, namespace = run(image, config(etc_transient=True, root_transient=True, root_readonly=False))
 print(mounted.not_covered)
 mount.attach(mounted, namespace)
@@ -186,12 +265,14 @@ print(Path("/sysroot/etc/hostname").read_text(), writable("/sysroot/etc/x"), wri
 Path("/sysroot/usr/y").touch()
 print(os.path.exists("/run/ostree/.private/root/upper/usr/y"), oct(os.stat("/run/ostree/.private").st_mode & 0o777))
 print(b"transient-etc" in Path(booted.PATH).read_bytes())
+(etc,) = Path("/run/ostree").glob("transient-etc.*")
+print([oct(path.stat().st_mode & 0o777) for path in (etc, etc / "upper", etc / "work")])
 """,
         image,
         tmp_path,
     )
     links = "'/usr/local -> /var/usrlocal', '/etc/systemd -> /var/systemd'"
-    assert said == [f"('/var', '/boot', {links})", "pristine True True", "True 0o0", "True"]
+    assert said == [f"('/var', '/boot', {links})", "pristine True True", "True 0o0", "True", "['0o700', '0o755', '0o700']"]
 
 
 def test_the_image_is_named_by_itself_alone(image: str, tmp_path: Path) -> None:
@@ -229,7 +310,9 @@ before = tree()
 mounted, namespace = run(image)
 mount.attach(mounted, namespace)
 during = tree()
+descriptors = len(os.listdir("/proc/self/fd"))
 mount.detach()
+print(len(os.listdir("/proc/self/fd")) - descriptors)  # the copy that was attached
 print(before == tree(), before == during, os.path.isdir("/sysroot/ostree"), mount.attached(), os.path.exists(booted.PATH))
 mount.detach()
 print(before == tree())
@@ -237,7 +320,7 @@ print(before == tree())
         image,
         tmp_path,
     )
-    assert said == ["True False True None False", "True"]
+    assert said == ["1", "True False True None False", "True"]
 
 
 @pytest.mark.parametrize("stage", ["mounted", "written", "attached beneath", "kept", "taken off", "attached in turn"])
@@ -322,12 +405,17 @@ print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(booted.
     assert said == ["mount-failed True", "True True False"]
 
 
-def test_a_failing_attach_leaves_the_physical_root(image: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beneath", ["beneath", "True"], ids=["beneath", "anywhere"])
+def test_a_failing_attach_leaves_the_physical_root(beneath: str, image: str, tmp_path: Path) -> None:
+    """An error that is no lack of mounting beneath leads to no second try."""
     said = in_initrd(
-        """
+        f"""
 before = tree()
 mounted, namespace = run(image)
-def attach(*_, **__): raise OSError(errno.EPERM, "no")
+real = mountapi.attach
+def attach(tree, dirfd, path, *, beneath=False):
+    if {beneath}: raise OSError(errno.EPERM, "no")
+    real(tree, dirfd, path)
 mountapi.attach = attach
 try: mount.attach(mounted, namespace)
 except Refusal as refusal: print(refusal.verdict.name)
@@ -375,6 +463,8 @@ except Refusal as refusal: print(refusal.verdict.name, {what!r} in refusal.what)
 def test_errnos_of_mounting(fstype: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
     said = in_initrd(
         f"""
+from bootseal.linux import loop
+loop.attach = lambda fd: print("a loop device was tried")
 real = mountapi.new_filesystem
 calls = []
 def new(fstype, options, attributes):
@@ -467,13 +557,35 @@ def new(fstype, options, attributes):
     return real(fstype, options, attributes)
 mountapi.new_filesystem = new
 mounted, namespace = run(image)
+places = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+print([place for place in places if os.path.realpath(place).startswith("/dev/loop")])
 mount.attach(mounted, namespace)
 print(len(Path("/sysroot/usr/lib/systemd/systemd").read_bytes()))
 """,
         image,
         tmp_path,
     )
-    assert said == ["12000"]
+    assert said == ["[]", "12000"]
+
+
+def test_no_descriptor_is_left(image: str, tmp_path: Path) -> None:
+    """Only the overlay holds it."""
+    said = in_initrd(
+        """
+from contextlib import suppress
+syscall.mount(None, "/sysroot", None, 32)
+(next(Path("/sysroot/ostree/deploy/os/deploy").iterdir()) / "etc/fstab").touch()
+run(image)
+print([name for name in os.listdir("/proc/self/fd") if os.path.realpath("/proc/self/fd/" + name).endswith("fstab")])
+found = set()
+for name in os.listdir("/proc/self/fd"):
+    with suppress(OSError, LookupError): found.add(mountapi.mount_of(int(name)).fstype)
+print("overlay" in found, "erofs" in found)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["[]", "True False"]
 
 
 def test_a_private_namespace_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -503,6 +615,14 @@ def test_a_namespace_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(syscall, "unshare", unshare)
     assert refusal(mount.private_namespace).verdict.name == "mount-failed"
+
+
+def test_a_namespace_into_which_nothing_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(syscall, "unshare", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(syscall, "mount", lambda *arguments: calls.append(arguments))
+    os.close(mount.private_namespace())
+    assert calls == [(mountapi.CLONE_NEWNS,), (None, "/", None, mountapi.MS_REC | mountapi.MS_PRIVATE)]
 
 
 def line(number: int, parent: int, target: str, fstype: str = "ext4", source: str = "/dev/vda") -> mountapi.MountInfo:

@@ -343,6 +343,44 @@ def test_debug_tells_the_console(world: World) -> None:
     assert json.loads(line.partition("locate: ")[2])["version"] == 1
 
 
+def test_debug_at_the_end(world: World) -> None:
+    recorder = report.Recorder()
+    recorder.debug = True
+    recorder.begin("", "verified")
+    assert world.console()[0].startswith("bootseal: debug: end: {")
+
+
+def test_again(world: World) -> None:
+    report.verified(whole())
+    world.states()
+    assert report.again() == 0
+    assert world.states() == [f"STATUS={world.record()['message']}"]
+
+
+def test_a_line_leaves_no_descriptor(world: World) -> None:
+    before = os.listdir("/proc/self/fd")
+    report.console("x")
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_slow_console_gets_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[bytes] = []
+    waits: list[float] = []
+
+    def write(_: int, data: bytes) -> int:
+        taken.append(data[:2])
+        return 2
+
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(time, "sleep", waits.append)
+    report._write(-1, b"abcde")
+    assert (taken, len(waits)) == ([b"ab", b"cd", b"e"], 2)
+
+
+def test_a_file_of_proc_that_is_not_there() -> None:
+    assert report._first_line("/proc/none") == ""
+
+
 def test_without_debug_nothing_before_the_verdict(world: World) -> None:
     whole()
     assert world.console() == []
@@ -440,12 +478,13 @@ def test_no_details_where_nothing_was_compared(world: World) -> None:
     assert details_after(recorder, refusal_of(messages.NO_DIGEST), world) == []
 
 
-def test_details_name_few_certificates(world: World) -> None:
+@pytest.mark.parametrize(("count", "more"), [(8, 0), (9, 1), (10, 2)])
+def test_details_name_few_certificates(count: int, more: int, world: World) -> None:
     recorder = report.Recorder()
-    recorder.trusted = tuple(trusted(number) for number in range(10))
+    recorder.trusted = tuple(trusted(number) for number in range(count))
     found = details_after(recorder, refusal_of(messages.UNTRUSTED_SIGNER), world)
-    assert [name for name, _ in found] == ["trusted"] * 9
-    assert found[-1][1] == "and 2 more"
+    assert [name for name, _ in found] == ["trusted"] * (8 + bool(more))
+    assert [text for _, text in found[8:]] == ([f"and {more} more"] if more else [])
 
 
 def test_the_record_is_replaced_and_never_half(world: World) -> None:

@@ -282,3 +282,8 @@ def test_the_candidate_is_not_changed() -> None:
     before = candidate(signature("A-fsv-p256"))
     verify.verify(before, trusting("p256"))
     assert before == Candidate(content(), False, signature("A-fsv-p256"), "/sysroot/d/.ostree.cfs")
+
+
+@pytest.mark.parametrize(("size", "shown"), [(160, "x" * 160), (161, "x" * 160 + "...")])
+def test_the_longest_text_that_is_shown_whole(size: int, shown: str) -> None:
+    assert verify._short("x" * size) == shown

@@ -41,7 +41,7 @@ class Case:
     append: str = ""
     karg: str | None = None
     files: Callable[[], Mapping[str, guest.Content]] = dict
-    written: bool = False  # this refusal comes after an attempt to enroll, which may write
+    written: bool = False  # something may have been written: an attempt to enroll, or an error that the kernel notes
 
 
 def _settings(conf: str | None = None, prepare_root: str | None = None) -> Callable[[], Mapping[str, guest.Content]]:
@@ -93,6 +93,13 @@ CASES = (
         r"no such directory below the physical root: /sysroot/ostree/boot\.1/guest/[0-9a-f]{64}/0",
         commands("rm /{link}", f"symlink /{{link}} ../../../../../outside/ostree/deploy/guest/deploy/{'0' * 64}.0"),
         files=lambda: OUTSIDE,
+    ),
+    Case(
+        "directory-damaged",
+        "io-error",
+        r"cannot be opened: Bad message \(EBADMSG\): /sysroot/ostree/boot\.1/guest/[0-9a-f]{64}/0",
+        flip("{stateroot}/deploy", 4095),  # the last byte of the block's checksum
+        written=True,  # by the kernel, which notes the error in the superblock
     ),
     Case(
         "var-out-of-the-disk",

@@ -11,9 +11,9 @@ from types import FrameType, ModuleType
 from typing import NoReturn
 
 from .. import __version__, messages
-from ..errors import Refusal
+from ..errors import DISK_FAILED, EXHAUSTED, Refusal, reason
 from . import output
-from .output import USAGE, Failure
+from .output import IO_ERROR, OS_ERROR, USAGE, Failure
 
 # Command: (module, one line of help)
 _COMMANDS = {
@@ -75,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # a bug must be told from a verdict
         if "BOOTSEAL_DEBUG" in os.environ:
             raise
+        if isinstance(error, OSError) and error.errno in DISK_FAILED | EXHAUSTED:
+            output.error(f"Failed to go on: {reason(error)}" + (f": {error.filename}" if error.filename else ""))
+            return IO_ERROR if error.errno in DISK_FAILED else OS_ERROR
         what = f"Failed to go on: {error.__class__.__name__}: {error}"
         output.error(what, "this is a bug of bootseal: run it again with BOOTSEAL_DEBUG=1 in the environment, and report it")
         return messages.INTERNAL.exit_status

@@ -55,7 +55,9 @@ def _judge(found: Found, sysroot: str, source: Source) -> Record:
         verdict = refusal.verdict
         # Files of the initrd were copied to a directory of ours, whose name says nothing to anybody.
         message = str(refusal).replace(source.directory + "/", "/") if source.tree else str(refusal)
-        ending = {"verdict": verdict.name, "message": message, "hint": refusal.hint, "exit_status": verdict.exit_status}
+        unprivileged = os.geteuid() != 0 and isinstance(refusal.__cause__, PermissionError)
+        hint = "run as root" if unprivileged else refusal.hint
+        ending = {"verdict": verdict.name, "message": message, "hint": hint, "exit_status": verdict.exit_status}
     return recorder.record | ending | {"keys": source.name, "missing": missing + recorder.notes}
 
 

@@ -10,11 +10,11 @@ import struct
 from typing import NamedTuple
 
 from .. import booted, cmdline, deployment, messages
-from ..errors import Refusal, failed, reason
+from ..errors import DISK_FAILED, LEADS_NOWHERE, Refusal, reason
 from ..linux import files
 from ..values import Deployment, Request
 from . import initrdfile, variant
-from .output import NO_INPUT, USAGE, Failure, os_failure, warning
+from .output import IO_ERROR, NO_INPUT, USAGE, Failure, os_failure, warning
 
 STAGED = "/run/ostree/staged-deployment"
 _BOOTED_KEY = b"backing-root-device-inode\0"
@@ -50,9 +50,7 @@ def default_sysroot() -> str:
 
 def deployments(sysroot: str) -> list[Found]:
     """In boot order: the first is what the next boot takes. Those without boot entry come last. Raises Failure."""
-    if not os.path.isdir(os.path.join(sysroot, "ostree/deploy")):
-        hint = "give the physical root with --sysroot="
-        raise Failure(NO_INPUT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint)
+    _check_sysroot(sysroot)
     running = _booted_inode()
     found: dict[str, Found] = {}
     waiting = staged() if _is_running_sysroot(sysroot) else None
@@ -61,6 +59,18 @@ def deployments(sysroot: str) -> list[Found]:
     for entry in entries + [Found(path, "", None, ()) for path in _on_disk(sysroot)]:
         found.setdefault(entry.path, _with_state(entry, sysroot, running, first=not found))
     return list(found.values())
+
+
+def _check_sysroot(sysroot: str) -> None:
+    """Raises Failure."""
+    try:
+        os.close(os.open(os.path.join(sysroot, "ostree/deploy"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in LEADS_NOWHERE:
+            hint = "give the physical root with --sysroot="
+            raise Failure(NO_INPUT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint) from error
+        hint = "run as root" if isinstance(error, PermissionError) else ""
+        raise os_failure(IO_ERROR, f"Failed to find deployments below {sysroot}", error, hint) from error
 
 
 def choose(sysroot: str, name: str | None) -> Found:
@@ -199,7 +209,10 @@ def _boot_entries(sysroot: str) -> list[Found]:
 def _found_uki(sysroot: str, path: str) -> list[Found]:
     try:
         options = initrdfile.pe_sections(path, (".cmdline",)).get(".cmdline", b"")
-    except (OSError, initrdfile.Damaged):
+    except OSError as error:
+        _check_disk(error, path)
+        return []
+    except initrdfile.Damaged:
         return []
     return _found(sysroot, options.rstrip(b"\0").decode(errors="replace").strip(), (path,))
 
@@ -217,6 +230,9 @@ def _found(sysroot: str, options: str, initrds: tuple[str, ...]) -> list[Found]:
             os.close(root)
         deployment.parts(path, target)
     except (OSError, Refusal) as error:
+        cause = error.__cause__ if isinstance(error, Refusal) else error
+        if isinstance(cause, OSError):
+            _check_disk(cause, sysroot + target)
         why = error.what if isinstance(error, Refusal) else reason(error)
         warning(f"a boot entry leads to no deployment: ostree={target}: {why}")
         return []
@@ -252,7 +268,10 @@ def _parse_entry(path: str) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
     try:
         text = files.read_start(path, 1 << 16).decode("utf-8", "replace")
-    except (OSError, files.NotRegular):
+    except OSError as error:
+        _check_disk(error, path)
+        return {}
+    except files.NotRegular:
         return {}
     for line in text.splitlines():
         key, _, value = line.strip().partition(" ")
@@ -274,17 +293,21 @@ def _below_boot(boot: str, path: str) -> str:
 def _listed(directory: str, suffix: str = "") -> list[str]:
     try:
         return sorted(name for name in os.listdir(directory) if name.endswith(suffix))
-    except OSError:
+    except OSError as error:
+        _check_disk(error, directory)
         return []
+
+
+def _check_disk(error: OSError, path: str) -> None:
+    """On a failed disk the list would lack what boots next. Raises Failure."""
+    if error.errno in DISK_FAILED:
+        raise os_failure(IO_ERROR, f"Failed to read {path}", error, messages.IO_ERROR.hint) from error
 
 
 def _opened_staged(found: Found, sysroot: str) -> Deployment:
     """A staged deployment has no /etc before it is finalized: its usr/etc stands in for it."""
     stateroot, checksum, serial = found.parts
-    try:
-        root = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        places = (found.path, f"{found.path}/usr/etc", f"ostree/deploy/{stateroot}/var", "ostree/repo/objects")
-        fds = [files.open_directory(root, place) for place in places]
-    except OSError as error:
-        raise failed(error, messages.NO_DEPLOYMENT, "cannot be opened", f"{sysroot}/{found.path}") from error
+    root = deployment.physical_root(sysroot)
+    places = (found.path, f"{found.path}/usr/etc", f"ostree/deploy/{stateroot}/var", "ostree/repo/objects")
+    fds = [deployment.directory(root, place, sysroot) for place in places]
     return Deployment("ostree", stateroot, checksum, serial, found.path, root, *fds)
