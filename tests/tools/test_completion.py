@@ -96,7 +96,8 @@ HEX = "0123456789abcdef" * 4
 # Each would leave a file called "ran" in the current directory, if anything ever ran or expanded it.
 HOSTILE = (
     "$(>ran)", "`>ran`", ";>ran;", "x|>ran", "x&>ran&", "\n>ran\n", "$'\\x60>ran\\x60'", "${x:=$(>ran)}", "<(>ran)",
-    "a[$(>ran)]", "*", "?", "[a-z]*", "{a,b}", "~root", "!!", "-rf", "--help", "a b", "a\tb", "'", '"', "\\", "\\$(>ran)", "\x01",
+    "a[$(>ran)]", "*",
+    "?", "[a-z]*", "{a,b}", "~root", "!!", "-rf", "--help", "a b", "a\tb", "'", '"', "\\", "\\$(>ran)", "\x01",
     "\x1b[2J", "#",
 )  # fmt: skip
 

@@ -33,6 +33,7 @@ class Disk:
         self.os_fails = ""  # a function of the os module, at its first call on the disk
         self.reconfigure_fails = 0
         self.steps, self.kill_at = 0, -1
+        self.order: list[str] = []  # of fsyncs and renames
         self._save({"verity": {}, "gone": [], "immutable": [], "read_only": False})
         self._real_open_regular, self._os = files.open_regular, _Os(self)
         for module, names in {
@@ -185,6 +186,7 @@ class _Os:
 
     def fsync(self, fd: int) -> None:
         self._disk.step()
+        self._disk.order.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
 
     def link(self, source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         self._disk.step("link")
@@ -196,6 +198,7 @@ class _Os:
         self._disk.writable(src_dir_fd)
         self._disk.writable(dst_dir_fd)
         self._disk.forget(target, dst_dir_fd)
+        self._disk.order.append(f"{source} > {target}")
         os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     def unlink(self, path: str, *, dir_fd: int | None = None) -> None:
@@ -263,6 +266,16 @@ def test_in_place_where_that_is_possible(scenario: str, disk: Disk) -> None:
     before = disk.file.stat().st_ino
     enroll(disk)
     assert (disk.file.stat().st_ino == before) is scenario.startswith("plain")
+
+
+@pytest.mark.parametrize("scenario", ["other", "gone immutable"])
+def test_a_new_file_is_on_the_disk_before_it_has_the_name(scenario: str, disk: Disk) -> None:
+    """The directory's fsync alone may bring the name to the disk, and not the content: btrfs."""
+    prepared(disk, scenario)
+    enroll(disk)
+    renamed = disk.order.index(f"{NEW} > {builtin.FILE}")
+    assert NEW in disk.order[:renamed]
+    assert disk.order[-1] == disk.root.deploy.name
 
 
 def steps_of(disk: Disk) -> int:

@@ -7,12 +7,14 @@ which also runs this as soon as something is staged: then the reason can be seen
 """
 
 import argparse
+import os
 import subprocess
 from contextlib import suppress
 
-from . import check
+from ..errors import reason
+from . import check, mutable
 from . import sysroot as sysroots
-from .output import Failure, note
+from .output import Failure, note, warning
 
 SWITCH = "bootseal-gate.path"
 SERVICE = "bootseal-gate.service"
@@ -28,6 +30,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     """Returns 0 to let the deployment pass."""
     if _is_off():
         return 0
+    _complete(sysroots.default_sysroot())
     found = sysroots.staged()
     if found is None:
         note("no deployment is staged")
@@ -40,6 +43,19 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     for line in record["missing"]:
         note(f"missing: {line}")
     return 0
+
+
+def _complete(sysroot: str) -> None:
+    """Make directories immutable again that a killed 'bootseal deploy' left mutable. The boot does not depend on it."""
+    for path in mutable.marked(sysroot):
+        try:
+            with mutable.writable(sysroot, path) as writable:
+                mutable.complete(writable, mutable.prefix(path))
+            note(f"the directory of {os.path.basename(path)} is immutable again: a 'bootseal deploy' was killed there")
+        except OSError as error:
+            warning(f"Failed to make the directory of {os.path.basename(path)} immutable again: {reason(error)}")
+        except Failure as failure:
+            warning(failure.what)
 
 
 def look_again() -> None:
