@@ -12,14 +12,18 @@ import subprocess
 from contextlib import suppress
 
 from ..errors import reason
-from . import check, mutable
+from . import check, continuity, mutable
 from . import sysroot as sysroots
-from .output import Failure, note, warning
+from .output import NO_PERMISSION, Failure, note, warning
 
 SWITCH = "bootseal-gate.path"
 SERVICE = "bootseal-gate.service"
 # What 'systemctl is-enabled' says of a switch that is off. Anything else, an error included, is on.
 _OFF = ("disabled", "masked", "masked-runtime", "not-found")
+_UNTRUSTED_HINT = (
+    "sign the image with a key that the firmware trusts (db, or shim's MOK); "
+    "to finalize it nevertheless, switch the gate off: 'systemctl disable --now bootseal-gate.path'"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +43,12 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     if record["exit_status"]:
         what = f"Failed to let the staged deployment {found.name} pass: it would not boot: {record['message']}"
         raise Failure(record["exit_status"], what, record["hint"])
+    for kind, line in continuity.lines(record):
+        warning(f"{kind} in the initrd of {found.name}: {line}")
+    if text := check.untrusted(record):
+        # Firmware that finds nothing to start waits for somebody at the console. The running deployment starts.
+        what = f"Failed to let the staged deployment {found.name} pass: the firmware would not start its kernel image: {text}"
+        raise Failure(NO_PERMISSION, what, _UNTRUSTED_HINT)
     note(f"the staged deployment {found.name} would boot")
     for line in record["missing"]:
         note(f"missing: {line}")
