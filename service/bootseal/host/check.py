@@ -106,11 +106,11 @@ class Checker:
         return self._now
 
     def _trusted_by_booted(self) -> tuple[list[continuity.Key], str] | None:
-        running = [found for found in sysroots.deployments(self._sysroot) if found.state == "booted"]
-        if self._arguments.initrd or not running:
+        if self._arguments.initrd:
             return None
-        with suppress(Failure, Refusal):
-            certificates = self.keyring(running[0]).certificates
+        with suppress(Failure, Refusal, StopIteration):
+            running = next(found for found in sysroots.deployments(self._sysroot) if found.state == "booted")
+            certificates = self.keyring(running).certificates
             return [{"subject": c.subject_text, "sha256": c.sha256} for c in certificates], "initrd"
         return None
 

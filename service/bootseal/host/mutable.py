@@ -49,7 +49,7 @@ def writable(sysroot: str, path: str) -> Iterator[Writable]:
 
 
 def prefix(path: str) -> str:
-    """Begin the names that bootseal uses beside this deployment, as builtin.py does."""
+    """Return what bootseal's names beside this deployment begin with; builtin.py uses the same."""
     return f".bootseal-{os.path.basename(path)}"
 
 
