@@ -28,8 +28,7 @@ def _boot(recorder: report.Recorder) -> int:
     recorder.begin("configuration", "Reading the configuration and the boot keyring...")
     policy = config.load()
     boot_keyring = keyring.load(config.drop_ins("/", keyring.DIRECTORY, keyring.SUFFIXES))
-    recorder.keyring(len(boot_keyring.certificates), boot_keyring.skipped)
-    recorder.trusted = boot_keyring.certificates
+    recorder.keyring(boot_keyring)
 
     recorder.begin("keyring", "Loading and sealing the kernel keyring...")
     kernel_keys = kernelkeys.load(boot_keyring, ring=policy.method != "none", seal=policy.seal)

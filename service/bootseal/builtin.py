@@ -129,7 +129,8 @@ def _enable(fd: int, verified: Verified) -> None:
 def _replace(deployment: Deployment, verified: Verified, parent_fd: int, fd: int) -> None:
     """A new inode under the same name. The deployment's directory is immutable, and is so again afterwards.
 
-    No fsync is needed between: enabling has written the data, and filesystems with fs-verity keep the order of all the rest.
+    The new file is on the disk before it gets the name: a directory's fsync on btrfs brings names and not their content. The
+    rest needs none between: filesystems with fs-verity keep the order.
     """
     try:
         _make_enrolled(_names(deployment)[0], verified, parent_fd)
@@ -147,6 +148,8 @@ def _make_enrolled(new: str, verified: Verified, parent_fd: int) -> None:
         made = os.open(new, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=parent_fd)
     try:
         _enable(made, verified)
+        with _step("writing a new digest file"):
+            os.fsync(made)
     finally:
         os.close(made)
 

@@ -14,7 +14,7 @@ from . import __version__, messages
 from .errors import Refusal, printable, reason
 from .linux import journal
 from .messages import Note, Verdict
-from .values import Candidate, Certificate, Deployment, Enrolled, KernelKeys, Mounted, Pinned, Verified
+from .values import BootKeyring, Candidate, Certificate, Deployment, Enrolled, KernelKeys, Mounted, Pinned, Verified
 
 RUN = "/run/bootseal"
 PATH = RUN + "/boot.json"
@@ -79,9 +79,14 @@ class Recorder:
     def notes(self) -> list[str]:
         return [text for _, text in self.noted]
 
-    def keyring(self, count: int, skipped: tuple[str, ...]) -> None:
-        self.record["keyring"] = {"certificates": count, "skipped": list(skipped)}
-        self.noted += [(messages.CERTIFICATE_SKIPPED, f"certificate skipped: {line}") for line in skipped]
+    def keyring(self, keyring: BootKeyring) -> None:
+        self.trusted = keyring.certificates
+        self.record["keyring"] = {
+            "certificates": len(keyring.certificates),
+            "trusted": [{"subject": c.subject_text, "sha256": c.sha256} for c in keyring.certificates],
+            "skipped": list(keyring.skipped),
+        }
+        self.noted += [(messages.CERTIFICATE_SKIPPED, f"certificate skipped: {line}") for line in keyring.skipped]
 
     def kernel_keys(self, keys: KernelKeys) -> None:
         self.record["keyring"]["sealed"] = keys.sealed

@@ -3,21 +3,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
+import signal
+import subprocess
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bootseal import digest, messages
+from bootseal import builtin, digest, messages
 from bootseal.errors import Refusal
-from bootseal.host import check, deploy, gate, objects
+from bootseal.host import check, deploy, gate, mutable, objects
 from bootseal.host import sysroot as sysroots
 from bootseal.host.output import Failure
 from bootseal.linux import files, fsverity
+from bootseal.values import Deployment
 
 from .program import beside, certificate, key, signed
 from .test_sysroot import A, Root
@@ -184,36 +189,202 @@ def test_sha512_digest(target: Target, tmp_path: Path) -> None:
     assert next(iter(target.verity.enabled.values()))[0] == 2
 
 
-class Cut(BaseException):
-    """The power fails."""
+def _steps(patch: pytest.MonkeyPatch, before: Callable[[], None]) -> None:
+    """Calls `before` ahead of everything that changes the disk, or brings it there."""
+
+    def wrapped(real: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            before()
+            return real(*arguments, **named)
+
+        return call
+
+    for name in ("rename", "unlink", "link", "fsync"):
+        patch.setattr(os, name, wrapped(getattr(os, name)))
+    for module, name in ((files, "set_immutable"), (mutable, "sync"), (fsverity, "enable")):
+        patch.setattr(module, name, wrapped(getattr(module, name)))
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["first", "another"])
-@pytest.mark.parametrize("step", range(1, 30))
-def test_cut_at_every_step_is_completed_by_the_next_run(target: Target, step: int, before: bool) -> None:  # noqa: FBT001
+def _killed(target: Target, step: int) -> bool:
+    """A run in a child that SIGKILL ends before this step; False if it has not so many."""
+    child = os.fork()
+    if child == 0:
+        count = iter(range(step, 0, -1))
+
+        def kill() -> None:
+            if next(count) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        status = 1
+        with contextlib.suppress(BaseException):
+            _steps(pytest.MonkeyPatch(), kill)
+            status = target.run()
+        os._exit(status)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert ended in (0, -signal.SIGKILL)
+    return ended != 0
+
+
+def _last_step(target: Target) -> str:
+    """The last thing that a whole run does to the disk."""
+    last = ""
+
+    def step() -> None:
+        nonlocal last
+        last = "step"
+
+    def sync(fd: int) -> None:
+        nonlocal last
+        assert os.path.samestat(os.fstat(fd), target.directory.stat())
+        last = "sync"
+
+    with pytest.MonkeyPatch.context() as patch:
+        _steps(patch, step)
+        patch.setattr(mutable, "sync", sync)
+        assert target.run() == 0
+    return last
+
+
+KILLS = pytest.mark.parametrize("step", range(1, 21))
+BEFORE = pytest.mark.parametrize("before", [False, True], ids=["first", "another"])
+
+
+@BEFORE
+@KILLS
+def test_killed_at_every_step_is_completed_by_the_next_run(target: Target, step: int, before: bool) -> None:  # noqa: FBT001
+    """And whatever the next run found done, it ends with all of it on the disk."""
     if before:
         _deploy_another(target)
-    with pytest.MonkeyPatch.context() as patch:
-        count = [0]
+    killed = _killed(target, step)
+    assert killed or step > 17
+    assert pair_is_whole(target)
+    assert _last_step(target) == "sync"
+    assert (beside(target.image), target.beside(), target.immutable) == (target.pair, BOTH, True)
 
-        def cut(real: Any) -> Any:
-            def call(*arguments: Any, **named: Any) -> Any:
-                count[0] += 1
-                if count[0] >= step:
-                    raise Cut
-                return real(*arguments, **named)
 
-            return call
-
-        for name in ("rename", "unlink", "link", "fsync"):
-            patch.setattr(os, name, cut(getattr(os, name)))
-        patch.setattr(files, "set_immutable", cut(files.set_immutable))
-        try:
-            target.run()
-        except Cut:
-            assert pair_is_whole(target)
+@KILLS
+def test_killed_at_every_step_is_completed_by_the_gate(target: Target, step: int) -> None:
+    """The gate does not write the pair, but the directory is immutable again."""
+    _deploy_another(target)
+    _killed(target, step)
+    gate._complete(str(target.root.top))
+    assert (target.immutable, mutable.marked(str(target.root.top))) == (True, [])
+    assert pair_is_whole(target)
     assert target.run() == 0
     assert (beside(target.image), target.beside(), target.immutable) == (target.pair, BOTH, True)
+
+
+def test_the_gate_completes_before_anything_else(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    (target.directory.parent / f".bootseal-{A}.0.immutable").touch()
+    target.set_immutable(False)
+    monkeypatch.setattr(sysroots, "default_sysroot", lambda: str(target.root.top))
+    monkeypatch.setattr(sysroots, "staged", lambda: None)
+    for switch, expected in (("disabled", False), ("enabled", True)):
+        monkeypatch.setattr(subprocess, "run", lambda *_, switch=switch, **__: Namespace(stdout=switch))
+        assert gate.run(Namespace(initrd=None, keys=None, system_keys=False), []) == 0
+        assert target.immutable is expected
+
+
+def test_the_gate_takes_away_what_a_boot_left(target: Target) -> None:
+    """builtin.py's mark is a second name of its new file."""
+    new, mark = builtin._names(Deployment("ostree", "os", A, 0, "", *[-1] * 5))
+    (target.directory.parent / new).write_bytes(b"digest")
+    (target.directory.parent / mark).hardlink_to(target.directory.parent / new)
+    target.set_immutable(False)
+    gate._complete(str(target.root.top))
+    assert (target.immutable, target.beside()) == (True, NOTHING)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "directory", "unopenable"])
+def test_a_mark_of_any_kind_holds_nothing_up(target: Target, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    mark = target.directory.parent / f".bootseal-{A}.0.immutable"
+    if kind == "fifo":
+        os.mkfifo(mark)
+    elif kind == "link":
+        mark.symlink_to("/nowhere")
+    elif kind == "directory":
+        mark.mkdir()
+    else:
+        mark.touch(0)
+    target.set_immutable(False)
+    gate._complete(str(target.root.top))
+    assert target.immutable
+    assert ("warning: Failed to make the directory" in capsys.readouterr().err) is (kind == "directory")
+
+
+@pytest.mark.parametrize("name", ["x.0", f"{A}.0x", f"{A[1:]}.0", f"{A}.", "..", f"{A}.0/x"])
+def test_other_names_are_no_marks(target: Target, name: str) -> None:
+    path = target.directory.parent / f".bootseal-{name}.immutable"
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert mutable.marked(str(target.root.top)) == []
+
+
+def test_a_link_for_a_deployment_is_not_followed(target: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    other = "b" * 64
+    (target.directory.parent / f"{other}.0").symlink_to(victim)
+    (target.directory.parent / f".bootseal-{other}.0.immutable").touch()
+    gate._complete(str(target.root.top))
+    assert "warning: Failed" in capsys.readouterr().err
+    (victim / "new").touch()
+
+
+def test_a_run_at_work_is_left_alone(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    """The gate may look while 'bootseal deploy' has the directory mutable; so may another 'bootseal deploy'."""
+    path = os.path.relpath(target.directory, target.root.top)
+    with mutable.writable(str(target.root.top), path) as where, mutable.mutable(where, mutable.prefix(path)):
+        gate._complete(str(target.root.top))
+        assert not target.immutable
+        assert "at work" in capsys.readouterr().err
+        with pytest.raises(Failure, match="at work"):
+            target.run()
+        assert not target.immutable
+    assert target.immutable
+
+
+@pytest.mark.parametrize("moment", ["made", "locked"])
+def test_a_mark_that_somebody_else_took_first(target: Target, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Between making the mark and locking it: another run completes what it takes for left behind."""
+    real, path = fcntl.flock, os.path.relpath(target.directory, target.root.top)
+    mark = target.directory.parent / f".bootseal-{A}.0.immutable"
+    held: list[int] = []
+
+    def flock(fd: int, operation: int) -> None:
+        if moment == "made":
+            mark.unlink()
+        elif not held:
+            held.append(os.open(mark, os.O_WRONLY))
+            real(held[0], fcntl.LOCK_EX)
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    base, locked = mutable.prefix(path), pytest.raises(Failure, match="at work")
+    with mutable.writable(str(target.root.top), path) as where, locked, mutable.mutable(where, base):
+        pytest.fail("not locked")
+    assert target.immutable
+
+
+def test_unprivileged_users_cannot_hold_the_lock(target: Target) -> None:
+    path = os.path.relpath(target.directory, target.root.top)
+    with mutable.writable(str(target.root.top), path) as where, mutable.mutable(where, mutable.prefix(path)):
+        assert (target.directory.parent / f".bootseal-{A}.0.immutable").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_disk_that_fails_in_the_end_is_told(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sync(_: int) -> None:
+        raise OSError(errno.EIO, "injected")
+
+    target.run()
+    monkeypatch.setattr(mutable, "sync", sync)
+    with pytest.raises(Failure, match="Input/output error"):
+        target.run()
+
+
+def test_sync_is_the_kernels() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        mutable.sync(-1)
 
 
 def _deploy_another(target: Target) -> None:

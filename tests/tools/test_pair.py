@@ -124,6 +124,66 @@ def test_error_at_every_rename_takes_it_back(tmp_path: Path, place: Place, befor
         assert _files(tmp_path) == ({"image.digest": OLD.digest, "image.sig": OLD.signature} if before else {})
 
 
+def _fsyncs(monkeypatch: pytest.MonkeyPatch, place: Place, failing: int = 0) -> list[str]:
+    """What comes to the disk from here on, in order, renames too; the fsync of the directory with this number fails."""
+    real, seen = os.fsync, list[str]()
+
+    def fsync(fd: int) -> None:
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
+        seen.append("directory" if os.path.samestat(os.fstat(fd), os.fstat(place.directory)) else name)
+        if seen.count("directory") == failing and seen[-1] == "directory":
+            raise OSError(errno.EIO, "injected")
+        real(fd)
+
+    def rename(source: str, target: str, **named: int) -> None:
+        seen.append(f"> {target}")
+        _RENAME(source, target, **named)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    return seen
+
+
+@pytest.mark.parametrize("before", [None, OLD], ids=["first", "second"])
+def test_a_disk_that_fails_at_the_last_fsync(
+    tmp_path: Path, place: Place, before: Pair | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken back, and that is on the disk: else a power cut would show what was reported as not done."""
+    if before:
+        _write(place, before)
+    seen = _fsyncs(monkeypatch, place, failing=2)  # the first is the staging's
+    with pytest.raises(OSError, match="injected"):
+        _write(place, NEW)
+    assert _files(tmp_path) == ({"image.digest": OLD.digest, "image.sig": OLD.signature} if before else {})
+    assert seen[-1] == "directory"
+    assert seen.count("directory") == 3
+
+
+def test_an_error_that_was_taken_back_is_on_the_disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(place, OLD)
+    seen = _fsyncs(monkeypatch, place)
+    failing = iter([False, True, False])
+    real = os.rename
+
+    def rename(source: str, target: str, **named: int) -> None:
+        if next(failing):
+            raise OSError(errno.EIO, "injected")
+        real(source, target, **named)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OSError, match="injected"):
+        _write(place, NEW)
+    assert seen[-2:] == ["> image.sig", "directory"]
+
+
+def test_a_digest_that_stays_is_on_the_disk_first(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wrote it need not have waited for that."""
+    (tmp_path / "image.digest").write_bytes(NEW.digest)
+    seen = _fsyncs(monkeypatch, place)
+    _write(place, NEW)
+    assert seen[-3:] == ["image.digest", "> image.sig", "directory"]
+
+
 def test_leftovers_of_an_earlier_run_are_removed_unread(tmp_path: Path, place: Place) -> None:
     (tmp_path / ".image.bootseal.sig.new").mkdir()
     with pytest.raises(OSError, match="directory"):

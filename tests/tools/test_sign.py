@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from bootseal import cms, digest, keyring, messages, verify
 from bootseal.errors import Refusal
+from bootseal.host import sign
 from bootseal.values import BootKeyring, Candidate
 
 from . import program
@@ -334,6 +335,25 @@ def test_ephemeral(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         locked = next(int(line.split()[1]) for line in result.stderr.splitlines() if line.startswith("VmLck"))
         assert locked > 1000
+
+
+def test_the_certificate_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key is in no file: a certificate that a power cut empties cannot be made again."""
+    seen = list[str]()
+    real: dict[str, Callable[..., None]] = {"fsync": os.fsync, "replace": os.replace}
+
+    def fsync(fd: int) -> None:
+        seen.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        real["fsync"](fd)
+
+    def replace(*names: str) -> None:
+        seen.append("replace")
+        real["replace"](*names)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    sign._write_certificate(str(tmp_path / "ephemeral.crt"), b"x")
+    assert seen == ["ephemeral.crt.new", "replace", tmp_path.name]
 
 
 def test_ephemeral_certificate(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from bootseal.linux import keyctl
 from bootseal.linux.mountapi import MountInfo
 from bootseal.values import Mounted, Release
 from tools.schema import SCHEMA, errors
-from unit.support import SERVICE, TREE, deployment, enrolled, kernel_keys, pinned, raising, verified
+from unit.support import SERVICE, TREE, deployment, enrolled, kernel_keys, pinned, raising, trusting, verified
 
 DIGEST = pinned().verified.digest
 SOURCE = f"composefs:{DIGEST.value.hex()}"
@@ -46,7 +46,7 @@ def table(*lines: str) -> recheck.Mounts:
 def recorded(*not_covered: str, missing: tuple[Any, ...] = (), **changes: Any) -> report.Record:
     """The record of a good boot, as the boot itself makes it."""
     recorder = report.Recorder()
-    recorder.keyring(1, ())
+    recorder.keyring(trusting("p256"))
     recorder.kernel_keys(kernel_keys(sealed=changes.pop("sealed", True)))
     recorder.deployment(deployment())
     recorder.verified(verified())

@@ -35,6 +35,7 @@ class Disk:
         self.os_fails = ""  # a function of the os module, at its first call on the disk
         self.reconfigure_fails = 0
         self.steps, self.kill_at = 0, -1
+        self.order: list[str] = []  # of fsyncs and renames
         self.synced: list[int] = []
         self.cleared = 0
         self._save({"verity": {}, "gone": [], "immutable": [], "read_only": False})
@@ -191,6 +192,7 @@ class _Os:
     def fsync(self, fd: int) -> None:
         self._disk.step("fsync")
         self._disk.synced.append(os.fstat(fd).st_ino)
+        self._disk.order.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
 
     def link(self, source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         self._disk.step("link")
@@ -202,6 +204,7 @@ class _Os:
         self._disk.writable(src_dir_fd)
         self._disk.writable(dst_dir_fd)
         self._disk.forget(target, dst_dir_fd)
+        self._disk.order.append(f"{source} > {target}")
         os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     def unlink(self, path: str, *, dir_fd: int | None = None) -> None:
@@ -331,6 +334,16 @@ def test_a_device_without_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(mountapi, "mount_of", raising(errno.ENOENT))
     monkeypatch.setattr(os, "major", lambda device: 0)
     assert builtin._bytes_written(0) is None
+
+
+@pytest.mark.parametrize("scenario", ["other", "gone immutable"])
+def test_a_new_file_is_on_the_disk_before_it_has_the_name(scenario: str, disk: Disk) -> None:
+    """The directory's fsync alone may bring the name to the disk, and not the content: btrfs."""
+    prepared(disk, scenario)
+    enroll(disk)
+    renamed = disk.order.index(f"{NEW} > {builtin.FILE}")
+    assert NEW in disk.order[:renamed]
+    assert disk.order[-1] == disk.root.deploy.name
 
 
 def steps_of(disk: Disk) -> int:

@@ -15,9 +15,9 @@ import pytest
 from bootseal import messages, report
 from bootseal.errors import Refusal
 from bootseal.linux import journal
-from bootseal.values import Certificate, Missing, Mounted, Release
+from bootseal.values import BootKeyring, Certificate, Missing, Mounted, Release
 from tools import schema
-from unit.support import candidate, certificate, deployment, enrolled, kernel_keys, pinned, verified
+from unit.support import candidate, certificate, deployment, enrolled, kernel_keys, pinned, trusting, verified
 
 MEMBERS = {
     "version", "verdict", "message", "hint", "boot_id", "kernel", "bootseal", "deployment", "image", "signature", "enrollment",
@@ -95,7 +95,7 @@ def whole(**changes: Any) -> report.Recorder:
     """A recorder that has seen a whole boot."""
     recorder = report.Recorder()
     recorder.begin("configuration", "Reading...")
-    recorder.keyring(2, changes.get("skipped", ()))
+    recorder.keyring(trusting("p256", "p384")._replace(skipped=changes.get("skipped", ())))
     recorder.kernel_keys(kernel_keys())
     recorder.begin("locate", "Looking...")
     recorder.deployment(changes.get("deployment", deployment()))
@@ -282,7 +282,7 @@ def test_each_note_is_an_entry_of_its_own(world: World) -> None:
 
 def test_skipped_certificates_are_said_on_a_refusal(world: World) -> None:
     recorder = report.Recorder()
-    recorder.keyring(1, ("x.pem: why",))
+    recorder.keyring(trusting("p256")._replace(skipped=("x.pem: why",)))
     report.refused(recorder, refusal_of(messages.NO_DEPLOYMENT))
     assert world.console()[2:] == ["bootseal: note: certificate skipped: x.pem: why"]
 
@@ -459,8 +459,7 @@ def trusted(number: int) -> Certificate:
 
 def test_details_of_a_refusal(world: World) -> None:
     recorder = report.Recorder()
-    recorder.keyring(2, ())
-    recorder.trusted = (trusted(1), trusted(2))
+    recorder.keyring(BootKeyring((trusted(1), trusted(2)), ()))
     recorder.verified(verified())
     details = (("image has", "sha256:00"), ("signed is", "sha256:11"))
     found = details_after(recorder, Refusal(messages.IMAGE_MISMATCH, "what", "/where", details=details), world)

@@ -188,6 +188,7 @@ _AFTER_SHUTDOWN = {
     "status": "systemctl --no-pager --full status ostree-finalize-staged.service || :",
     "journal": "journalctl -b -o cat -u ostree-finalize-staged.service",
     "entries": "cat /sysroot/boot/loader/entries/*.conf",
+    "flags": "(cd /sysroot/ostree/deploy/guest/deploy; lsattr -d *.0; ls -a)",
 }
 _RECORD = {"record": "cat /run/bootseal/boot.json", "object": f"head -c 8 {OBJECT}"}
 _GATE = "systemctl show -p Result -p ExecMainStatus bootseal-gate.service; journalctl -b -o cat -u bootseal-gate.service"
@@ -207,6 +208,11 @@ _STAGE = "ostree admin deploy --stage guest"
 # On the disk there are the two deployments, and nothing else.
 _DEPLOYMENTS = "/sysroot/ostree/deploy/guest/deploy"
 _UPDATE = f"{_DEPLOYMENTS}/$(ls {_DEPLOYMENTS} | grep -v {{old}} | sed -n s/.origin$//p)"
+# What a 'bootseal deploy' leaves that is killed while the directory is mutable.
+_KILLED = (
+    "unshare -m sh -ec 'mount -o remount,rw /sysroot; cd {directory}; "
+    ": >.bootseal-{old}.0.immutable; chattr -i {old}.0; lsattr -d *.0'"
+)
 _SIGN = "cp {update}/.ostree.cfs /run/image; bootseal sign /run/image --key /run/key.pem --cert /run/cert.pem"
 
 
@@ -236,12 +242,16 @@ def _next(chain: Chain, title: str, script: str, *, method: str, karg: str | Non
 
 
 def _held(chain: Chain) -> guest.Result:
+    killed = _KILLED.format(directory=_DEPLOYMENTS, old=support.image().deployment.checksum)
     script = _shut_down(
         **_RECORD,
+        killed=killed,
         enable="systemctl enable --now bootseal-gate.path; systemctl is-active bootseal-gate.path",
         stage=_STAGE,
         early=f"gate_ran 1; {_GATE}",
         early_status="systemctl --no-pager --full status bootseal-gate.service || :",
+        completed=f"(cd {_DEPLOYMENTS}; lsattr -d *.0; ls -a)",
+        killed_again=killed,
     )
     return _next(chain, "staged without a signature", script, method="fsverity")
 
@@ -326,6 +336,16 @@ def test_the_gate_holds_what_would_not_boot(job: Job[Chain]) -> None:
     for section in ("status", "journal"):
         assert "it would not boot: refused (no-digest)" in said[section]
     assert [row[1] for row in _rows(chain.said("passed")["default"])] == ["booted", ""]
+
+
+@chain
+@pytest.mark.parametrize(("before", "after"), [("killed", "completed"), ("killed_again", "flags")], ids=["service", "shutdown"])
+def test_the_gate_completes_a_killed_deploy(job: Job[Chain], before: str, after: str) -> None:
+    """In its own sandbox, and in that of ostree's unit."""
+    said, name = job.result().said("held"), f" {support.image().deployment.checksum}.0"
+    flags = {section: next(line for line in said[section].splitlines() if line.endswith(name)) for section in (before, after)}
+    assert ("i" in flags[before].split()[0], "i" in flags[after].split()[0]) == (False, True)
+    assert ".bootseal" not in said[after]
 
 
 @chain

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-from .. import image, keyring, messages, report
+from .. import booted, image, keyring, messages, report
+from ..errors import Refusal
 from ..values import BootKeyring
-from . import explain, initrdfile, objects
+from . import continuity, explain, firmware, initrdfile, objects
 from . import sysroot as sysroots
 from .judge import Record, Source, certificates, judge
-from .output import NO_INPUT, USAGE, Failure, emit, error, os_failure, table
+from .output import NO_INPUT, USAGE, Failure, emit, error, os_failure, table, warning
 from .sysroot import Found
 
 # What the boot reads of its initrd.
@@ -70,6 +71,7 @@ class Checker:
         self._verbose = getattr(arguments, "verbose", False)
         self._trees: dict[tuple[str, ...], initrdfile.Tree] = {}
         self._store: objects.Store | None = None
+        self._now: tuple[list[continuity.Key], str] | None = None
 
     def check(self, found: Found) -> Record:
         """The record of judge(), with the state of the objects. Raises Failure."""
@@ -77,9 +79,40 @@ class Checker:
             record = judge(found, self._sysroot, source)
             if self._verbose and record["exit_status"]:
                 record["findings"] = [finding._asdict() for finding in self._findings(found, source)]
+        if source.tree:
+            self._add_initrd(found, record)
         if record["verdict"] == messages.VERIFIED.name:
             record["missing"] += self._objects(found)
         return record
+
+    def _add_initrd(self, found: Found, record: Record) -> None:
+        """What else there is to say of the initrd; none of it changes the verdict."""
+        paths = self._paths(found)
+        signature = firmware.look(paths[0]) if len(paths) == 1 else None
+        if signature:
+            record["uki_signature"] = signature._asdict()
+        if signature and signature.state == firmware.UNKNOWN:
+            record["missing"].append(f"not known whether the firmware would start {paths[0]}: {signature.text}")
+        then = continuity.trusted(record)
+        if then is not None and (now := self._trusted_now()):
+            record["key_changes"] = continuity.compare(now[0], then, now[1])
+
+    def _trusted_now(self) -> tuple[list[continuity.Key], str] | None:
+        """What the running boot trusted, and where that is from; None on another root, and where it cannot be known."""
+        if self._now or self._sysroot != sysroots.default_sysroot() or not os.path.exists(booted.PATH):
+            return self._now
+        keys = continuity.recorded(report.load())
+        self._now = (keys, "record") if keys is not None else self._trusted_by_booted()
+        return self._now
+
+    def _trusted_by_booted(self) -> tuple[list[continuity.Key], str] | None:
+        if self._arguments.initrd:
+            return None
+        with suppress(Failure, Refusal, StopIteration):
+            running = next(found for found in sysroots.deployments(self._sysroot) if found.state == "booted")
+            certificates = self.keyring(running).certificates
+            return [{"subject": c.subject_text, "sha256": c.sha256} for c in certificates], "initrd"
+        return None
 
     def read_initrds(self, everything: list[Found]) -> None:
         """Those of all deployments at once, as many as there are processors: unpacking takes most of the time."""
@@ -108,10 +141,13 @@ class Checker:
             with initrdfile.written_out(initrdfile.Tree({}), ()) as empty:
                 yield Source(empty, self._arguments.keys, keys=_directory(self._arguments.keys))
             return
-        paths = (self._arguments.initrd,) if self._arguments.initrd else sysroots.initrd_files(found, self._sysroot)
+        paths = self._paths(found)
         tree = self._tree(paths, found)
         with initrdfile.written_out(tree, _DIRECTORIES) as directory:
             yield Source(directory, " ".join(paths), tree=tree)
+
+    def _paths(self, found: Found) -> tuple[str, ...]:
+        return (self._arguments.initrd,) if self._arguments.initrd else sysroots.initrd_files(found, self._sysroot)
 
     def _tree(self, paths: tuple[str, ...], found: Found) -> initrdfile.Tree:
         if not paths:
@@ -147,6 +183,12 @@ class Checker:
             return [f"the objects could not be looked at: {failed}"]
 
 
+def untrusted(record: Record) -> str:
+    """Say why the firmware would not start this unified kernel image; empty if it would, or if that is not known."""
+    signature = record.get("uki_signature", {})
+    return str(signature["text"]) if signature.get("state") == firmware.UNTRUSTED else ""
+
+
 def _checked(checker: Checker, found: Found) -> Record:
     """The record; also of a deployment whose keys cannot be found, for the table goes on."""
     try:
@@ -172,6 +214,8 @@ def _directory(path: str) -> str:
 def _print_one(found: Found, record: Record, arguments: argparse.Namespace) -> int:
     status: int = record["exit_status"]
     emit(_with_name(found, record), arguments.json, _text(found, record))
+    if text := untrusted(record):
+        warning(f"the firmware would not start {found.name}: {text}")
     if status:
         error(record["message"], record.get("hint", ""))
     return status
@@ -203,6 +247,9 @@ def _text(found: Found, record: Record) -> str:
     if signature := record.get("signature"):
         lines.append(["  signer", f"{signature['subject']} ({signature['algorithm']}, until {signature['not_after']})"])
     lines.append(["  keys", f"{record.get('keyring', {}).get('certificates', 0)} from {record['keys']}"])
+    lines += [[f"  {kind}", line] for kind, line in continuity.lines(record)]
+    if signature := record.get("uki_signature"):
+        lines.append(["  UKI", f"{signature['state']}: {signature['text']}"])
     lines += [["  missing", line] for line in record["missing"]]
     if "not_covered" in record:
         lines.append(["  not covered", ", ".join(record["not_covered"])])

@@ -2,29 +2,19 @@
 """bootseal deploy: digest and signature beside a deployment's image, fs-verity on it, and nothing that would not boot."""
 
 import argparse
-import contextlib
 import errno
 import os
-from collections.abc import Iterator
-from typing import NamedTuple
 
 from .. import cms, digest, image, messages, verify
 from ..digest import Digest
 from ..errors import Refusal, printable
-from ..linux import files, fsverity, mountapi
+from ..linux import files, fsverity
 from ..values import BootKeyring, Candidate
-from . import check, gate, imagefile, objects, pair
+from . import check, gate, imagefile, mutable, objects, pair
 from . import sysroot as sysroots
+from .mutable import Writable
 from .output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, Failure, emit, note, os_failure
 from .sysroot import Found
-
-
-class Writable(NamedTuple):
-    """Descriptors through which the physical root can be written, also where others see it read-only."""
-
-    top: int
-    parent: int
-    deployment: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +49,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     content = _pair(arguments, path)
     checker = check.Checker(sysroot, arguments)
     _refuse_untrusted(checker, found, content, path)
-    with _writable(sysroot, found) as writable:
+    with mutable.writable(sysroot, found.path) as writable:
         changed = _seal(writable, found, digest.from_bytes(content.digest), path)
         if arguments.objects:
             changed |= _seal_objects(writable, path)
@@ -118,74 +108,24 @@ def _refuse_untrusted(checker: check.Checker, found: Found, content: pair.Pair, 
     )
 
 
-@contextlib.contextmanager
-def _writable(sysroot: str, found: Found) -> Iterator[Writable]:
-    """A private copy of the mount, made writable: /sysroot itself may stay read-only for everybody else."""
-    opened: list[int] = []
-    try:
-        top = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        opened.append(top)
-        tree = mountapi.clone(top)
-        opened.append(tree)
-        mountapi.set_attributes(tree, clear=mountapi.MOUNT_ATTR_RDONLY)
-        for place in (os.path.dirname(found.path), found.path):
-            flags = os.O_RDONLY | os.O_DIRECTORY
-            opened.append(files.openat2(tree, place, flags, files.CONFINED | files.RESOLVE_NO_SYMLINKS))
-        yield Writable(tree, opened[2], opened[3])
-    except PermissionError as error:
-        raise os_failure(CANNOT_CREATE, f"Failed to write below {sysroot}", error, "run as root") from error
-    finally:
-        for fd in opened:
-            os.close(fd)
-
-
 def _put(writable: Writable, found: Found, content: pair.Pair, path: str) -> bool:
-    """Writes the pair unless it is there. False if there was nothing to do."""
-    place = pair.Place(writable.deployment, image.IMAGE, writable.parent, f".bootseal-{os.path.basename(found.path)}")
+    """Write the pair unless it is there, and all of the run to the disk. False if the pair was there."""
+    place = pair.Place(writable.deployment, image.IMAGE, writable.parent, mutable.prefix(found.path))
     try:
-        _complete(writable, place.prefix)
+        mutable.complete(writable, place.prefix)
         pair.clear(place)
-        if pair.read(place) == content:
-            return False
-        with pair.staged(place, content), _mutable(writable, place.prefix):
-            pair.install(place, content)
+        present = pair.read(place) == content
+        if not present:
+            with pair.staged(place, content), mutable.mutable(writable, place.prefix):
+                pair.install(place, content)
+        mutable.sync(writable.deployment)
     except OSError as error:
         raise os_failure(CANNOT_CREATE, f"Failed to write {path}.digest and {path}.sig", error, _write_hint(error)) from error
-    return True
+    return not present
 
 
 def _write_hint(error: OSError) -> str:
     return "the filesystem itself is mounted read-only: 'mount -o remount,rw' it" if error.errno == errno.EROFS else ""
-
-
-@contextlib.contextmanager
-def _mutable(writable: Writable, prefix: str) -> Iterator[None]:
-    """A deployment's top directory is immutable, and is so again afterwards: a mark in its parent says so after a power cut."""
-    immutable = files.is_immutable(writable.deployment)
-    if immutable:
-        os.close(os.open(_mark(prefix), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=writable.parent))
-        os.fsync(writable.parent)
-        files.set_immutable(writable.deployment, immutable=False)
-    try:
-        yield
-    finally:
-        if immutable:
-            _complete(writable, prefix)
-
-
-def _complete(writable: Writable, prefix: str) -> None:
-    """Makes the directory immutable again if it was before; also what a cut run left to do."""
-    with contextlib.suppress(FileNotFoundError):
-        os.stat(_mark(prefix), dir_fd=writable.parent)
-        files.set_immutable(writable.deployment, immutable=True)
-        os.fsync(writable.deployment)
-        os.unlink(_mark(prefix), dir_fd=writable.parent)
-        os.fsync(writable.parent)
-
-
-def _mark(prefix: str) -> str:
-    # The name that builtin.py uses: a boot with Method=fsverity completes it, too.
-    return prefix + ".immutable"
 
 
 def _seal(writable: Writable, found: Found, wanted: Digest, path: str) -> bool:

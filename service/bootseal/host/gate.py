@@ -7,18 +7,24 @@ which also runs this as soon as something is staged: then the reason can be seen
 """
 
 import argparse
+import os
 import subprocess
 from contextlib import suppress
 
 from .. import report
-from . import check
+from ..errors import reason
+from . import check, continuity, mutable
 from . import sysroot as sysroots
-from .output import Failure, note
+from .output import NO_PERMISSION, Failure, note, warning
 
 SWITCH = "bootseal-gate.path"
 SERVICE = "bootseal-gate.service"
 # What 'systemctl is-enabled' says of a switch that is off. Anything else, an error included, is on.
 _OFF = ("disabled", "masked", "masked-runtime", "not-found")
+_UNTRUSTED_HINT = (
+    "sign the image with a key that the firmware trusts (db, or shim's MOK); "
+    "to finalize it nevertheless, switch the gate off: 'systemctl disable --now bootseal-gate.path'"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +35,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     """Returns 0 to let the deployment pass."""
     if _is_off():
         return 0
+    _complete(sysroots.default_sysroot())
     found = sysroots.staged()
     if found is None:
         note("no deployment is staged")
@@ -38,10 +45,29 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     if record["exit_status"]:
         what = f"Failed to let the staged deployment pass: it would not boot: {record['message']} ({name})"
         raise Failure(record["exit_status"], what, record["hint"])
+    for kind, line in continuity.lines(record):
+        warning(f"{kind} in the initrd of {name}: {line}")
+    if text := check.untrusted(record):
+        # Firmware that finds nothing to start waits for somebody at the console. The running deployment starts.
+        what = f"Failed to let the staged deployment pass: the firmware would not start its kernel image: {text} ({name})"
+        raise Failure(NO_PERMISSION, what, _UNTRUSTED_HINT)
     note(f"the staged deployment would boot: {report.identity(record)} ({name})")
     for line in record["missing"]:
         note(f"missing: {line}")
     return 0
+
+
+def _complete(sysroot: str) -> None:
+    """Make directories immutable again that a killed 'bootseal deploy' left mutable. The boot does not depend on it."""
+    for path in mutable.marked(sysroot):
+        try:
+            with mutable.writable(sysroot, path) as writable:
+                mutable.complete(writable, mutable.prefix(path))
+            note(f"the directory of {os.path.basename(path)} is immutable again: a 'bootseal deploy' was killed there")
+        except OSError as error:
+            warning(f"Failed to make the directory of {os.path.basename(path)} immutable again: {reason(error)}")
+        except Failure as failure:
+            warning(failure.what)
 
 
 def look_again() -> None:

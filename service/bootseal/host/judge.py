@@ -67,7 +67,7 @@ def _stages(found: Found, sysroot: str, source: Source, recorder: report.Recorde
         _check_initrd(source.tree, source.name)
     policy = config.load(source.directory)
     boot_keyring = keyring.load(certificates(source))
-    recorder.keyring(len(boot_keyring.certificates), boot_keyring.skipped)
+    recorder.keyring(boot_keyring)
     _check_kernel(found, sysroot, policy, missing)
     request = sysroots.request(found)
     if os.geteuid() == 0:

@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..cms import MAX_SIZE
 
@@ -64,14 +64,33 @@ def staged(place: Place, pair: Pair) -> Iterator[None]:
 def install(place: Place, pair: Pair) -> None:
     """Puts the staged pair in place, durably. Raises OSError; then what was there before is there again."""
     with _signals_wait():
-        same_digest = _has(place, ".digest", pair.digest)
-        _exchange(place, ".sig")
-        if not same_digest:
-            try:
-                _exchange(place, ".digest")
-            except OSError:
-                _restore(place, ".sig")
-                raise
+        done: list[str] = []
+        try:
+            for suffix in _changing(place, pair):
+                _exchange(place, suffix)
+                done.append(suffix)
+            os.fsync(place.directory)
+        except OSError:
+            _take_back(place, done)
+            raise
+
+
+def _changing(place: Place, pair: Pair) -> tuple[str, ...]:
+    """A digest that stays is on the disk from here on, whoever wrote it."""
+    try:
+        with _opened(place, ".digest") as file:
+            if file.read(MAX_SIZE + 1) == pair.digest:
+                os.fsync(file.fileno())
+                return (".sig",)
+    except OSError:  # also a digest file that was enrolled with a key that is gone
+        pass
+    return (".sig", ".digest")
+
+
+def _take_back(place: Place, done: list[str]) -> None:
+    for suffix in reversed(done):
+        _restore(place, suffix)
+    with suppress(OSError):  # the first error is the one that counts
         os.fsync(place.directory)
 
 
@@ -104,17 +123,14 @@ def _old(place: Place, suffix: str) -> str:
     return place.prefix + suffix + ".old"
 
 
-def _has(place: Place, suffix: str, content: bytes) -> bool:
-    try:
-        return _content(place, suffix) == content
-    except OSError:  # also a digest file that was enrolled with a key that is gone
-        return False
-
-
 def _content(place: Place, suffix: str) -> bytes:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(place.name + suffix, flags, dir_fd=place.directory), "rb") as file:
+    with _opened(place, suffix) as file:
         return file.read(MAX_SIZE + 1)
+
+
+def _opened(place: Place, suffix: str) -> BinaryIO:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return open(os.open(place.name + suffix, flags, dir_fd=place.directory), "rb")
 
 
 def _write(directory: int, name: str, content: bytes) -> None:

@@ -207,12 +207,23 @@ def _write_certificate(path: str, content: bytes) -> None:
     try:
         with open(temporary, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_directory(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         hint = "--ephemeral= takes a directory that is there" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
         raise os_failure(CANNOT_CREATE, f"Failed to write the certificate {path}", error, hint) from error
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _run(command: list[str]) -> None:
