@@ -601,7 +601,7 @@ def test_what_else_reached_the_initrd(
     monkeypatch.setattr(report, "_IMPORTED", str(tmp_path / "imported"))
     monkeypatch.setattr(report, "unauthenticated", lambda: NOBODY)
     report.verified(whole())
-    assert world.record()["not_covered"] == ["/etc", "/var", *NOBODY, *listed]
+    assert world.record()["not_covered"] == ["/etc", "/var", "/opt -> /var/opt", *NOBODY, *listed]
 
 
 def test_a_directory_that_cannot_be_read_is_as_good_as_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
         what = f"Failed to let the staged deployment pass: it would not boot: {record['message']} ({name})"
         raise Failure(record["exit_status"], what, record["hint"])
     for kind, line in continuity.lines(record):
-        warning(f"{kind} in the initrd of {name}: {line}")
+        warning(f"{kind} in the initrd of {found.name}: {line}")
     if text := check.untrusted(record):
         # Firmware that finds nothing to start waits for somebody at the console. The running deployment starts.
         what = f"Failed to let the staged deployment pass: the firmware would not start its kernel image: {text} ({name})"
