@@ -20,7 +20,7 @@ import pytest
 from guest_cpio import Symlink
 
 from bootseal import config, keyring
-from bootseal.host import initrdfile
+from bootseal.host import initrdfile, reader, unpacking
 from bootseal.host.initrdfile import Damaged, Tree
 
 from .program import certificate
@@ -31,7 +31,7 @@ def _zstd(data: bytes) -> bytes:
 
 
 def _tree(content: bytes) -> Tree:
-    return Tree(initrdfile.unpack(content))
+    return initrdfile.unpack(content)
 
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
@@ -160,7 +160,7 @@ def test_written_out_for_the_boots_own_code(tmp_path: Path) -> None:
     }
     (tmp_path / "outside.pem").write_bytes(pem)
     directories = ["etc/bootseal", "etc/bootseal/bootseal.conf.d", "etc/bootseal/keys.d", "usr/lib/bootseal/keys.d"]
-    with initrdfile.written_out(_tree(guest_cpio.archive(files)), directories) as top:
+    with initrdfile.written_out(_tree(guest_cpio.archive(files)).contents(directories, ())) as top:
         assert config.load(top).method == "fsverity"
         paths = config.drop_ins(top, keyring.DIRECTORY, keyring.SUFFIXES)
         assert [Path(path).name for path in paths] == ["a.pem", "link.crt"]
@@ -208,6 +208,13 @@ def test_every_truncation_of_zstd_is_told() -> None:
             initrdfile.unpack(whole[:size])
 
 
+def test_a_zstd_frame_of_empty_blocks_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "_MAX_BLOCKS", 3)
+    assert unpacking._zstd_frame_size(memoryview(b"\x28\xb5\x2f\xfd\0\0" + bytes(6) + b"\1\0\0")) == 15
+    with pytest.raises(ValueError, match="more than 3 blocks"):
+        unpacking._zstd_frame_size(memoryview(b"\x28\xb5\x2f\xfd\0\0" + bytes(9) + b"\1\0\0"))
+
+
 @pytest.mark.parametrize("compression", [name for name in COMPRESSIONS if name != "none"])
 def test_a_bomb_is_stopped_where_the_limit_is(compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = COMPRESSIONS[compression](_flat({"a": b"a"}) + bytes(100 << 20))
@@ -246,10 +253,9 @@ def test_zeros_are_passed_over_at_once(compression: str, gap: int) -> None:
 def test_what_never_ends_is_no_initrd(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "initrd"
     os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
-    with pytest.raises(Damaged, match="not a regular file"):
-        initrdfile.read([str(path)])
-    with pytest.raises(Damaged, match="not a regular file"):
-        initrdfile.pe_sections(str(path), (".cmdline",))
+    with pytest.raises(Damaged, match="not a regular file"), reader.opened([str(path)]):
+        pass
+    assert reader.command_lines([str(path)]) == {}
 
 
 def _pe(sections: dict[str, bytes]) -> bytes:
@@ -263,37 +269,203 @@ def _pe(sections: dict[str, bytes]) -> bytes:
     return header + table + body
 
 
-def test_uki(tmp_path: Path) -> None:
-    path = tmp_path / "linux.efi"
-    path.write_bytes(_pe({".linux": b"kernel", ".cmdline": b"ostree=/x\0", ".initrd": guest_cpio.archive(THIRD)}))
-    assert initrdfile.pe_sections(str(path), (".cmdline",)) == {".cmdline": b"ostree=/x\0"}
-    assert initrdfile.read([str(path)]).read("etc/name") == b"third"
+def _sections(content: bytes, *names: str) -> dict[str, bytes]:
+    return {name: bytes(section) for name, section in initrdfile.sections(memoryview(content), names).items()}
 
 
-def test_a_section_that_claims_to_be_large_takes_no_memory(tmp_path: Path) -> None:
-    path = tmp_path / "linux.efi"
-    content = _pe({".cmdline": b"ostree=/x"})
-    path.write_bytes(content.replace(struct.pack("<II", 9, 0), struct.pack("<II", 1 << 31, 0)).replace(
-        struct.pack("<I", 109), struct.pack("<I", 1 << 31)))  # fmt: skip
+def test_uki() -> None:
+    content = _pe({".linux": b"kernel", ".cmdline": b"ostree=/x\0", ".initrd": guest_cpio.archive(THIRD)})
+    assert _sections(content, ".cmdline") == {".cmdline": b"ostree=/x\0"}
+    assert initrdfile.unpack(initrdfile.initrd(memoryview(content))).read("etc/name") == b"third"
+
+
+def test_of_sections_with_one_name_the_first_counts() -> None:
+    """As for systemd-stub. None of them is copied, however many there are."""
+    count = 65535
+    entry = struct.Struct("<8sIIII16x")
+    header = bytearray(_pe({})[:104])
+    header[70:72] = struct.pack("<H", count)
+    end = len(header) + entry.size * count
+    sections = [entry.pack(b".cmdline", 5, 0, 5, end)] + [entry.pack(b".cmdline", 1 << 31, 0, 1 << 31, 0)] * (count - 1)
+    content = bytes(header) + b"".join(sections) + b"first"
     tracemalloc.start()
     try:
-        assert initrdfile.pe_sections(str(path), (".cmdline",))[".cmdline"].startswith(b"ostree=/x")
+        assert _sections(content, ".cmdline") == {".cmdline": b"first"}
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_section_that_claims_to_be_large_takes_no_memory() -> None:
+    content = _pe({".cmdline": b"ostree=/x"})
+    content = content.replace(struct.pack("<II", 9, 0), struct.pack("<II", 1 << 31, 0)).replace(
+        struct.pack("<I", 109), struct.pack("<I", 1 << 31))  # fmt: skip
+    tracemalloc.start()
+    try:
+        assert _sections(content, ".cmdline")[".cmdline"].startswith(b"ostree=/x")
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
 
 
 @pytest.mark.parametrize("size", range(2, 200, 7))
-def test_cut_uki(tmp_path: Path, size: int) -> None:
-    path = tmp_path / "linux.efi"
-    path.write_bytes(_pe({".initrd": guest_cpio.archive(THIRD)})[:size])
+def test_cut_uki(size: int) -> None:
+    content = _pe({".initrd": guest_cpio.archive(THIRD)})[:size]
     with pytest.raises(Damaged):
-        initrdfile.read([str(path)])
+        initrdfile.unpack(initrdfile.initrd(memoryview(content)))
 
 
-def test_several_files_are_one_initrd(tmp_path: Path) -> None:
-    for name, files in (("1", FIRST), ("2", SECOND), ("3", THIRD)):
-        (tmp_path / name).write_bytes(guest_cpio.archive(files) + b"\0")
-    tree = initrdfile.read([str(tmp_path / name) for name in "123"])
+def test_several_files_are_one_initrd() -> None:
+    tree = initrdfile.unpack(*(guest_cpio.archive(files) + b"\0" for files in (FIRST, SECOND, THIRD)))
     assert tree.read("etc/name") == b"third"
     assert tree.exists("kernel/x86/microcode")
+
+
+# --- hostile archives
+
+
+def _header(name: bytes, *, mode: int = 0o100644, links: int = 1, size: int | bytes = 0, name_size: int | bytes = 0) -> bytes:
+    """A header and a name, with numbers as they are given."""
+    fields: list[int | bytes] = [1, mode, 0, 0, links, 0, size, 0, 0, 0, 0, name_size or len(name), 0]
+    return b"070701" + b"".join(f if isinstance(f, bytes) else b"%08X" % f for f in fields) + name
+
+
+NUMBERS = [*b"-0000001|+0000001|0x000001|0X000001|0000_001| 0000001|0000001 |0000001\n|0000001\0|0000001g".split(b"|")]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("field", range(13))
+def test_a_number_is_eight_hexadecimal_digits(number: bytes, field: int) -> None:
+    content = bytearray(_header(b"a\0\0\0", size=8) + bytes(8))
+    content[6 + 8 * field : 14 + 8 * field] = number
+    with pytest.raises(Damaged, match="something else than hexadecimal digits"):
+        initrdfile.unpack(bytes(content))
+
+
+@pytest.mark.parametrize("size", [b"0000000a", b"0000000A"])
+def test_digits_may_be_of_either_case(size: bytes) -> None:
+    assert _tree(_header(b"a\0", size=size) + b"0123456789" + bytes(2)).read("a") == b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "found"),
+    [
+        (b"d/" * 2047 + b"a\0", {}, "d/" * 2047 + "a"),
+        (b"d/" * 2047 + b"aa\0", {}, None),
+        (b"", {"size": 4}, None),
+        (b"ab", {}, None),
+        (b"a\0b\0", {}, "a"),
+        (b"../../etc/./a\0", {}, "etc/a"),
+        (b"/etc/a\0", {}, "etc/a"),
+        (b"a\0", {"mode": 0o120777, "size": 4096}, "a"),
+        (b"a\0", {"mode": 0o120777, "size": 4097}, None),
+    ],
+    ids=["longest", "too-long", "empty", "without-end", "after-the-end", "above", "absolute", "longest-link", "too-long-link"],
+)
+def test_names_as_the_kernel_limits_them(name: bytes, options: dict[str, int], found: str | None) -> None:
+    header = _header(name, **options)
+    content = header + bytes(-len(header) % 4) + b"x" * 4100 * ("size" in options)
+    content = content[: len(header) + -len(header) % 4 + options.get("size", 0)]
+    if found:
+        assert list(_tree(_aligned(content))._members) == [found]
+    else:
+        with pytest.raises(Damaged, match="whose name is cut off" if name == b"ab" else "without a name"):
+            _tree(_aligned(content))
+
+
+def test_a_long_name_is_not_unpacked() -> None:
+    packed = gzip.compress(_header(b"", name_size=0x7FFFFFFF) + bytes(64 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(Damaged, match="more than 4096 bytes"):
+            _tree(packed)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_name_that_no_filesystem_takes_is_not_there() -> None:
+    tree = _tree(_flat({"keys.d/" + "a" * 255: b"", "keys.d/" + "b" * 256: b""}))
+    assert list(tree._members) == ["keys.d/" + "a" * 255]
+
+
+def test_hard_links_are_one_inode() -> None:
+    """Whichever of them has the content; if several have, the last one's is written over the others'."""
+    links = [_aligned(_header(b"%07d\0" % number, links=2, size=4)) + b"%04d" % number for number in range(8000)]
+    tree = _tree(b"".join(links) + _aligned(_header(b"last\0", links=2)))
+    assert len({id(member) for member in tree._members.values()}) == 1
+    assert (tree.read("0000000"), tree.read("last")) == (b"7999", b"7999")
+
+
+def test_an_inode_ends_with_its_archive_and_has_one_type() -> None:
+    one = _aligned(_header(b"a\0", links=2, size=4)) + b"aaaa" + _aligned(_header(b"p\0", links=2, mode=0o010644))
+    other = _aligned(_header(b"b\0", links=2, size=4)) + b"bbbb"
+    tree = _tree(one + _aligned(_header(b"TRAILER!!!\0")) + other)
+    assert (tree.read("a"), tree.read("b"), tree.read("p")) == (b"aaaa", b"bbbb", None)
+
+
+def test_a_hard_link_replaces_a_file_of_an_earlier_archive() -> None:
+    empty = _aligned(_header(b"a\0", links=2))
+    other = _aligned(_header(b"b\0", links=2, size=4)) + b"new\n"
+    assert _tree(_flat({"a": b"old"}) + empty).read("a") == b""
+    tree = _tree(_flat({"a": b"old", "c": b"c"}) + empty + other)
+    assert [tree.read(name) for name in "abc"] == [b"new\n", b"new\n", b"c"]
+
+
+def test_a_later_archive_writes_into_a_file_and_its_hard_links() -> None:
+    """The kernel opens what has the name; it removes only what is of another type."""
+    pair = _aligned(_header(b"a\0", links=2)) + _aligned(_header(b"b\0", links=2, size=4)) + b"old\n"
+    end = _aligned(_header(b"TRAILER!!!\0"))
+    tree = _tree(pair + end + _flat({"a": b"new"}))
+    assert [tree.read(name) for name in "ab"] == [b"new", b"new"]
+    tree = _tree(pair + end + guest_cpio.archive({"a": Symlink("b")}))
+    assert [tree.read(name) for name in "ab"] == [b"old\n", b"old\n"]
+
+
+def test_a_path_that_is_too_long_leads_nowhere() -> None:
+    members = {"a" * size: initrdfile.Member(0o040755, b"") for size in (4096, 4097)}
+    tree = Tree(members | {f"{name}/b": initrdfile.Member(0o100644, b"b") for name in members})
+    assert [tree.exists(f"{name}/b") for name in members] == [True, False]
+
+
+def test_a_link_to_a_name_that_another_member_took() -> None:
+    first, other, last = (_header(name, links=links, size=4, mode=mode) for name, links, mode in
+                          ((b"a\0", 2, 0o100644), (b"a\0", 1, 0o120777), (b"b\0", 2, 0o100644)))  # fmt: skip
+    tree = _tree(
+        b"".join(_aligned(header) + content for header, content in ((first, b"1111"), (other, b"gone"), (last, b"2222")))
+    )
+    assert (tree.link_target("a"), tree.read("b")) == ("gone", b"2222")
+
+
+MEMBERS = {name: name.encode() * 10 for name in "abcdefghi"}
+ONE_BY_ONE = [_flat({name: content}) for name, content in MEMBERS.items()]
+PACKED = b"".join(_aligned(gzip.compress(archive)) for archive in ONE_BY_ONE)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "content", "reason"),
+    [
+        ("MAX_MEMBERS", 10, _flat(MEMBERS), "more than 9 members"),
+        ("MAX_MEMBERS", 10, gzip.compress(_flat(MEMBERS)), "more than 9 members"),
+        ("MAX_MEMBERS", 18, gzip.compress(b"".join(ONE_BY_ONE)), "more than 17 members"),
+        ("MAX_KEPT", 109, _flat(MEMBERS), "more than 108 bytes in the names and contents"),
+        ("MAX_ARCHIVES", 9, b"".join(ONE_BY_ONE), "more than 8 archives"),
+        ("MAX_ARCHIVES", 9, PACKED, "more than 8 archives"),
+        ("MAX_SIZE", sum(map(len, ONE_BY_ONE)), PACKED, "unpacks to more than"),
+        ("MAX_STEPS", 18, _flat({f"d/{name}": b"" for name in MEMBERS}), "more than"),
+    ],
+    ids=["members", "members-compressed", "trailers", "kept", "archives", "compressed-archives", "many-bombs", "steps"],
+)
+def test_limits(monkeypatch: pytest.MonkeyPatch, limit: str, value: int, content: bytes, reason: str) -> None:
+    monkeypatch.setattr(initrdfile, limit, value)
+    _tree(content)
+    monkeypatch.setattr(initrdfile, limit, value - 1 if limit != "MAX_STEPS" else 8)
+    with pytest.raises(Damaged, match=reason):
+        _tree(content)
+
+
+def test_a_farm_of_links_ends() -> None:
+    """Each member costs 32,768 steps: a few dozen of them are too many."""
+    farm: dict[str, guest_cpio.Content] = {f"l{n}": Symlink("./" * 2040 + f"l{n + 1}") for n in range(15)}
+    with pytest.raises(Damaged, match="steps to follow its paths and links"):
+        _tree(guest_cpio.archive(farm | {"l15": b""}) + _flat({f"l0/{n}": b"" for n in range(100)}))

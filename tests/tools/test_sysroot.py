@@ -9,7 +9,7 @@ import os
 import struct
 import subprocess
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import pytest
 
 from bootseal import booted, digest, messages, mount
 from bootseal.errors import Refusal
-from bootseal.host import check, cli, gate, initrdfile, judge
+from bootseal.host import check, cli, gate, judge, reader
 from bootseal.host import sysroot as sysroots
+from bootseal.host.initrdfile import Contents
 from bootseal.host.output import Failure
 from bootseal.host.sysroot import Found
 from bootseal.linux import files
@@ -230,7 +231,7 @@ LISTED: dict[str, tuple[Any, str, str]] = {
     "a boot entry": (files, "read_start", "ostree-1.conf"),
     "its link": (files, "open_directory", f"{A}/0"),
     "UKIs": (os, "listdir", "boot/EFI/Linux"),
-    "a UKI": (initrdfile, "pe_sections", "a.efi"),
+    "a UKI": (os, "open", "a.efi"),
 }
 
 
@@ -523,13 +524,13 @@ def test_verify_all_reads_each_initrd_once(
     signed_root.add(B, 2, initrd="/initrd.img")
     signed_root.add(C, 3, initrd="/other.img")
     (signed_root.top / "boot/other.img").write_bytes(b"junk")
-    read, seen = initrdfile.read, []
+    read, seen = reader.contents, []
 
-    def counted(paths: tuple[str, ...]) -> initrdfile.Tree:
-        seen.append(os.path.basename(paths[0]))
-        return read(paths)
+    def counted(files: reader.Opened, *asked: Sequence[str]) -> Contents:
+        seen.append(os.path.basename(os.readlink(f"/proc/self/fd/{files.descriptors[0]}")))
+        return read(files, *asked)
 
-    monkeypatch.setattr(initrdfile, "read", counted)
+    monkeypatch.setattr(reader, "contents", counted)
     assert cli.main(["verify", "--all", "--sysroot", str(signed_root.top)]) != 0
     assert sorted(seen) == ["initrd.img", "other.img", "other.img"]  # what could not be read is tried again, to say why
     assert capsys.readouterr().out.splitlines()[1].split()[2] == "unknown"
@@ -646,4 +647,3 @@ def test_the_booted_inode_is_read_back(root: Root) -> None:
 def test_the_digest_is_of_the_image(signed_root: Root) -> None:
     path = signed_root.top / f"ostree/deploy/os/deploy/{A}.0/.ostree.cfs"
     assert path.with_name(".ostree.cfs.digest").read_bytes() == digest.of_bytes(path.read_bytes(), "sha256").value
-    assert initrdfile.read([str(signed_root.top / "boot/initrd.img")]).exists("usr/lib/bootseal")

@@ -14,6 +14,7 @@ from pathlib import Path
 import cryptography
 import pytest
 
+from bootseal.host import confined
 from bootseal.linux import syscall
 from unit.support import PACKAGE, SERVICE, TREE
 
@@ -365,6 +366,21 @@ def test_systemd_reads_the_unit_without_a_word(unit: Path, tmp_path: Path) -> No
         [tool, "verify", "--man=no", "--recursive-errors=no", copy], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_gate_has_room_for_the_process_that_reads_initrds() -> None:
+    found = dict(directives(TREE / "units/bootseal-gate.service"))
+    assert (found["MemoryMax"], found["TasksMax"]) == ("1G", "32")
+    assert confined.MEMORY < 1 << 30
+    assert found["TimeoutStartSec"] == "5min"
+    assert confined.CPU < confined.WALL < 300
+    assert {"CAP_SETUID", "CAP_SETGID"} <= set(found["CapabilityBoundingSet"].split())
+
+
+def test_who_parses_an_initrd() -> None:
+    """The confined process alone. Others may use what came back."""
+    parser = re.compile(r"\binitrdfile\.(unpack|initrd|sections)\b|\bunpacking\.decompress\b")
+    assert [name_of(path) for path in sorted(PACKAGE.rglob("*.py")) if parser.search(path.read_text())] == ["host.reader"]
 
 
 # --- words that no file may hold

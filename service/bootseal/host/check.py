@@ -10,9 +10,10 @@ from contextlib import contextmanager, suppress
 from .. import booted, image, keyring, messages, report
 from ..errors import Refusal
 from ..values import BootKeyring
-from . import continuity, explain, firmware, initrdfile, objects
+from . import continuity, explain, firmware, initrdfile, objects, reader
 from . import sysroot as sysroots
-from .judge import Record, Source, certificates, judge
+from .initrdfile import Contents
+from .judge import INITRD_NAMES, Record, Source, certificates, judge
 from .output import NO_INPUT, USAGE, Failure, emit, error, os_failure, table, warning
 from .sysroot import Found
 
@@ -22,6 +23,7 @@ _DIRECTORIES = tuple(
     for top in ("etc", "usr/lib")
     for name in ("bootseal", "bootseal/bootseal.conf.d", keyring.DIRECTORY, "ostree")
 )
+_AT_ONCE = 4  # each may take confined.MEMORY
 _COLOURS = (
     {"unknown": "yellow"} | {"verified": "green"} | {v.name: "red" for v in messages.VERDICTS if v is not messages.VERIFIED}
 )
@@ -69,7 +71,7 @@ class Checker:
     def __init__(self, sysroot: str, arguments: argparse.Namespace) -> None:
         self._sysroot, self._arguments = sysroot, arguments
         self._verbose = getattr(arguments, "verbose", False)
-        self._trees: dict[tuple[str, ...], initrdfile.Tree] = {}
+        self._initrds: dict[tuple[str, ...], Contents] = {}  # by the identity of their files
         self._store: objects.Store | None = None
         self._now: tuple[list[continuity.Key], str] | None = None
 
@@ -79,7 +81,7 @@ class Checker:
             record = judge(found, self._sysroot, source)
             if self._verbose and record["exit_status"]:
                 record["findings"] = [finding._asdict() for finding in self._findings(found, source)]
-        if source.tree:
+        if source.initrd:
             self._add_initrd(found, record)
         if record["verdict"] == messages.VERIFIED.name:
             record["missing"] += self._objects(found)
@@ -115,16 +117,16 @@ class Checker:
         return None
 
     def read_initrds(self, everything: list[Found]) -> None:
-        """Those of all deployments at once, as many as there are processors: unpacking takes most of the time."""
+        """Those of all deployments, several at once: unpacking takes most of the time."""
         if self._arguments.system_keys or self._arguments.keys or self._arguments.initrd:
             return
         wanted = {sysroots.initrd_files(found, self._sysroot): found for found in everything}
 
         def read(paths: tuple[str, ...]) -> None:
             with suppress(Failure):  # it is raised again where that deployment's turn comes
-                self._tree(paths, wanted[paths])
+                self._contents(paths, wanted[paths])
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, _AT_ONCE)) as pool:
             list(pool.map(read, wanted))
 
     def keyring(self, found: Found) -> BootKeyring:
@@ -138,34 +140,36 @@ class Checker:
             yield Source("/", "the running system")
             return
         if self._arguments.keys:
-            with initrdfile.written_out(initrdfile.Tree({}), ()) as empty:
+            with initrdfile.written_out(Contents({}, {})) as empty:
                 yield Source(empty, self._arguments.keys, keys=_directory(self._arguments.keys))
             return
         paths = self._paths(found)
-        tree = self._tree(paths, found)
-        with initrdfile.written_out(tree, _DIRECTORIES) as directory:
-            yield Source(directory, " ".join(paths), tree=tree)
+        initrd = self._contents(paths, found)
+        with initrdfile.written_out(initrd) as directory:
+            yield Source(directory, " ".join(paths), initrd=initrd)
 
     def _paths(self, found: Found) -> tuple[str, ...]:
         return (self._arguments.initrd,) if self._arguments.initrd else sysroots.initrd_files(found, self._sysroot)
 
-    def _tree(self, paths: tuple[str, ...], found: Found) -> initrdfile.Tree:
+    def _contents(self, paths: tuple[str, ...], found: Found) -> Contents:
         if not paths:
             hint = "give it with --initrd=, or use --keys= or --system-keys"
             raise Failure(
                 NO_INPUT, f"Failed to find the initrd of {found.name}: none in its boot entry or in usr/lib/modules", hint
             )
         try:
-            status = [os.stat(path) for path in paths]
-            identity = tuple(f"{s.st_dev}:{s.st_ino}:{s.st_mtime_ns}:{s.st_size}" for s in status)
-            if identity not in self._trees:
-                self._trees[identity] = initrdfile.read(paths)
-            return self._trees[identity]
+            with reader.opened(paths) as files:
+                if files.identity not in self._initrds:
+                    self._initrds[files.identity] = reader.contents(files, _DIRECTORIES, INITRD_NAMES)
+                return self._initrds[files.identity]
         except OSError as failed:
             hint = "run as root" if isinstance(failed, PermissionError) else ""
             raise os_failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}", failed, hint) from failed
         except initrdfile.Damaged as damaged:
-            raise Failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}: {damaged}") from damaged
+            hint = (
+                "if a program is missing, install it; otherwise rebuild the initrd, and assume tampering if no build made it so"
+            )
+            raise Failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}: {damaged}", hint) from damaged
 
     def _findings(self, found: Found, source: Source) -> list[explain.Finding]:
         """Of the signature, and of each certificate that is not usable."""

@@ -1,46 +1,82 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Reads an initrd as the kernel unpacks it, without unpacking it: several cpio archives, each compressed or not; or a UKI.
 
-Documentation/driver-api/early-userspace/buffer-format.rst. Nothing here is trusted, and nothing is written but what
-written_out() is asked for, under its own name, as a regular file.
+Documentation/driver-api/early-userspace/buffer-format.rst, and init/initramfs.c. reader.py runs this in a confined process.
+The limits here name a reason before that process reaches its own.
 """
 
 import os
 import re
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from .unpacking import Chunk, decompress
 from .unpacking import Damaged as Damaged
 
-MAX_SIZE = 1 << 30
+MAX_SIZE = 1 << 30  # of the files of an initrd together, and of what one of them unpacks to
+MAX_MEMBERS = 100_000
+MAX_KEPT = 128 << 20  # names and contents in memory; an initrd of 20 MB has 9 MB of them
+MAX_ARCHIVES = 256  # one after the other, each compressed or not
+MAX_STEPS = 2_000_000  # components of paths that are looked up; each member costs about six
 # Of each file no more is kept: what reads certificates and configuration refuses larger ones.
 MAX_CONTENT = 64 * 1024 + 1
 _MAX_LINKS = 16
+_PATH_MAX = 4096  # of a member's name and of a link's target, as in the kernel
+NAME_MAX = 255
 _HEADER = 110  # of a member in the "newc" format: magic and 13 numbers of 8 hexadecimal digits
 _MAGIC = (b"070701", b"070702")
+_NUMBERS = re.compile(rb"[0-9A-Fa-f]{104}")  # int() also takes signs, spaces, "_" and "0x"
+_TRAILER = "TRAILER!!!"
 _ZEROS = re.compile(rb"\0*")
 
 
-class Member(NamedTuple):
-    mode: int
-    content: bytes
+class Member:
+    """Be an inode: hard links are one object."""
+
+    def __init__(self, mode: int, content: bytes) -> None:
+        self.mode, self.content = mode, content
+
+
+class Contents(NamedTuple):
+    """Hold what was asked of an initrd: files by path (None: masked by a link to /dev/null), and which names exist."""
+
+    files: dict[str, bytes | None]
+    names: dict[str, bool]
+
+    def exists(self, name: str) -> bool:
+        """Tell whether the initrd has this name. Raises KeyError for a name that was not asked for."""
+        return self.names[name]
 
 
 class Tree:
     """What the initrd holds, by path without a leading slash. A later archive replaces files of an earlier one."""
 
     def __init__(self, members: dict[str, Member]) -> None:
-        self._members = members
+        self._members, self._steps = members, 0
+
+    def contents(self, directories: Iterable[str], names: Iterable[str]) -> Contents:
+        """Return the files directly in these directories, links followed, and whether these names exist."""
+        files: dict[str, bytes | None] = {}
+        for path in (f"{directory}/{name}" for directory in directories for name in self.list(directory)):
+            if self.link_target(path) == "/dev/null":
+                files[path] = None
+            elif (content := self.read(path)) is not None:
+                files[path] = content
+        return Contents(files, {name: self.exists(name) for name in names})
 
     def resolve(self, path: str) -> str | None:
-        """The path after links in any component, within the initrd; None if there is nothing."""
+        """The path after links in any component, within the initrd; None if there is nothing. Raises Damaged."""
         rest, done, links = path.strip("/").split("/"), "", 0
         while rest:
+            self._steps += 1
+            if self._steps > MAX_STEPS:
+                raise Damaged(f"more than {MAX_STEPS} steps to follow its paths and links")
+            if len(done) > _PATH_MAX:
+                return None
             name = rest.pop(0)
             if name in ("", "."):
                 continue
@@ -55,13 +91,13 @@ class Tree:
                     return None
         return done if done in self._members else None
 
+    def entry(self, path: str) -> str:
+        """Return the path after links in its directory alone."""
+        directory, name = os.path.split(path)
+        return f"{self.resolve(directory) or directory}/{name}".lstrip("/")
+
     def exists(self, path: str) -> bool:
         return self.resolve(path) is not None
-
-    def lexists(self, path: str) -> bool:
-        """Whether there is something under this name, be it a link to nowhere."""
-        directory = self.resolve(os.path.dirname(path))
-        return f"{directory or os.path.dirname(path)}/{os.path.basename(path)}".lstrip("/") in self._members
 
     def read(self, path: str) -> bytes | None:
         """The content of a regular file, up to MAX_CONTENT; None if there is none."""
@@ -72,17 +108,13 @@ class Tree:
     def list(self, directory: str) -> list[str]:
         """Names in a directory, sorted."""
         found = self.resolve(directory)
-        prefix = f"{found}/"
-        return (
-            sorted(p[len(prefix) :] for p in self._members if p.startswith(prefix) and "/" not in p[len(prefix) :])
-            if found
-            else []
-        )
+        if not found or not stat.S_ISDIR(self._members[found].mode):
+            return []
+        return sorted(os.path.basename(path) for path in self._members if os.path.dirname(path) == found)
 
     def link_target(self, path: str) -> str | None:
         """Where a link points to; None if it is none."""
-        directory = self.resolve(os.path.dirname(path))
-        member = self._members.get(f"{directory}/{os.path.basename(path)}")
+        member = self._members.get(self.entry(path))
         return os.fsdecode(member.content) if member and stat.S_ISLNK(member.mode) else None
 
 
@@ -130,109 +162,119 @@ class _Reader:
         self.position += size
 
 
-def read(paths: Iterable[str]) -> Tree:
-    """The initrd that these files are, one after the other. Raises Damaged, OSError."""
-    contents = [_content(path) for path in paths]
-    return Tree(unpack(contents[0] if len(contents) == 1 else b"".join(map(_aligned, contents))))
+class _Unpacked:
+    """Make a tree of archives, and weigh it."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+        self._tree, self._hard_links = Tree(self.members), dict[tuple[int, ...], str]()
+        self._count = self._kept = 0
+
+    def read(self, reader: _Reader) -> None:
+        """Read all archives that come. Raises Damaged."""
+        while reader.skip_zeros():
+            name, member, inode = _member(reader)
+            self._weigh(len(name) + len(member.content))
+            if name == _TRAILER:
+                self._hard_links.clear()
+            else:
+                self._add(name, member, inode)
+
+    def _weigh(self, size: int) -> None:
+        self._count += 1
+        self._kept += size
+        if self._count > MAX_MEMBERS:
+            raise Damaged(f"more than {MAX_MEMBERS} members")
+        if self._kept > MAX_KEPT:
+            raise Damaged(f"more than {MAX_KEPT} bytes in the names and contents of small files")
+
+    def _add(self, name: str, member: Member, inode: tuple[int, ...]) -> None:
+        if len(os.fsencode(os.path.basename(name))) > NAME_MAX:  # the kernel cannot make such a file
+            return
+        path = self._tree.entry(name)  # the kernel follows links to directories, such as lib, that came before
+        first = self._hard_links.setdefault(inode, path) if inode else path
+        self.members[path] = self._written(path, member) if first == path else self._linked(first, member)
+
+    def _written(self, path: str, member: Member) -> Member:
+        """Return the inode of a name. The kernel writes into a file that has this name, and so into its hard links."""
+        there = self.members.get(path)
+        if not there or not stat.S_ISREG(there.mode) or not stat.S_ISREG(member.mode):
+            return member
+        there.mode, there.content = member.mode, member.content
+        return there
+
+    def _linked(self, first: str, member: Member) -> Member:
+        """Return the inode of the first of some hard links. As a rule only one of them carries the content."""
+        linked = self.members.setdefault(first, member)
+        if stat.S_IFMT(linked.mode) != stat.S_IFMT(member.mode):  # another member took its name since
+            return member
+        linked.content = member.content or linked.content
+        return linked
 
 
-def unpack(content: bytes) -> dict[str, Member]:
-    """The members of all archives. Raises Damaged."""
-    members: dict[str, Member] = {}
-    hard_links: dict[tuple[int, ...], list[str]] = {}
-    for archive in _archives(content):
-        _read_archives(_Reader(archive), members, hard_links)
-    if not members:
+def unpack(*contents: bytes | memoryview) -> Tree:
+    """Read all archives in these files, one after the other. Raises Damaged."""
+    unpacked = _Unpacked()
+    for content in contents:
+        for archive in _archives(content):
+            unpacked.read(_Reader(archive))
+    if not unpacked.members:
         raise Damaged("no cpio archive in it")
-    return members
+    return Tree(unpacked.members)
+
+
+def initrd(content: memoryview) -> memoryview:
+    """Return the initrd in this file: a UKI's section, or all of it. Raises Damaged."""
+    return sections(content, (".initrd",)).get(".initrd", content)
 
 
 @contextmanager
-def written_out(tree: Tree, directories: Iterable[str]) -> Iterator[str]:
-    """A temporary directory with copies of the files directly in some directories of the initrd, for the boot's own code.
-
-    A link to /dev/null stays one (it masks a file), every other link becomes the file that it leads to.
-    """
+def written_out(contents: Contents) -> Iterator[str]:
+    """Make a temporary directory with these files for the boot's own code. A masked file is a link to /dev/null."""
     with TemporaryDirectory(prefix="bootseal-") as top:
-        for directory in directories:
-            target = os.path.join(top, directory)
-            os.makedirs(target, exist_ok=True)
-            for name in tree.list(directory):
-                _write_out(tree, f"{directory}/{name}", os.path.join(target, name))
+        for path, content in contents.files.items():
+            target = os.path.join(top, path)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            if content is None:
+                os.symlink("/dev/null", target)
+            else:
+                with open(target, "xb") as file:
+                    file.write(content)
         yield top
 
 
-def pe_sections(path: str, names: Iterable[str]) -> dict[str, bytes]:
-    """Sections of a PE file, such as .initrd and .cmdline of a UKI; none if it is no PE file. Raises OSError, Damaged."""
-    with _opened(path) as file:
-        return _sections(file, names)
+def sections(content: memoryview, names: Collection[str]) -> dict[str, memoryview]:
+    """Return sections of a PE file, such as .initrd and .cmdline of a UKI; of another file none. Raises Damaged.
 
-
-def _opened(path: str) -> BinaryIO:
-    """A file, or a disk that has the initrd from its start; nothing that one would wait for, or that never ends."""
-    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
-    mode = os.fstat(file.fileno()).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-        file.close()
-        raise Damaged("not a regular file")
-    return file
-
-
-def _sections(file: BinaryIO, names: Iterable[str]) -> dict[str, bytes]:
-    if file.read(2) != b"MZ":
+    Of several with one name the first counts, as it does for systemd-stub.
+    """
+    if bytes(content[:2]) != b"MZ":
         return {}
     try:
-        file.seek(0x3C)
-        header: int = struct.unpack("<I", file.read(4))[0]
-        file.seek(header)
-        signature, _, count, optional = struct.unpack("<4sHH12xH2x", file.read(24))
+        header: int = struct.unpack_from("<I", content, 0x3C)[0]
+        signature, _, count, optional = struct.unpack_from("<4sHH12xH2x", content, header)
         if signature != b"PE\0\0":
             raise Damaged("no PE header")
-        file.seek(header + 24 + optional)
-        table = [struct.unpack("<8sIIII16x", file.read(40)) for _ in range(count)]
+        table = content[header + 24 + optional :][: 40 * count]
+        if len(table) < 40 * count:
+            raise Damaged("a PE file that is cut off")
     except struct.error as error:
         raise Damaged("a PE file that is cut off") from error
-    found, end = {}, file.seek(0, os.SEEK_END)
-    for name, virtual, _, size, offset in table:
+    found: dict[str, memoryview] = {}
+    for name, virtual, _, size, offset in struct.iter_unpack("<8sIIII16x", table):
         text = name.rstrip(b"\0").decode("ascii", "replace")
         if text in names:
-            file.seek(offset)
-            # Memory for as much as is asked for is taken at once, be it there or not.
-            found[text] = file.read(max(0, min(virtual, size, MAX_SIZE, end - offset)))
+            found.setdefault(text, content[offset : offset + min(virtual, size)])
     return found
 
 
-def _content(path: str) -> bytes:
-    with _opened(path) as file:
-        size = file.seek(0, os.SEEK_END)  # a disk's, too
-        file.seek(0)
-        if size > MAX_SIZE:
-            raise Damaged(f"larger than {MAX_SIZE} bytes")
-        sections = _sections(file, (".initrd",))
-        if ".initrd" in sections:
-            return sections[".initrd"]
-        file.seek(0)
-        return file.read(size)
-
-
-def _aligned(content: bytes) -> bytes:
-    return content + bytes(-len(content) % 4)
-
-
-def _write_out(tree: Tree, path: str, target: str) -> None:
-    if tree.link_target(path) == "/dev/null":
-        os.symlink("/dev/null", target)
-        return
-    content = tree.read(path)
-    if content is not None:
-        with open(target, "xb") as file:
-            file.write(content)
-
-
-def _archives(content: bytes) -> Iterator[Iterable[Chunk]]:
-    """Uncompressed stretches, each to be read to its end before the next."""
-    packed = _Packed(memoryview(content))
+def _archives(content: bytes | memoryview) -> Iterator[Iterable[Chunk]]:
+    """Uncompressed stretches, each to be read to its end before the next. Raises Damaged."""
+    packed, count = _Packed(memoryview(content)), 0
     while packed.more():
+        count += 1
+        if count > MAX_ARCHIVES:
+            raise Damaged(f"more than {MAX_ARCHIVES} archives")
         yield packed.compressed() if packed.is_compressed() else [packed.archive()]
 
 
@@ -246,7 +288,7 @@ class _Packed:
     """An initrd, and how far it is read."""
 
     def __init__(self, content: memoryview) -> None:
-        self._content, self._position = content, 0
+        self._content, self._position, self._unpacked = content, 0, 0
 
     def more(self) -> bool:
         self._position = _after_zeros(self._content, self._position)
@@ -260,22 +302,23 @@ class _Packed:
         """One archive that is not compressed."""
         start = self._position
         reader = _Reader([self._content[start:]])
-        while not self.is_compressed():
+        for _ in range(MAX_MEMBERS + 1):
+            if self.is_compressed():
+                break
             name, _, _ = _member(reader)
             self._position = start + reader.position
-            if name == "TRAILER!!!":
+            if name == _TRAILER:
                 break
         return self._content[start : self._position]
 
     def compressed(self) -> Iterator[Chunk]:
         """One compressed stretch. No member goes on in the next: "junk at the end of compressed archive" (init/initramfs.c)."""
-        total = 0
         unpacking = decompress(self._content[self._position :])
         try:
             while True:
                 chunk = next(unpacking)
-                total += len(chunk)
-                if total > MAX_SIZE:
+                self._unpacked += len(chunk)
+                if self._unpacked > MAX_SIZE:
                     raise Damaged(f"unpacks to more than {MAX_SIZE} bytes")
                 yield chunk
         except StopIteration as end:
@@ -284,48 +327,28 @@ class _Packed:
             unpacking.close()
 
 
-def _read_archives(reader: _Reader, members: dict[str, Member], hard_links: dict[tuple[int, ...], list[str]]) -> None:
-    while reader.skip_zeros():
-        name, member, inode = _member(reader)
-        if name == "TRAILER!!!":
-            hard_links.clear()
-            continue
-        directory, base = os.path.split(name)
-        # The kernel follows links to directories, such as lib, that came before.
-        name = f"{Tree(members).resolve(directory) or directory}/{base}".lstrip("/")
-        members[name] = member
-        if inode:
-            _join_links(members, hard_links.setdefault(inode, []), name)
-
-
-def _join_links(members: dict[str, Member], names: list[str], name: str) -> None:
-    """Of hard links to one file, only one carries the content."""
-    member = members[name]
-    if not stat.S_ISREG(member.mode):
-        return
-    names.append(name)
-    content = member.content or next((members[n].content for n in names if members[n].content), b"")
-    for other in names if content else ():
-        members[other] = members[other]._replace(content=content)
-
-
 def _member(reader: _Reader) -> tuple[str, Member, tuple[int, ...]]:
     """(name, member, inode), the latter empty for a file without further links: some tools write 0 for all."""
     header = reader.take(_HEADER)
     if not header.startswith(_MAGIC) or len(header) < _HEADER:
         raise Damaged("no cpio archive where one belongs")
-    try:
-        fields = [int(header[i : i + 8], 16) for i in range(6, _HEADER, 8)]
-    except ValueError as error:
-        raise Damaged("a cpio header that is damaged") from error
+    if not _NUMBERS.fullmatch(header, 6):
+        raise Damaged("a cpio header with something else than hexadecimal digits")
+    fields = [int(header[i : i + 8], 16) for i in range(6, _HEADER, 8)]
     inode, mode, links, size, name_size = fields[0], fields[1], fields[4], fields[6], fields[11]
-    name = reader.take(name_size).rstrip(b"\0")
+    if not 0 < name_size <= _PATH_MAX or (stat.S_ISLNK(mode) and size > _PATH_MAX):
+        raise Damaged(f"a cpio member without a name, or with a name or link of more than {_PATH_MAX} bytes")
+    name, end, _ = reader.take(name_size).partition(b"\0")
+    if not end:
+        raise Damaged("a cpio member whose name is cut off")
     reader.skip(-(_HEADER + name_size) % 4)
     kept = 0 if stat.S_ISDIR(mode) else min(size, MAX_CONTENT)
     content = reader.take(kept)
     if len(content) < kept or not reader.skip(size - kept):
         raise Damaged("a cpio archive that is cut off")
     reader.skip(-size % 4)
-    identity = (inode, fields[7], fields[8]) if links > 1 else ()
-    path = os.path.normpath(os.fsdecode(name)).lstrip("/")
-    return path, Member(mode, content), identity
+    linked = links > 1 and not stat.S_ISLNK(mode) and not stat.S_ISDIR(mode)
+    identity = (inode, fields[7], fields[8], stat.S_IFMT(mode)) if linked else ()
+    # There is nothing above /.
+    path = os.path.normpath("/" + os.fsdecode(name)).lstrip("/")
+    return path, Member(mode, content.partition(b"\0")[0] if stat.S_ISLNK(mode) else content), identity

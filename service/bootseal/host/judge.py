@@ -17,25 +17,27 @@ from ..errors import Refusal
 from ..linux import files, syscall
 from ..values import BootKeyring, Deployment, Pinned, Policy, Request
 from . import sysroot as sysroots
-from .initrdfile import Tree
+from .initrdfile import Contents
 from .sysroot import Found
 
 Record = dict[str, Any]
 _UNIT = "initrd-root-fs.target.requires/bootseal.service"
 _PREPARE_ROOT = "usr/lib/ostree/ostree-prepare-root"
-_UNIT_DIRECTORIES = ("usr/lib/systemd/system", "lib/systemd/system", "etc/systemd/system")
+_UNITS = tuple(f"{top}/systemd/system/{_UNIT}" for top in ("usr/lib", "lib", "etc"))
+_PACKAGE = "usr/lib/bootseal"
+INITRD_NAMES = (*_UNITS, _PACKAGE, _PREPARE_ROOT)  # what is asked of an initrd beside its files
 
 
 class Source(NamedTuple):
     """Where configuration and certificates are: a directory that stands for the initrd's /, and what it came from.
 
-    `keys` replaces the certificates, `tree` is the whole initrd; both may be missing.
+    `keys` replaces the certificates, `initrd` is what the initrd holds; both may be missing.
     """
 
     directory: str
     name: str
     keys: str | None = None
-    tree: Tree | None = None
+    initrd: Contents | None = None
 
 
 def judge(found: Found, sysroot: str, source: Source) -> Record:
@@ -54,7 +56,7 @@ def _judge(found: Found, sysroot: str, source: Source) -> Record:
     except Refusal as refusal:
         verdict = refusal.verdict
         # Files of the initrd were copied to a directory of ours, whose name says nothing to anybody.
-        message = str(refusal).replace(source.directory + "/", "/") if source.tree else str(refusal)
+        message = str(refusal).replace(source.directory + "/", "/") if source.initrd else str(refusal)
         unprivileged = os.geteuid() != 0 and isinstance(refusal.__cause__, PermissionError)
         hint = "run as root" if unprivileged else refusal.hint
         ending = {"verdict": verdict.name, "message": message, "hint": hint, "exit_status": verdict.exit_status}
@@ -63,8 +65,8 @@ def _judge(found: Found, sysroot: str, source: Source) -> Record:
 
 def _stages(found: Found, sysroot: str, source: Source, recorder: report.Recorder, missing: list[str]) -> None:
     """boot.py's own order."""
-    if source.tree:
-        _check_initrd(source.tree, source.name)
+    if source.initrd:
+        _check_initrd(source.initrd, source.name)
     policy = config.load(source.directory)
     boot_keyring = keyring.load(certificates(source))
     recorder.keyring(boot_keyring)
@@ -125,12 +127,12 @@ def certificates(source: Source) -> list[str]:
     return [os.path.join(source.keys, name) for name in names]
 
 
-def _check_initrd(tree: Tree, name: str) -> None:
+def _check_initrd(contents: Contents, name: str) -> None:
     """What the initrd build refuses, too. Raises Refusal."""
-    if not any(tree.exists(f"{directory}/{_UNIT}") for directory in _UNIT_DIRECTORIES) or not tree.exists("usr/lib/bootseal"):
+    if not any(map(contents.exists, _UNITS)) or not contents.exists(_PACKAGE):
         hint = 'add_dracutmodules+=" bootseal " in a file of /etc/dracut.conf.d, and build the initrd again'
         raise Refusal(messages.NO_KEYS, "bootseal is not in this initrd: it would check nothing", name, hint)
-    if tree.exists(_PREPARE_ROOT):
+    if contents.exists(_PREPARE_ROOT):
         hint = 'omit_dracutmodules+=" ostree " in a file of /etc/dracut.conf.d, and build the initrd again'
         raise Refusal(
             messages.BAD_CONFIG, "ostree-prepare-root is in this initrd, too, and would mount the root unchecked", name, hint

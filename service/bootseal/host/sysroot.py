@@ -13,7 +13,7 @@ from .. import booted, cmdline, deployment, messages
 from ..errors import DISK_FAILED, LEADS_NOWHERE, Refusal, reason
 from ..linux import files
 from ..values import Deployment, Request
-from . import initrdfile, variant
+from . import reader, variant
 from .output import IO_ERROR, NO_INPUT, USAGE, Failure, os_failure, warning
 
 STAGED = "/run/ostree/staged-deployment"
@@ -201,20 +201,20 @@ def _boot_entries(sysroot: str) -> list[Found]:
         found += _found(sysroot, options, initrds)
     for uki_directory in _UKI_DIRECTORIES:
         directory = os.path.join(sysroot, uki_directory)
-        for name in reversed(_listed(directory, ".efi")):
-            found += _found_uki(sysroot, os.path.join(directory, name))
+        found += _found_ukis(sysroot, directory)
     return found
 
 
-def _found_uki(sysroot: str, path: str) -> list[Found]:
+def _found_ukis(sysroot: str, directory: str) -> list[Found]:
+    paths = [os.path.join(directory, name) for name in reversed(_listed(directory, ".efi"))]
     try:
-        options = initrdfile.pe_sections(path, (".cmdline",)).get(".cmdline", b"")
-    except OSError as error:
-        _check_disk(error, path)
-        return []
-    except initrdfile.Damaged:
-        return []
-    return _found(sysroot, options.rstrip(b"\0").decode(errors="replace").strip(), (path,))
+        lines = reader.command_lines(paths)
+    except (OSError, reader.Damaged) as error:
+        if isinstance(error, OSError):
+            _check_disk(error, directory)
+        hint = "remove those that no deployment needs"
+        raise Failure(NO_INPUT, f"Failed to read the unified kernel images in {directory}: {error}", hint) from error
+    return [found for path, options in lines.items() for found in _found(sysroot, options, (path,))]
 
 
 def _found(sysroot: str, options: str, initrds: tuple[str, ...]) -> list[Found]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO
 
 _BUFFER = 1 << 18  # how much is unpacked at once, at most
+_MAX_BLOCKS = 1 << 20  # of a zstd frame; a full block has 128 KiB
+_SAID = 500  # bytes of a program's error that are passed on
 
 Chunk = bytes | memoryview
 # Gives what comes out of compressed data, each piece valid until the next one; returns how many bytes went in.
@@ -82,14 +84,15 @@ def _zstd_frame_size(data: memoryview) -> int:
     single_segment = descriptor >> 5 & 1
     content_size = (single_segment, 2, 4, 8)[descriptor >> 6]
     position = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3] + content_size
-    last = False
-    while not last:
+    for _ in range(_MAX_BLOCKS):
         header = int.from_bytes(data[position : position + 3], "little")
         last, kind, size = bool(header & 1), header >> 1 & 3, header >> 3
         position += 3 + (1 if kind == 1 else size)  # kind 1: one byte, repeated
         if position > len(data):
             raise ValueError("cut off")
-    return position + 4 * (descriptor >> 2 & 1)
+        if last:
+            return position + 4 * (descriptor >> 2 & 1)
+    raise ValueError(f"more than {_MAX_BLOCKS} blocks")
 
 
 def _lz4(data: memoryview) -> Unpacking:
@@ -112,7 +115,8 @@ def _program(name: str, data: memoryview) -> Iterator[memoryview]:
                 raise
         if process.returncode:
             said.seek(0)
-            raise ValueError(f"{name}: {said.read().decode(errors='replace').strip()}")
+            what = said.read(_SAID).decode(errors="replace").strip()
+            raise ValueError(f"{name}: {what or f'exit status {process.returncode}'}")
 
 
 def _memory(content: Chunk) -> BinaryIO:
