@@ -139,6 +139,8 @@ _bootseal_install_units() {
     _bootseal_install_file "$systemdsystemunitdir/bootseal.service"
     _bootseal_install_file "$moddir/bootseal-guard.service" "$systemdsystemunitdir/bootseal-guard.service"
     _bootseal_install_file "$moddir/initrd-system.conf" /usr/lib/systemd/system.conf.d/50-bootseal.conf
+    _bootseal_install_file "$moddir/keyring-setup-initrd.conf" \
+        "$systemdsystemunitdir/systemd-keyring-setup.service.d/60-bootseal-initrd.conf"
     for _unit in emergency dracut-emergency; do
         _bootseal_install_file "$moddir/emergency.conf" "$systemdsystemunitdir/$_unit.service.d/50-bootseal.conf"
     done
