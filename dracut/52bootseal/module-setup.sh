@@ -118,19 +118,31 @@ _bootseal_install_python() {
 }
 
 _bootseal_install_configuration() {
-    local _directory _file
+    local _directory _file _os
     for _directory in /usr/lib /etc; do
         for _file in "$_directory"/{bootseal/bootseal.conf,bootseal/bootseal.conf.d/*.conf,ostree/prepare-root.conf} \
             "$_directory"/bootseal/keys.d/*.{crt,pem,cer,der}; do
-            [[ -e $_file || -L $_file ]] || continue
-            if [[ $(readlink -f "$_file") == /dev/null ]]; then
-                # masks the file of the same name in /usr/lib
-                mkdir -p "$initdir${_file%/*}" && ln -sf /dev/null "$initdir$_file"
-            else
-                _bootseal_install_file "$_file"
-            fi
+            _bootseal_install_or_mask "$_file"
         done
     done
+    # If several files name one, config.py knows which counts, and reads no other.
+    while read -r _os; do
+        [[ $_os == no ]] && continue
+        for _file in {/etc,/usr/local/share,/usr/share}/voa/"$_os"/kernel-keyring/fs-verity/x509/*-certificate.pem; do
+            _bootseal_install_or_mask "$_file"
+        done
+    done < <(sed -En 's/^[[:space:]]*VOA[[:space:]]*=[[:space:]]*(.*[^[:space:]])[[:space:]]*$/\1/p' \
+        "$initdir"/{usr/lib,etc}/bootseal/{bootseal.conf,bootseal.conf.d/*.conf} 2> /dev/null | sort -u)
+}
+
+# A file where there is one; a link to /dev/null masks files of the same name.
+_bootseal_install_or_mask() {
+    [[ -e $1 || -L $1 ]] || return 0
+    if [[ $(readlink -f "$1") == /dev/null ]]; then
+        mkdir -p "$initdir${1%/*}" && ln -sf /dev/null "$initdir$1"
+    else
+        _bootseal_install_file "$1"
+    fi
 }
 
 _bootseal_install_units() {

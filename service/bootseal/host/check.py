@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-from .. import image, keyring, messages
+from .. import config, image, keyring, messages
 from ..values import BootKeyring
 from . import explain, initrdfile, objects
 from . import sysroot as sysroots
@@ -110,7 +110,7 @@ class Checker:
             return
         paths = (self._arguments.initrd,) if self._arguments.initrd else sysroots.initrd_files(found, self._sysroot)
         tree = self._tree(paths, found)
-        with initrdfile.written_out(tree, _DIRECTORIES) as directory:
+        with initrdfile.written_out(tree, [*_DIRECTORIES, *_voa_directories(tree)]) as directory:
             yield Source(directory, " ".join(paths), tree=tree)
 
     def _tree(self, paths: tuple[str, ...], found: Found) -> initrdfile.Tree:
@@ -159,6 +159,12 @@ def _checked(checker: Checker, found: Found) -> Record:
             "exit_status": failure.status,
             "missing": [],
         }
+
+
+def _voa_directories(tree: initrdfile.Tree) -> list[str]:
+    """Where an initrd may have certificates of VOA; which of them count, its configuration says."""
+    places = [(top, name) for top in config.VOA_DIRECTORIES for name in tree.list(top) if config.is_os_name(name)]
+    return [f"{top}/{name}/{config.VOA_PURPOSE}" for top, name in places]
 
 
 def _directory(path: str) -> str:

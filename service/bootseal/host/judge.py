@@ -124,9 +124,15 @@ def _check_writable(deployment: Deployment, policy: Policy, path: str, recorder:
 def certificates(source: Source) -> list[str]:
     """The paths of the boot keyring's files."""
     if source.keys is None:
-        return config.drop_ins(source.directory, keyring.DIRECTORY, keyring.SUFFIXES)
+        return config.certificates(source.directory, keyring.DIRECTORY, keyring.SUFFIXES, _voa(source))
     names = sorted(name for name in os.listdir(source.keys) if name.endswith(keyring.SUFFIXES) and not name.startswith("."))
     return [os.path.join(source.keys, name) for name in names]
+
+
+def _voa(source: Source) -> str:
+    with suppress(Refusal):  # which has its own verdict
+        return config.load(source.directory).voa
+    return ""
 
 
 def _check_initrd(tree: Tree, name: str) -> None:
