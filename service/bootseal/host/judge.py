@@ -17,13 +17,13 @@ from .. import builtin, candidate, config, enroll, image, initrd, kernelkeys, ke
 from ..errors import Refusal
 from ..linux import files
 from ..values import BootKeyring, Deployment, Pinned, Policy, Request
+from . import bypasses
 from . import sysroot as sysroots
 from .initrdfile import Tree
 from .sysroot import Found
 
 Record = dict[str, Any]
 _UNIT = "initrd-root-fs.target.requires/bootseal.service"
-_PREPARE_ROOT = "usr/lib/ostree/ostree-prepare-root"
 _UNIT_DIRECTORIES = ("usr/lib/systemd/system", "lib/systemd/system", "etc/systemd/system")
 
 
@@ -140,10 +140,11 @@ def _check_initrd(tree: Tree, name: str) -> None:
     if not any(tree.exists(f"{directory}/{_UNIT}") for directory in _UNIT_DIRECTORIES) or not tree.exists("usr/lib/bootseal"):
         hint = 'add_dracutmodules+=" bootseal " in a file of /etc/dracut.conf.d, and build the initrd again'
         raise Refusal(messages.NO_KEYS, "bootseal is not in this initrd: it would check nothing", name, hint)
-    if tree.exists(_PREPARE_ROOT):
-        hint = 'omit_dracutmodules+=" ostree " in a file of /etc/dracut.conf.d, and build the initrd again'
+    if bypass := next(bypasses.found(tree), None):
+        module, path = bypass
+        hint = f'omit_dracutmodules+=" {module} " in a file of /etc/dracut.conf.d, and build the initrd again'
         raise Refusal(
-            messages.BAD_CONFIG, "ostree-prepare-root is in this initrd, too, and would mount the root unchecked", name, hint
+            messages.BAD_CONFIG, f"dracut module '{module}' is in this initrd, too, and undoes the check ({path})", name, hint
         )
 
 
