@@ -73,26 +73,35 @@ install() {
     return 0
 }
 
-# No other module may mount the root, and none may mount or run something from the disk after us.
+# No other module may mount the root, and none may mount or run something from the disk after us. bootseal/host/bypasses.py
+# knows the same modules by the files that they leave in an initrd.
 _bootseal_check_modules() {
     local _module
-    for _module in ostree bootc; do
-        dracut_module_included "$_module" \
-            && _bootseal_fatal "dracut module '$_module' mounts the root without this check: omit_dracutmodules+=\" $_module \""
+    for _module in $modules_loaded $mods_to_load; do
+        case $_module in
+            # Named by whoever ships it: 51bootc, 37composefs and others.
+            ostree | *bootc* | *composefs*) _bootseal_refuse "$_module" "mounts the root without this check" ;;
+        esac
     done
-    # These are in an initrd only where somebody asked for them.
-    for _module in selinux masterkey integrity ecryptfs; do
-        dracut_module_included "$_module" \
-            && _bootseal_fatal "dracut module '$_module' runs a file of the disk's /etc as root: omit_dracutmodules+=\" $_module \""
+    # These are in an initrd only where somebody asked for them. A module comes before those that it depends on.
+    for _module in ignition-ostree selinux masterkey integrity ecryptfs convertfs; do
+        dracut_module_included "$_module" && _bootseal_refuse "$_module" "runs a file of the disk's /etc as root"
     done
-    # fstab-sys mounts what the disk's /etc/fstab.sys says.
-    for _module in usrmount resume fstab-sys; do
+    for _module in livenet dmsquash-live-autooverlay dmsquash-live overlayfs-crypt overlayfs lvmmerge kernel-modules-export ignition; do
+        dracut_module_included "$_module" && _bootseal_refuse "$_module" "changes the verified root before the switch"
+    done
+    # fstab-sys mounts what the disk's /etc/fstab.sys says, nfs its rpc_pipefs where links in the disk's /var lead, overlay-root
+    # an overlay over the root.
+    for _module in usrmount resume fstab-sys nfs overlay-root; do
         # dracut installs modules by number, so these, which come later, can still be left out.
         mods_to_load=${mods_to_load// $_module / }
-        [[ " $modules_loaded " == *" $_module "* ]] \
-            && _bootseal_fatal "dracut module '$_module' undoes the check: omit_dracutmodules+=\" $_module \""
+        [[ " $modules_loaded " == *" $_module "* ]] && _bootseal_refuse "$_module" "undoes the check"
     done
     return 0
+}
+
+_bootseal_refuse() {
+    _bootseal_fatal "dracut module '$1' $2: omit_dracutmodules+=\" $1 \""
 }
 
 _bootseal_install_python() {
@@ -119,19 +128,31 @@ _bootseal_install_python() {
 }
 
 _bootseal_install_configuration() {
-    local _directory _file
+    local _directory _file _os
     for _directory in /usr/lib /etc; do
         for _file in "$_directory"/{bootseal/bootseal.conf,bootseal/bootseal.conf.d/*.conf,ostree/prepare-root.conf} \
             "$_directory"/bootseal/keys.d/*.{crt,pem,cer,der}; do
-            [[ -e $_file || -L $_file ]] || continue
-            if [[ $(readlink -f "$_file") == /dev/null ]]; then
-                # masks the file of the same name in /usr/lib
-                mkdir -p "$initdir${_file%/*}" && ln -sf /dev/null "$initdir$_file"
-            else
-                _bootseal_install_file "$_file"
-            fi
+            _bootseal_install_or_mask "$_file"
         done
     done
+    # If several files name one, config.py knows which counts, and reads no other.
+    while read -r _os; do
+        [[ $_os == no ]] && continue
+        for _file in {/etc,/usr/local/share,/usr/share}/voa/"$_os"/kernel-keyring/fs-verity/x509/*-certificate.pem; do
+            _bootseal_install_or_mask "$_file"
+        done
+    done < <(sed -En 's/^[[:space:]]*VOA[[:space:]]*=[[:space:]]*(.*[^[:space:]])[[:space:]]*$/\1/p' \
+        "$initdir"/{usr/lib,etc}/bootseal/{bootseal.conf,bootseal.conf.d/*.conf} 2> /dev/null | sort -u)
+}
+
+# A file where there is one; a link to /dev/null masks files of the same name.
+_bootseal_install_or_mask() {
+    [[ -e $1 || -L $1 ]] || return 0
+    if [[ $(readlink -f "$1") == /dev/null ]]; then
+        mkdir -p "$initdir${1%/*}" && ln -sf /dev/null "$initdir$1"
+    else
+        _bootseal_install_file "$1"
+    fi
 }
 
 _bootseal_install_units() {
@@ -140,6 +161,8 @@ _bootseal_install_units() {
     _bootseal_install_file "$systemdsystemunitdir/bootseal.service"
     _bootseal_install_file "$moddir/bootseal-guard.service" "$systemdsystemunitdir/bootseal-guard.service"
     _bootseal_install_file "$moddir/initrd-system.conf" /usr/lib/systemd/system.conf.d/50-bootseal.conf
+    _bootseal_install_file "$moddir/keyring-setup-initrd.conf" \
+        "$systemdsystemunitdir/systemd-keyring-setup.service.d/60-bootseal-initrd.conf"
     for _unit in emergency dracut-emergency; do
         _bootseal_install_file "$moddir/emergency.conf" "$systemdsystemunitdir/$_unit.service.d/50-bootseal.conf"
     done
@@ -160,11 +183,19 @@ _bootseal_install_last_look() {
     sed "s|@COMMAND@|$_command|" "$moddir/initrd-switch-root.conf" > "$initdir$_unit.d/50-bootseal.conf"
 }
 
-# What systemd brings that would put something else in place of what was verified.
+# What others bring by themselves that would put something else in place of what was verified.
 _bootseal_remove_bypasses() {
+    local _hook
     rm -f "$initdir$systemdutildir"/system-generators/systemd-{debug,hibernate-resume}-generator \
         "$initdir$systemdsystemunitdir"/{,*.wants/,*.requires/}systemd-{sysext,confext}*.service \
-        "$initdir$systemdsystemconfdir"/{,*.wants/,*.requires/}systemd-{sysext,confext}*.service
+        "$initdir"/etc/systemd/system/{,*.wants/,*.requires/}systemd-{sysext,confext}*.service
+    # In every initrd where crypto-policies is installed, and before us. With fips=1 it mounts over the root what links in the
+    # disk's /etc lead to.
+    for _hook in "$initdir"/{var/lib,usr/lib,etc}/dracut/hooks/pre-pivot/*-fips-crypto-policies.sh; do
+        [[ -e $_hook ]] || continue
+        rm -f "$_hook"
+        dwarn "bootseal: the hook of dracut module 'fips-crypto-policies' is left out: for fips=1, set the policy FIPS in the image"
+    done
 }
 
 # The boot's own code reads the boot's own configuration and keyring, in the tree that was made.

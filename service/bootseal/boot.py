@@ -27,7 +27,7 @@ def _boot(recorder: report.Recorder) -> int:
     # No disk until the keyring is sealed.
     recorder.begin("configuration", "Reading the configuration and the boot keyring...")
     policy = config.load()
-    boot_keyring = keyring.load(config.drop_ins("/", keyring.DIRECTORY, keyring.SUFFIXES))
+    boot_keyring = keyring.load(config.certificates("/", keyring.DIRECTORY, keyring.SUFFIXES, policy.voa))
     recorder.keyring(boot_keyring)
 
     recorder.begin("keyring", "Loading and sealing the kernel keyring...")

@@ -17,10 +17,17 @@ _BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "fal
 _BOOLEAN_NAMES = ("yes", "no")
 _METHODS = ("keyring", "fsverity", "none")
 _ON_REFUSAL = ("emergency", "reboot", "poweroff")
+_OS = ("no",)  # or the name of an operating system
+_OS_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._:-")
+# File Hierarchy for the Verification of OS Artifacts. Not its /run: system credentials put certificates there.
+VOA_DIRECTORIES = ("etc/voa", "usr/local/share/voa", "usr/share/voa")
+VOA_PURPOSE = "kernel-keyring/fs-verity/x509"
+_VOA_SUFFIX = "-certificate.pem"
 
 # Every key there is, what it may be, and what it is without a file.
 KEYS: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("Keyring", "Seal"): (_BOOLEAN_NAMES, "yes"),
+    ("Keyring", "VOA"): (_OS, "no"),
     ("Enroll", "Method"): (_METHODS, "keyring"),
     ("Enroll", "Required"): (_BOOLEAN_NAMES, "no"),
     ("Policy", "OnRefusal"): (_ON_REFUSAL, "emergency"),
@@ -37,6 +44,7 @@ def load(initrd: str = "/") -> Policy:
             settings[key] = _checked(key, value, path)
     return Policy(
         seal=_BOOLEANS[settings["Keyring", "Seal"]],
+        voa="" if settings["Keyring", "VOA"] == "no" else settings["Keyring", "VOA"],
         method=settings["Enroll", "Method"],
         required=_BOOLEANS[settings["Enroll", "Required"]],
         on_refusal=settings["Policy", "OnRefusal"],
@@ -53,6 +61,34 @@ def drop_ins(initrd: str, name: str, suffixes: tuple[str, ...]) -> list[str]:
             if entry.endswith(suffixes) and not entry.startswith("."):
                 found.setdefault(entry, os.path.join(folder, entry))
     return [path for _, path in sorted(found.items()) if os.path.realpath(path) != "/dev/null"]
+
+
+def certificates(initrd: str, directory: str, suffixes: tuple[str, ...], os_name: str) -> list[str]:
+    """Paths of the boot keyring's files, for boot, build and verify: keys.d (`directory`), then VOA's for `os_name`, if any."""
+    return drop_ins(initrd, directory, suffixes) + (voa(initrd, os_name) if os_name else [])
+
+
+def voa(initrd: str, os_name: str) -> list[str]:
+    """Paths of the certificates that VOA has for fs-verity in this operating system.
+
+    Every file counts, whatever has the same name elsewhere. A link to /dev/null masks its name in all directories.
+    """
+    found: list[str] = []
+    masked: set[str] = set()
+    for directory in VOA_DIRECTORIES:
+        folder = os.path.join(initrd, directory, os_name, VOA_PURPOSE)
+        for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            path = os.path.join(folder, entry)
+            if os.path.realpath(path) == "/dev/null":
+                masked.add(entry)
+            elif entry.endswith(_VOA_SUFFIX) and not entry.startswith("."):
+                found.append(path)
+    return [path for path in found if os.path.basename(path) not in masked]
+
+
+def is_os_name(text: str) -> bool:
+    """Whether it can be the name of an operating system in VOA's paths, such as debian or debian:13."""
+    return text not in _BOOLEANS and set(text) <= _OS_CHARACTERS and text[:1].isalnum()
 
 
 def parse(text: str, path: str) -> Settings:
@@ -99,8 +135,11 @@ def _checked(key: tuple[str, str], value: str, path: str) -> str:
     if key not in KEYS:
         raise _bad(f"unknown key [{section}] {name}=", path)
     allowed, _ = KEYS[key]
+    if allowed is _OS and is_os_name(value):
+        return value
     if value not in (_BOOLEANS if allowed is _BOOLEAN_NAMES else allowed):
-        raise _bad(f"[{section}] {name}={value}: not one of {', '.join(allowed)}", path)
+        what = "neither no nor the name of an operating system" if allowed is _OS else f"not one of {', '.join(allowed)}"
+        raise _bad(f"[{section}] {name}={value}: {what}", path)
     return value
 
 

@@ -8,7 +8,6 @@ Order and permission masks were tried against root with all capabilities. SEARCH
 keyring, because it is what KEYCTL_INVALIDATE needs; that also keeps the kernel's search for certificates out of it.
 """
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -22,7 +21,6 @@ RING = "bootseal"
 _RING_OPEN = 0x37370000
 # possessor: search; user: view, read. Neither write, link nor setattr for anybody.
 _KERNEL_KEYRING_LOCKED = 0x08030000
-_LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOPKG)
 
 
 def load(keyring: BootKeyring, *, ring: bool, seal: bool) -> KernelKeys:
@@ -96,7 +94,8 @@ def _noting(missing: list[Missing], what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        missing.append(Missing(f"{what}: {reason(error)}", error.errno in _LACKING))
+        # Not `lacking`, whatever the errno: this kernel has the ring, and another program's restriction may give any of them.
+        missing.append(Missing(f"{what}: {reason(error)}", lacking=False))
 
 
 def _members(anchor: int) -> dict[str, int]:
@@ -112,8 +111,8 @@ def _make_ring(anchor: int) -> int:
     # Made where this process possesses it: a service's session keyring need not lead to root's user keyring.
     ring = keyctl.add_key("keyring", RING, None, keyctl.PROCESS_KEYRING)
     keyctl.set_permissions(ring, _RING_OPEN)
+    keyctl.link(ring, anchor)  # first: where this fails, no ring that looks like the genuine one stays
     keyctl.link(ring, keyctl.USER_KEYRING)
-    keyctl.link(ring, anchor)
     return ring
 
 

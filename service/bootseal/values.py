@@ -27,6 +27,7 @@ class Policy(NamedTuple):
     """bootseal.conf of the initrd, see bootseal.conf(5)."""
 
     seal: bool
+    voa: str
     method: str
     required: bool
     on_refusal: str

@@ -385,6 +385,11 @@ MUTATIONS: dict[str, tuple[Callable[[Path, Root], object], int, str]] = {
     "no-keys": (lambda d, r: r.set_initrd(_initrd(**{"etc/bootseal/keys.d/a.pem": b""})), 78, "no-keys"),
     "bad-config": (lambda d, r: r.set_initrd(_initrd(**{"etc/bootseal/bootseal.conf": b"[No]\na=b\n"})), 78, "bad-config"),
     "prepare-root": (lambda d, r: r.set_initrd(_initrd(**{"usr/lib/ostree/ostree-prepare-root": b""})), 78, "bad-config"),
+    "hook": (
+        lambda d, r: r.set_initrd(_initrd(**{"var/lib/dracut/hooks/pre-pivot/01-fips-crypto-policies.sh": b""})),
+        78,
+        "bad-config",
+    ),
     "kernel": (lambda d, r: (d / "usr/lib/modules/6.12/config").write_text("CONFIG_FS_VERITY=y\n"), 69, "unsupported"),
     "untrusted": (
         lambda d, r: r.set_initrd(_initrd(**{"etc/bootseal/keys.d/a.pem": certificate("p384").read_bytes()})),
@@ -406,6 +411,38 @@ def test_verify_with_the_initrd_of_the_boot_entry(
     change(signed_root.top / f"ostree/deploy/os/deploy/{A}.0", signed_root)
     code, record = _verify(signed_root)
     assert (code, record["verdict"]) == (status, verdict), record
+
+
+def test_a_module_that_undoes_the_check_is_named(signed_root: Root) -> None:
+    signed_root.set_initrd(_initrd(**{"usr/lib/systemd/system/composefs-setup-root.service": b""}))
+    record = _verify(signed_root)[1]
+    assert "dracut module 'composefs' is in this initrd, too, and undoes the check (usr/lib/" in str(record["message"])
+    assert 'omit_dracutmodules+=" composefs "' in str(record["hint"])
+
+
+VOA = "usr/share/voa/os/kernel-keyring/fs-verity/x509/a-certificate.pem"
+
+
+@pytest.mark.parametrize(
+    ("configuration", "path", "trusted"),
+    [
+        (b"[Keyring]\nVOA=os\n", VOA, True),
+        (b"[Keyring]\nVOA=os:1\n", VOA.replace("/os/", "/os:1/"), True),
+        (b"[Keyring]\nVOA=os\n", VOA.replace("usr/share", "etc"), True),
+        (b"[Keyring]\nVOA=no\n", VOA, False),
+        (b"", VOA, False),
+        (b"[Keyring]\nVOA=other\n", VOA, False),
+        (b"[Keyring]\nVOA=os\n", VOA.replace("usr/share", "run"), False),
+    ],
+)
+def test_certificates_of_voa(signed_root: Root, configuration: bytes, path: str, *, trusted: bool) -> None:
+    pem = certificate("p256").read_bytes()
+    signed_root.set_initrd(
+        _initrd(**{"etc/bootseal/keys.d/a.pem": b"", path: pem, "etc/bootseal/bootseal.conf.d/1.conf": configuration})
+    )
+    record = _verify(signed_root)[1]
+    assert (record["verdict"] in ("unsupported", "image-unsealed")) is trusted, record
+    assert trusted or record["verdict"] == "no-keys"
 
 
 @pytest.mark.parametrize("lacking", ["FS_VERITY", "EROFS_FS", "OVERLAY_FS"])

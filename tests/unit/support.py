@@ -274,7 +274,7 @@ def deployment(**changes: Any) -> Deployment:
 
 def policy(**changes: Any) -> Policy:
     root = RootConfig(sysroot_readonly=True, root_transient=False, root_readonly=True, etc_transient=False)
-    return Policy(seal=True, method="keyring", required=False, on_refusal="emergency", root=root)._replace(**changes)
+    return Policy(seal=True, voa="", method="keyring", required=False, on_refusal="emergency", root=root)._replace(**changes)
 
 
 def kernel_keys(**changes: Any) -> KernelKeys:

@@ -151,6 +151,14 @@ def test_configuration_of_the_keyring(method: str, *, ring: bool, seal: bool, st
     assert stages.given["kernelkeys.load"][1:] == (ring, seal)
 
 
+@pytest.mark.parametrize("voa", ["", "os"])
+def test_the_files_of_the_boot_keyring(voa: str, stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages.values["config.load"] = support.policy(voa=voa)
+    monkeypatch.setattr(config, "certificates", lambda *arguments: [arguments])
+    boot.main()
+    assert stages.given["keyring.load"] == ([("/", keyring.DIRECTORY, keyring.SUFFIXES, voa)],)
+
+
 @pytest.mark.parametrize("stage", ORDER)
 @pytest.mark.parametrize("verdict", [messages.UNTRUSTED_SIGNER, messages.IO_ERROR], ids=lambda v: v.name)
 def test_a_refusal_ends_it(stage: str, verdict: messages.Verdict, stages: Stages) -> None:

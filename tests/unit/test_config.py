@@ -12,6 +12,7 @@ from unit.support import TREE, refusal, verdict
 
 DEFAULT = Policy(
     seal=True,
+    voa="",
     method="keyring",
     required=False,
     on_refusal="emergency",
@@ -52,6 +53,8 @@ def test_the_shipped_file_names_every_key_with_its_default(tmp_path: Path) -> No
 VALUES: dict[str, tuple[str, str, Any]] = {
     **{f"Seal={v}": ("[Keyring]", "seal", True) for v in ("yes", "true", "on", "1")},
     **{f"Seal={v}": ("[Keyring]", "seal", False) for v in ("no", "false", "off", "0")},
+    "VOA=no": ("[Keyring]", "voa", ""),
+    **{f"VOA={v}": ("[Keyring]", "voa", v) for v in ("debian", "debian:13", "a", "my-os:1.2_3:server", "9front")},
     **{f"Method={v}": ("[Enroll]", "method", v) for v in ("keyring", "fsverity", "none")},
     "Required=yes": ("[Enroll]", "required", True),
     **{f"OnRefusal={v}": ("[Policy]", "on_refusal", v) for v in ("emergency", "reboot", "poweroff")},
@@ -87,6 +90,10 @@ BAD = {
     "no boolean": "[Enroll]\nRequired=perhaps",
     "boolean for a method": "[Enroll]\nMethod=yes",
     "unknown refusal": "[Policy]\nOnRefusal=ignore",
+    **{
+        f"VOA={value}": f"[Keyring]\nVOA={value}"
+        for value in ("", "yes", "true", "1", "off", "Debian", "..", ".x", ":x", "a/b", "../x", "*", "a b", "$(x)", "n\u00f6")
+    },
     "twice": "[Enroll]\nMethod=none\nMethod=none",
     "twice over two sections": "[Enroll]\nMethod=none\n[Policy]\n[Enroll]\nMethod=keyring",
     "too large": "#" * (64 * 1024 + 1),
@@ -170,6 +177,52 @@ def test_drop_ins_of_the_boot_keyring(tmp_path: Path) -> None:
     assert [str(Path(path).relative_to(tmp_path)) for path in found] == ["usr/lib/k/a.crt", "etc/k/b.pem", "etc/k/e.cer"]
 
 
+# --- certificates of VOA
+
+X509 = "kernel-keyring/fs-verity/x509"
+VOA: dict[str, tuple[dict[str, str], list[str]]] = {
+    "all directories, in order": (
+        {f"{top}/voa/os/{X509}/{name}-certificate.pem": "" for top in ("usr/share", "usr/local/share", "etc") for name in "ba"},
+        [f"{top}/voa/os/{X509}/{name}-certificate.pem" for top in ("etc", "usr/local/share", "usr/share") for name in "ab"],
+    ),
+    "another suffix, hidden": (
+        {f"etc/voa/os/{X509}/{n}": "" for n in ("a.pem", "a-certificate.der", "a-certificate.pem~", ".a-certificate.pem")},
+        [],
+    ),
+    "not what system credentials bring": ({f"run/voa/os/{X509}/a-certificate.pem": ""}, []),
+    "not another operating system": (
+        {f"etc/voa/{name}/{X509}/a-certificate.pem": "" for name in ("o", "os2", "os:1", "default")},
+        [],
+    ),
+    "not another purpose": (
+        {
+            f"etc/voa/os/{purpose}/a-certificate.pem": ""
+            for purpose in (
+                "kernel-keyring/dm-verity/x509", "kernel-keyring/fs-verity/openpgp", "image/fs-verity/x509",
+                "trust-anchor-kernel-keyring/fs-verity/x509", "kernel-keyring/fs-verity/x509/deeper",
+            )
+        },
+        [],
+    ),
+    "a mask counts in every directory": (
+        {
+            f"etc/voa/os/{X509}/a-certificate.pem": "",
+            f"usr/share/voa/os/{X509}/a-certificate.pem": "-> /dev/null",
+            f"usr/share/voa/os/{X509}/b-certificate.pem": "",
+        },
+        [f"usr/share/voa/os/{X509}/b-certificate.pem"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "expected"), VOA.values(), ids=VOA)
+def test_certificates_of_voa(files: dict[str, str], expected: list[str], tmp_path: Path) -> None:
+    top = write(tmp_path, {**files, "etc/k/z.crt": ""})
+    found = config.certificates(top, "k", (".crt",), "os")
+    assert [str(Path(path).relative_to(top)) for path in found] == ["etc/k/z.crt", *expected]
+    assert config.certificates(top, "k", (".crt",), "") == [f"{top}/etc/k/z.crt"]
+
+
 # --- ostree/prepare-root.conf
 
 ROOT = DEFAULT.root
@@ -212,7 +265,7 @@ def test_prepare_root_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_the_keys_are_those_of_the_contract() -> None:
-    names: Any = {"Keyring.Seal", "Enroll.Method", "Enroll.Required", "Policy.OnRefusal"}
+    names: Any = {"Keyring.Seal", "Keyring.VOA", "Enroll.Method", "Enroll.Required", "Policy.OnRefusal"}
     assert {".".join(key) for key in config.KEYS} == names
 
 

@@ -2,12 +2,16 @@
 """module-setup.sh, function by function, with dracut's own functions as stand-ins; tests/vm builds real initrds with it."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bootseal import config
+from bootseal.host import bypasses
 from unit.support import SERVICE, TREE
 
 MODULE = TREE / "dracut/52bootseal"
@@ -60,7 +64,10 @@ def test_modules_that_do_no_harm(dracut: Dracut) -> None:
     assert dracut.modules(later="rootfs-block base", earlier="systemd") == (0, ["rootfs-block base"])
 
 
-@pytest.mark.parametrize("name", ["usrmount", "resume", "fstab-sys"])
+LEFT_OUT = ("usrmount", "resume", "fstab-sys", "nfs", "overlay-root")
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
 def test_a_module_that_is_left_out(name: str, dracut: Dracut) -> None:
     assert dracut.modules(later=f"rootfs-block {name} base") == (0, ["rootfs-block base"])
     status, said = dracut.modules(earlier=name)
@@ -68,13 +75,110 @@ def test_a_module_that_is_left_out(name: str, dracut: Dracut) -> None:
     assert said[0].startswith(f"fatal: bootseal: dracut module '{name}' undoes the check")
 
 
-@pytest.mark.parametrize("name", ["ostree", "bootc", "selinux", "masterkey", "integrity", "ecryptfs"])
+ROOT, RUNS, CHANGES = (
+    "mounts the root without this check",
+    "runs a file of the disk's /etc as root",
+    "changes the verified root before the switch",
+)
+REFUSED = {
+    **dict.fromkeys(["ostree", "bootc", "composefs", "composefs-rs", "fedora-bootc", "setup-composefs"], ROOT),
+    **dict.fromkeys(["selinux", "masterkey", "integrity", "ecryptfs", "convertfs"], RUNS),
+    **dict.fromkeys(["dmsquash-live", "dmsquash-live-autooverlay", "livenet", "overlayfs", "overlayfs-crypt"], CHANGES),
+    **dict.fromkeys(["lvmmerge", "kernel-modules-export", "ignition"], CHANGES),
+    "ignition-ostree": RUNS,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("when", ["earlier", "later"])
 def test_a_module_that_is_refused(name: str, when: str, dracut: Dracut) -> None:
-    status, said = dracut.modules(**{when: name})
+    status, said = dracut.modules(**{when: f"systemd {name} base"})
+    assert (status, said) == (1, [f"fatal: bootseal: dracut module '{name}' {REFUSED[name]}: omit_dracutmodules+=\" {name} \""])
+
+
+@pytest.mark.parametrize(
+    ("modules", "asked_for"),
+    [
+        ("overlayfs dmsquash-live livenet", "livenet"),
+        ("overlayfs dmsquash-live dmsquash-live-autooverlay", "dmsquash-live-autooverlay"),
+        ("overlayfs overlayfs-crypt", "overlayfs-crypt"),
+        ("ignition ignition-ostree", "ignition-ostree"),
+    ],
+)
+def test_what_depends_on_another_is_named_first(modules: str, asked_for: str, dracut: Dracut) -> None:
+    status, said = dracut.modules(later=modules)
     assert (status, len(said)) == (1, 1)
-    assert said[0].startswith(f"fatal: bootseal: dracut module '{name}' ")
-    assert said[0].endswith(f'omit_dracutmodules+=" {name} "')
+    assert said[0].startswith(f"fatal: bootseal: dracut module '{asked_for}' ")
+
+
+def test_verify_knows_the_same_modules() -> None:
+    """By their files; here by name. Names that are patterns stand for several modules that have the same file."""
+    patterns = {"composefs-rs", "fedora-bootc", "setup-composefs"}
+    assert set(bypasses.MODULES) == (set(REFUSED) - patterns) | set(LEFT_OUT) | {"fips-crypto-policies"}
+    source = (MODULE / "module-setup.sh").read_text()
+    lists = re.findall(r"for _module in ([a-z -]+); do", source) + re.findall(r"(?m)^ +([a-z |*]+)\) _bootseal_refuse", source)
+    named = {name for names in lists for name in re.sub(r"[|*]", " ", names).split()} - {"erofs", "overlay"}
+    assert named | {"fips-crypto-policies"} == set(bypasses.MODULES)
+
+
+@pytest.mark.parametrize("hooks", ["var/lib/dracut/hooks", "usr/lib/dracut/hooks"])
+def test_the_hook_of_fips_crypto_policies_is_left_out(hooks: str, dracut: Dracut) -> None:
+    directory = dracut.initrd / hooks / "pre-pivot"
+    directory.mkdir(parents=True)
+    for name in ("01-fips-crypto-policies.sh", "01-fips-noboot.sh"):
+        (directory / name).touch()
+    status, said = dracut.run("_bootseal_remove_bypasses")
+    assert (status, len(said)) == (0, 1)
+    assert said[0].startswith("warning: bootseal: the hook of dracut module 'fips-crypto-policies' is left out: ")
+    assert [path.name for path in directory.iterdir()] == ["01-fips-noboot.sh"]
+    assert dracut.run("_bootseal_remove_bypasses") == (0, [])
+
+
+@pytest.mark.parametrize("place", ["usr/lib/systemd/system", "etc/systemd/system", "etc/systemd/system/sysinit.target.wants"])
+def test_extensions_are_left_out(place: str, dracut: Dracut) -> None:
+    """Also where dracut does not tell its modules of /etc/systemd/system: without hostonly, from 109 on."""
+    directory = dracut.initrd / place
+    directory.mkdir(parents=True)
+    for name in ("systemd-sysext.service", "systemd-confext-sysroot.service", "systemd-journald.service"):
+        (directory / name).symlink_to("/nowhere")
+    units = "/usr/lib/systemd/system"
+    assert dracut.run("_bootseal_remove_bypasses", systemdsystemunitdir=units, systemdsystemconfdir="") == (0, [])
+    assert [path.name for path in directory.iterdir()] == ["systemd-journald.service"]
+
+
+CONFIGURED = {
+    "not": ({}, ""),
+    "no": ({"etc/bootseal/bootseal.conf": "[Keyring]\nVOA=no\n"}, ""),
+    "commented": ({"etc/bootseal/bootseal.conf": "[Keyring]\n#VOA=os\n"}, ""),
+    "in the file": ({"etc/bootseal/bootseal.conf": "[Keyring]\n  VOA = os \n"}, "os"),
+    "in a drop-in": ({"usr/lib/bootseal/bootseal.conf.d/1.conf": "[Keyring]\nVOA=os"}, "os"),
+    "another": ({"etc/bootseal/bootseal.conf": "[Keyring]\nVOA=os:13\n"}, "os:13"),
+}
+
+
+@pytest.mark.parametrize(("files", "os_name"), CONFIGURED.values(), ids=CONFIGURED)
+def test_certificates_of_voa_only_where_configured(files: dict[str, str], os_name: str, dracut: Dracut) -> None:
+    """What is asked for; this machine has no such directories, so the patterns stay as they are."""
+    for name, text in files.items():
+        path = dracut.initrd / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    status, said = dracut.run('_bootseal_install_or_mask() { echo "$1"; }\n_bootseal_install_configuration')
+    places = [f"/{top}/{os_name}/{config.VOA_PURPOSE}/*-certificate.pem" for top in config.VOA_DIRECTORIES]
+    assert (status, [line for line in said if "/voa/" in line]) == (0, places if os_name else [])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_file_or_its_mask_is_installed(masked: bool, dracut: Dracut, tmp_path: Path) -> None:  # noqa: FBT001
+    path = tmp_path / "tree/x.pem"
+    path.parent.mkdir()
+    if masked:
+        path.symlink_to("/dev/null")
+    else:
+        path.write_text("x")
+    assert dracut.run(f"_bootseal_install_or_mask {path}; _bootseal_install_or_mask {path}.missing") == (0, [])
+    installed = Path(f"{dracut.initrd}{path}")
+    assert os.readlink(installed) == "/dev/null" if masked else installed.read_text() == "x"
 
 
 @pytest.mark.parametrize("mask", ["022", "077"])
@@ -105,3 +209,41 @@ def test_a_unit_that_is_not_installed_ends_the_build(dracut: Dracut) -> None:
     status, said = dracut.run("_bootseal_install_units; echo 'the build goes on'")
     assert status == 1
     assert said == [f"fatal: bootseal: cannot install {dracut.initrd.parent}/units/bootseal.service"]
+
+
+# --- the drop-ins for systemd-keyring-setup.service: .fs-verity is bootseal's on a boot that bootseal verified
+
+PROGRAM, RECORD = "/usr/lib/systemd/systemd-keyring-setup", "/run/bootseal/boot.json"
+
+
+def keyring_setup(name: str) -> list[str]:
+    """What the unit runs instead; the empty line before takes systemd's own away."""
+    first, second = re.findall(r"(?m)^ExecStart=(.*)$", (TREE / "units" / name).read_text())
+    assert first == ""
+    assert not set("$%\\") & set(second), "systemd would expand it"
+    return shlex.split(second)
+
+
+def test_keyring_setup_in_the_initrd() -> None:
+    assert keyring_setup("keyring-setup-initrd.conf") == [PROGRAM, ".dm-verity", ".bpf"]
+
+
+@pytest.mark.parametrize("verified", [False, True])
+@pytest.mark.parametrize("status", [0, 1, 65])
+def test_keyring_setup_in_the_booted_system(verified: bool, status: int, tmp_path: Path) -> None:  # noqa: FBT001
+    program, record = tmp_path / "program", tmp_path / "boot.json"
+    program.write_text(f'#!/bin/sh\necho "$@"\nexit {status}\n')
+    program.chmod(0o755)
+    if verified:
+        record.touch()
+    words = [word.replace(PROGRAM, str(program)).replace(RECORD, str(record)) for word in keyring_setup("keyring-setup.conf")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, ".dm-verity .bpf\n" if verified else "\n", "")
+
+
+def test_keyring_setup_has_the_initrd_s_drop_in_last() -> None:
+    """Another dracut module may copy the booted system's one into the initrd."""
+    makefile, module = (TREE / "Makefile").read_text(), (TREE / "dracut/52bootseal/module-setup.sh").read_text()
+    (booted,) = re.findall(r"systemd-keyring-setup\.service\.d/([\w-]+\.conf)", makefile)
+    (initrd,) = re.findall(r"systemd-keyring-setup\.service\.d/([\w-]+\.conf)", module)
+    assert booted < initrd

@@ -14,9 +14,10 @@ from unit.support import VECTORS, policy, trusting
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """config.py looks below this directory instead of /."""
-    load, drop_ins = config.load, config.drop_ins
+    load, certificates, voa = config.load, config.certificates, config.voa
     monkeypatch.setattr(config, "load", lambda: load(str(tmp_path)))
-    monkeypatch.setattr(config, "drop_ins", lambda _, name, suffixes: drop_ins(str(tmp_path), name, suffixes))
+    monkeypatch.setattr(config, "certificates", lambda _, *arguments: certificates(str(tmp_path), *arguments))
+    monkeypatch.setattr(config, "voa", lambda _, name: voa(str(tmp_path), name))
     keys = tmp_path / "etc/bootseal/keys.d"
     keys.mkdir(parents=True)
     add(tmp_path, "p256.der")
@@ -70,15 +71,34 @@ def test_bad_configuration(tree: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "Onrefusal" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["p256.pem", "rsa1024.pem", None])
+def test_certificates_of_voa(name: str | None, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tree / "etc/bootseal/bootseal.conf").write_text("[Keyring]\nVOA=os\n")
+    directory = tree / "usr/share/voa/os/kernel-keyring/fs-verity/x509"
+    directory.mkdir(parents=True)
+    if name:
+        (directory / "a-certificate.pem").write_bytes((VECTORS / "certs" / name).read_bytes())
+    assert initrd.check() == (0 if name == "p256.pem" else 78)
+    said = {
+        "p256.pem": "",
+        "rsa1024.pem": f"no usable certificate: {directory}/a-certificate.pem: ",
+        None: "[Keyring] VOA=os: ",
+    }
+    err = capsys.readouterr().err
+    assert err.startswith(said[name])
+    assert err.count("\n") == (name != "p256.pem")
+
+
 def test_it_reads_what_a_boot_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
-    monkeypatch.setattr(config, "load", policy)
+    monkeypatch.setattr(config, "load", lambda: policy(voa="os"))
+    monkeypatch.setattr(config, "voa", lambda *_: ["x"])
 
-    def drop_ins(*arguments: object) -> list[str]:
+    def certificates(*arguments: object) -> list[str]:
         asked.append(arguments)
         return []
 
-    monkeypatch.setattr(config, "drop_ins", drop_ins)
+    monkeypatch.setattr(config, "certificates", certificates)
     monkeypatch.setattr(keyring, "load", lambda _: BootKeyring(trusting("p256").certificates, ()))
     assert initrd.check() == 0
-    assert asked == [("/", "bootseal/keys.d", (".crt", ".pem", ".cer", ".der"))]
+    assert asked == [("/", "bootseal/keys.d", (".crt", ".pem", ".cer", ".der"), "os")]

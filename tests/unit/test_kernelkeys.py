@@ -23,6 +23,7 @@ class Kernel:
         self.keys = {ANCHOR: Key(ANCHOR, 0x1F0F0000, 0, "keyring", ".fs-verity")}
         self.rings: dict[int, list[int]] = {ANCHOR: []}
         self.restricted: set[int] = set()
+        self.by_chain: set[int] = set()  # takes only certificates that a member signed
         self.fail: dict[tuple[str, object], int] = {}
         self.order: list[str] = []
         for name in ("add_key", "link", "restrict", "set_permissions", "members", "listed_keys", "describe"):
@@ -45,6 +46,8 @@ class Kernel:
 
     def link(self, key: int, keyring: int) -> None:
         self._call("link", keyring)
+        if keyring in self.by_chain:
+            raise oserror(errno.ENOKEY if self.keys[key].kind == "asymmetric" else errno.EOPNOTSUPP)
         if keyring in self.restricted or not self.keys.get(keyring, self.keys[ANCHOR]).permissions & 0x04040404:
             raise oserror(errno.EACCES)
         self.rings.setdefault(keyring, []).append(key)
@@ -220,6 +223,36 @@ def test_locked_by_somebody_else(kernel: Kernel) -> None:
     assert len(found.missing) == 3
 
 
+# What systemd-keyring-setup leaves: the kernel searches, root lists, adds what the restriction lets through, and removes.
+SYSTEMD = 0x08070000
+
+
+def sealed_by_systemd(kernel: Kernel) -> None:
+    kernel.restricted.add(ANCHOR)
+    kernel.by_chain.add(ANCHOR)
+    kernel.fail["set_permissions", ANCHOR] = errno.EACCES
+    kernel.keys[ANCHOR] = kernel.keys[ANCHOR]._replace(permissions=SYSTEMD)
+
+
+def test_sealed_by_systemd(kernel: Kernel) -> None:
+    """Neither certificates nor the ring come in; nothing of that is this kernel's lack, whatever the errno."""
+    sealed_by_systemd(kernel)
+    found = load()
+    assert set(found.loaded) == {P256, RSA}
+    assert (found.unloaded, found.anchored, found.ring, found.sealed) == ({}, frozenset(), None, False)
+    assert sorted(found.missing) == sorted(
+        [
+            (f"the certificate {P256[:16]} is not in .fs-verity: Required key not available (ENOKEY)", False),
+            (f"the certificate {RSA[:16]} is not in .fs-verity: Required key not available (ENOKEY)", False),
+            ("no keyring for the digest in .fs-verity: Operation not supported (EOPNOTSUPP)", False),
+            (".fs-verity is not sealed: Permission denied (EACCES)", False),
+        ]
+    )
+    assert kernel.keys[ANCHOR].permissions == SYSTEMD
+    assert kernel.described(ANCHOR) == []
+    assert kernel.rings.get(keyctl.USER_KEYRING, []) == []
+
+
 @pytest.mark.parametrize("mask", [0x082B0000, 0x28030000, 0x080B0020])
 def test_what_root_can_open_again_is_not_locked(mask: int, kernel: Kernel) -> None:
     """Nobody may write, but somebody may set permissions."""
@@ -304,6 +337,42 @@ keyctl._keyctl(9, found.ring, keyctl.USER_KEYRING)
 """
     )
     assert [line.split()[1] for line in run_python(code, certificate("rsa2048").path).splitlines()] == ["EACCES"] * 9
+
+
+@pytest.mark.root
+def test_real_keyring_that_systemd_sealed() -> None:
+    """A boot goes on, with notes, and Required=yes refuses it; the kernel still checks the signature."""
+    code = (
+        SCRIPT
+        + """
+from unit.support import candidate, deployment, pinned, policy, signature
+from bootseal import verify
+from bootseal.errors import Refusal
+keyctl._keyctl(29, anchor, b"asymmetric", b"key_or_keyring:0:chain")
+keyctl.set_permissions(anchor, 0x08070000)
+boot = keyring.load([sys.argv[1]])
+if os.fork():  # who possesses the ring may less than its owner
+    os.wait()
+    os._exit(0)
+keyctl._keyctl(1, None)
+keys = kernelkeys.load(boot, ring=True, seal=True)
+for missing in keys.missing: print(missing.what.replace(boot.certificates[0].sha256[:16], "X"))
+print(keys.anchored, keys.ring, keys.sealed, {m.lacking for m in keys.missing})
+good = pinned()._replace(verified=verify.verify(candidate(signature("A-fsv-rsa2048")), boot))
+enrolled = enroll.enroll(good, deployment(), keys, policy())
+print(enrolled.kernel_checked, len(enrolled.missing))
+try: enroll.enroll(good, deployment(), keys, policy(required=True))
+except Refusal as refusal: print(refusal.verdict.name)
+"""
+    )
+    assert run_python(code, certificate("rsa2048").path).splitlines() == [
+        "the certificate X is not in .fs-verity: Required key not available (ENOKEY)",
+        "no keyring for the digest in .fs-verity: Operation not supported (EOPNOTSUPP)",
+        ".fs-verity is not sealed: Permission denied (EACCES)",
+        "frozenset() None False {False}",
+        "True 3",
+        "enroll-failed",
+    ]
 
 
 @pytest.mark.root

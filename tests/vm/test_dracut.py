@@ -15,13 +15,34 @@ import support
 from support import Job
 from support_dracut import contents
 
+from bootseal.host import bypasses as host_bypasses
+from bootseal.host import reader
+
 pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 # dracut.conf(5) is shell, sourced in the throw-away tree before anything is looked at.
 KERNEL = "$(ls /usr/lib/modules)"
-BYPASSING = ("usrmount", "resume", "fstab-sys")
+BYPASSING = ("usrmount", "resume", "fstab-sys", "nfs", "overlay-root", "fips-crypto-policies")
+MODULES = "usr/lib/dracut/modules.d"
+
+
+def _module(name: str, install: str) -> dict[str, bytes]:
+    """A dracut module of that name and number, where the suite's packages do not have it."""
+    return {f"{MODULES}/{name}/module-setup.sh": f"#!/bin/bash\ncheck() {{ return 255; }}\n{install}\n".encode()}
+
+
+def _hook(name: str, hook: str, file: str) -> dict[str, bytes]:
+    """One that installs a hook, under the name that the real module gives it."""
+    install = f'install() {{ inst_hook {hook.replace("/", " ")} "$moddir/{file}"; }}'
+    return {**_module(name, install), f"{MODULES}/{name}/{file}": b"#!/bin/sh\n:\n"}
+
+
+# The guests' trees are without nfs, and forky without overlay-root; both have fips-crypto-policies.
+FAKES = {**_hook("95nfs", "cleanup/99", "nfsroot-cleanup.sh"), **_hook("90overlay-root", "pre-pivot/10", "overlay-mount.sh")}
+COMPOSEFS = _module("37composefs", 'install() { inst "$moddir/unit" "$systemdsystemunitdir/composefs-setup-root.service"; }')
+COMPOSEFS |= {f"{MODULES}/37composefs/unit": b"[Unit]\n"}
 # dracut takes fstab-sys by itself, as soon as the initrd is to have lines of fstab(5).
 FSTAB = 'fstab_lines+=("tmpfs /mnt tmpfs")\n'
 WITHOUT = guest_tree.OMITTED_MODULES.split()
@@ -46,7 +67,7 @@ def _build(
     suite: str,
     *,
     keys: tuple[Path, ...] | None = None,
-    files: tuple[tuple[str, bytes], ...] = (),
+    files: tuple[tuple[str, bytes], ...] | dict[str, bytes] = (),
     conf: str | None = None,
     dracut_conf: str = "",
     hostonly: bool = False,
@@ -83,6 +104,18 @@ FAILING: dict[str, tuple[Callable[[str], guest.Initrd], str]] = {
     "selinux-beside-it": (
         partial(_build, dracut_conf=_omitting("selinux")),
         r"dracut module 'selinux' runs a file of the disk's /etc as root: omit_dracutmodules\+=\" selinux \"",
+    ),
+    "composefs-beside-it": (
+        partial(_build, files=COMPOSEFS, dracut_conf='add_dracutmodules+=" composefs "\n'),
+        r"dracut module 'composefs' mounts the root without this check: omit_dracutmodules\+=\" composefs \"",
+    ),
+    "overlayfs-beside-it": (
+        partial(_build, dracut_conf='add_dracutmodules+=" overlayfs "\n'),
+        r"dracut module 'overlayfs' changes the verified root before the switch: omit_dracutmodules\+=\" overlayfs \"",
+    ),
+    "voa-without-certificate": (
+        partial(_build, conf="[Keyring]\nVOA=os\n"),
+        r"\[Keyring\] VOA=os: no certificate in voa/os/kernel-keyring/fs-verity/x509",
     ),
     "no-kernel-module": (
         partial(_build, dracut_conf=f"rm -f /usr/lib/modules/{KERNEL}/kernel/fs/erofs/erofs.ko*; depmod {KERNEL}\n"),
@@ -127,11 +160,19 @@ def test_the_build_fails_with_one_clear_line(job: Job[guest.Initrd], line: str) 
 # --- good initrds
 
 
+VOA = "voa/os/kernel-keyring/fs-verity/x509"
+VOA_FILES = {
+    f"usr/share/{VOA}/a-certificate.pem": (VECTORS / "certs/p256.pem").read_bytes(),
+    f"etc/{VOA}/b-certificate.pem": (VECTORS / "certs/p384.pem").read_bytes(),
+    f"etc/{VOA}/c.pem": (VECTORS / "certs/rsa2048.pem").read_bytes(),
+    f"etc/{VOA.replace('os', 'other')}/d-certificate.pem": (VECTORS / "certs/rsa2048.pem").read_bytes(),
+}
 GOOD: dict[str, Callable[[str], guest.Initrd]] = {
     "plain": _build,
     "hostonly": partial(_build, hostonly=True),
     # What a distribution's own configuration may switch on: left out or refused, but never in the initrd.
-    "bypasses-added": partial(_build, dracut_conf=_omitting(*BYPASSING)),
+    "bypasses-added": partial(_build, files=FAKES, dracut_conf=_omitting(*BYPASSING)),
+    "voa": partial(_build, keys=(), files=VOA_FILES, conf="[Keyring]\nVOA=os\n"),
 }
 JOBS = {f"{name}-{suite}": Job(partial(build, suite)) for name, build in GOOD.items() for suite in guest.SUITES}
 
@@ -186,6 +227,17 @@ def test_the_units_are_required_and_wanted(job: Job[guest.Initrd]) -> None:
         assert f"{units}/{link}" in files
         assert f"{units}/{link.split('/')[1]}" in files
     assert b"SYSTEMD_SYSROOT_FSTAB=/dev/null" in files["usr/lib/systemd/system.conf.d/50-bootseal.conf"]
+    assert b"keyring-setup .dm-verity .bpf\n" in files[f"{units}/systemd-keyring-setup.service.d/60-bootseal-initrd.conf"]
+
+
+@good("voa")
+def test_the_certificates_of_voa_are_there(job: Job[guest.Initrd]) -> None:
+    assert {name for name in files_of(job) if name.endswith(".pem")} == set(list(VOA_FILES)[:2])
+
+
+@good("plain")
+def test_no_certificates_of_voa_by_default(job: Job[guest.Initrd]) -> None:
+    assert [name for name in files_of(job) if "/voa/" in name] == []
 
 
 BYPASSES = re.compile(
@@ -195,13 +247,26 @@ BYPASSES = re.compile(
 
 def bypasses(files: dict[str, bytes]) -> set[str]:
     """What is in an initrd that mounts or runs something else than what was verified."""
-    modules = set(files["usr/lib/dracut/modules.txt"].decode().split()) & {*BYPASSING, "ostree"}
+    modules = set(files["usr/lib/dracut/modules.txt"].decode().split()) & ({*BYPASSING, "ostree"} - {"fips-crypto-policies"})
+    modules |= {"fips-crypto-policies" for name in files if name.endswith("/pre-pivot/01-fips-crypto-policies.sh")}
     return modules | {match[0].rpartition("/")[2] for name in files if (match := BYPASSES.fullmatch(name))}
+
+
+def known_bypasses(initrd: Path) -> list[str]:
+    """What 'verify' finds of them."""
+    with reader.opened([str(initrd)]) as opened:
+        return [module for module, _ in host_bypasses.found(reader.contents(opened, (), tuple(host_bypasses.NAMES)))]
 
 
 @good("plain", "hostonly", "bypasses-added")
 def test_what_undoes_the_check_is_not_there(job: Job[guest.Initrd]) -> None:
     assert bypasses(files_of(job)) == set()
+    assert known_bypasses(job.result().path) == []
+
+
+@good("bypasses-added")
+def test_the_build_says_that_a_hook_is_left_out(job: Job[guest.Initrd]) -> None:
+    assert "the hook of dracut module 'fips-crypto-policies' is left out" in job.result().output
 
 
 @good("plain")
@@ -211,7 +276,19 @@ def test_the_build_says_how_a_refused_boot_ends(job: Job[guest.Initrd]) -> None:
 
 def test_a_control_initrd_has_what_is_looked_for() -> None:
     """The patterns above find what they are for: in an initrd without bootseal it is there."""
-    made = guest.initrd("forky", "plain", dracut_conf=_omitting(*BYPASSING, "ostree"))
+    files = {**FAKES, **COMPOSEFS}
+    added = _omitting(*BYPASSING, "ostree", "overlayfs", "convertfs", "composefs")
+    made = guest.initrd("forky", "plain", dracut_conf=added, extra_files=files)
     assert made.status == 0, made.output[-3000:]
     generators = {"systemd-debug-generator", "systemd-hibernate-resume-generator"}
     assert {*BYPASSING, *generators, "ostree", "ostree-prepare-root.service"} <= bypasses(_contents(made.path))
+    assert set(known_bypasses(made.path)) >= {
+        "ostree",
+        "composefs",
+        "overlayfs",
+        "convertfs",
+        "fstab-sys",
+        "nfs",
+        "overlay-root",
+        "fips-crypto-policies",
+    }

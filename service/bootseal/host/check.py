@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-from .. import booted, image, keyring, messages, report
+from .. import booted, config, image, keyring, messages, report
 from ..errors import Refusal
 from ..values import BootKeyring
 from . import continuity, explain, firmware, initrdfile, objects, reader
@@ -17,11 +17,14 @@ from .judge import INITRD_NAMES, Record, Source, certificates, judge
 from .output import NO_INPUT, USAGE, Failure, emit, error, os_failure, table, warning
 from .sysroot import Found
 
-# What the boot reads of its initrd.
-_DIRECTORIES = tuple(
-    f"{top}/{name}"
-    for top in ("etc", "usr/lib")
-    for name in ("bootseal", "bootseal/bootseal.conf.d", keyring.DIRECTORY, "ostree")
+# What the boot reads of its initrd. Which operating system's certificates of VOA count, its configuration says.
+_DIRECTORIES = (
+    *(
+        f"{top}/{name}"
+        for top in ("etc", "usr/lib")
+        for name in ("bootseal", "bootseal/bootseal.conf.d", keyring.DIRECTORY, "ostree")
+    ),
+    *(f"{top}/*/{config.VOA_PURPOSE}" for top in config.VOA_DIRECTORIES),
 )
 _AT_ONCE = 4  # each may take confined.MEMORY
 _COLOURS = (

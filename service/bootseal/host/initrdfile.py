@@ -59,14 +59,26 @@ class Tree:
         self._members, self._steps = members, 0
 
     def contents(self, directories: Iterable[str], names: Iterable[str]) -> Contents:
-        """Return the files directly in these directories, links followed, and whether these names exist."""
+        """Return the files directly in these directories, links followed, and whether these names exist.
+
+        A directory may have a component "*", which is any; the last component of a name may begin with "*-", any number.
+        """
         files: dict[str, bytes | None] = {}
-        for path in (f"{directory}/{name}" for directory in directories for name in self.list(directory)):
+        expanded = (one for directory in directories for one in self._expanded(directory))
+        for path in (f"{directory}/{name}" for directory in expanded for name in self.list(directory)):
             if self.link_target(path) == "/dev/null":
                 files[path] = None
             elif (content := self.read(path)) is not None:
                 files[path] = content
-        return Contents(files, {name: self.exists(name) for name in names})
+        return Contents(files, {name: self._exists(name) for name in names})
+
+    def _expanded(self, directory: str) -> list[str]:
+        top, any_, rest = directory.partition("/*/")
+        return [f"{top}/{name}/{rest}" for name in self.list(top)] if any_ else [directory]
+
+    def _exists(self, name: str) -> bool:
+        directory, any_, rest = name.rpartition("/*-")
+        return any(entry.partition("-")[2] == rest for entry in self.list(directory)) if any_ else self.exists(name)
 
     def resolve(self, path: str) -> str | None:
         """The path after links in any component, within the initrd; None if there is nothing. Raises Damaged."""

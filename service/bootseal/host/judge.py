@@ -10,22 +10,23 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .. import builtin, candidate, config, enroll, image, initrd, kernelkeys, keyring, messages, mount, report, verify
 from ..errors import Refusal
 from ..linux import files, syscall
 from ..values import BootKeyring, Deployment, Pinned, Policy, Request
+from . import bypasses
 from . import sysroot as sysroots
 from .initrdfile import Contents
 from .sysroot import Found
 
 Record = dict[str, Any]
 _UNIT = "initrd-root-fs.target.requires/bootseal.service"
-_PREPARE_ROOT = "usr/lib/ostree/ostree-prepare-root"
 _UNITS = tuple(f"{top}/systemd/system/{_UNIT}" for top in ("usr/lib", "lib", "etc"))
 _PACKAGE = "usr/lib/bootseal"
-INITRD_NAMES = (*_UNITS, _PACKAGE, _PREPARE_ROOT)  # what is asked of an initrd beside its files
+INITRD_NAMES = (*_UNITS, _PACKAGE, *bypasses.NAMES)  # what is asked of an initrd beside its files
 
 
 class Source(NamedTuple):
@@ -122,9 +123,15 @@ def _check_writable(deployment: Deployment, policy: Policy, path: str, recorder:
 def certificates(source: Source) -> list[str]:
     """The paths of the boot keyring's files."""
     if source.keys is None:
-        return config.drop_ins(source.directory, keyring.DIRECTORY, keyring.SUFFIXES)
+        return config.certificates(source.directory, keyring.DIRECTORY, keyring.SUFFIXES, _voa(source))
     names = sorted(name for name in os.listdir(source.keys) if name.endswith(keyring.SUFFIXES) and not name.startswith("."))
     return [os.path.join(source.keys, name) for name in names]
+
+
+def _voa(source: Source) -> str:
+    with suppress(Refusal):  # which has its own verdict
+        return config.load(source.directory).voa
+    return ""
 
 
 def _check_initrd(contents: Contents, name: str) -> None:
@@ -132,10 +139,11 @@ def _check_initrd(contents: Contents, name: str) -> None:
     if not any(map(contents.exists, _UNITS)) or not contents.exists(_PACKAGE):
         hint = 'add_dracutmodules+=" bootseal " in a file of /etc/dracut.conf.d, and build the initrd again'
         raise Refusal(messages.NO_KEYS, "bootseal is not in this initrd: it would check nothing", name, hint)
-    if contents.exists(_PREPARE_ROOT):
-        hint = 'omit_dracutmodules+=" ostree " in a file of /etc/dracut.conf.d, and build the initrd again'
+    if bypass := next(bypasses.found(contents), None):
+        module, path = bypass
+        hint = f'omit_dracutmodules+=" {module} " in a file of /etc/dracut.conf.d, and build the initrd again'
         raise Refusal(
-            messages.BAD_CONFIG, "ostree-prepare-root is in this initrd, too, and would mount the root unchecked", name, hint
+            messages.BAD_CONFIG, f"dracut module '{module}' is in this initrd, too, and undoes the check ({path})", name, hint
         )
 
 

@@ -49,7 +49,7 @@ def contents(initrd: Opened, directories: Sequence[str], names: Sequence[str]) -
         directory, _, base = name.rpartition("/")
         if kind == _NAME and name in found.names and not content:
             found.names[name] = True
-        elif kind in (_FILE, _MASKED) and directory in directories and _is_name(base):
+        elif kind in (_FILE, _MASKED) and _is_asked(directory, directories) and _is_name(base):
             found.files[name] = content if kind == _FILE else None
         else:
             raise Damaged(_STRANGE)
@@ -82,6 +82,16 @@ def main(question: str) -> None:
     tasks: dict[str, Callable[..., Iterator[_Record]]] = {"contents": _contents, "command-lines": _command_lines}
     work = tasks[task]
     confined.answer(lambda: _packed(work(_mapped(descriptors, sizes), **words)), Damaged, sum(sizes))
+
+
+def _is_asked(directory: str, directories: Sequence[str]) -> bool:
+    """Tell whether it is one of these directories; "*" stands for any one component."""
+    given = directory.split("/")
+    return any(len(asked) == len(given) and all(map(_fits, asked, given)) for asked in (d.split("/") for d in directories))
+
+
+def _fits(asked: str, given: str) -> bool:
+    return asked == given or (asked == "*" and _is_name(given))
 
 
 def _is_name(base: str) -> bool:
