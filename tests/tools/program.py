@@ -31,6 +31,7 @@ _USAGES = (
     "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign",
     "crl_sign", "encipher_only", "decipher_only",
 )  # fmt: skip
+HANG = 900  # seconds: no program takes so long on any machine
 KEYS = ("rsa2048", "rsa3072", "rsa4096", "p256", "p384", "p521")
 
 
@@ -83,7 +84,7 @@ def certificate(name: str, encoding: str = "pem", *, usage: str = "digital_signa
 def bootseal(*arguments: str | Path, stdin: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs the program as it is installed: isolated, from its directory."""
     command = [sys.executable, "-I", str(TREE / "service"), *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60, cwd=cwd)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=HANG, cwd=cwd)
 
 
 def signed(*arguments: str | Path) -> str:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import os
 import pty
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from bootseal.errors import Refusal
 from bootseal.host import cli, output
 from bootseal.messages import NO_IMAGE
 
-from .program import TREE, bootseal, certificate, image, key
+from .program import HANG, TREE, bootseal, certificate, image, key
 
 
 def test_version() -> None:
@@ -126,15 +128,39 @@ def test_colours_on_a_terminal_only() -> None:
     assert "\033" not in bootseal("nonsense").stderr
 
 
-def test_a_bar_for_a_large_image_on_a_terminal(tmp_path: Path) -> None:
-    path = tmp_path / "image.cfs"
-    with path.open("wb") as file:
-        file.truncate(1 << 30)
-    options = ("--key", key("p256"), "--cert", certificate("p256"))
-    seen = _on_terminal("sign", path, *options)
-    assert "Computing the digest of image.cfs [#" in seen
-    assert seen.endswith("\r\033[K")
-    assert "\r" not in _on_terminal("sign", image(tmp_path), *options)
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def _at_times(monkeypatch: pytest.MonkeyPatch, times: Iterable[float]) -> Terminal:
+    """What stderr is from now on; the clock will show these times."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(time, "monotonic", iter(times).__next__)
+    return terminal
+
+
+# Seconds in which the digest of an image is computed, and whether that is long enough for a bar.
+@pytest.mark.parametrize(("seconds", "bar"), [(0.2, False), (0.4, True)])
+def test_a_bar_for_what_takes_its_time(tmp_path: Path, *, seconds: float, bar: bool) -> None:
+    options = ("--key", str(key("p256")), "--cert", str(certificate("p256")))
+    with pytest.MonkeyPatch.context() as patch:
+        terminal = _at_times(patch, itertools.chain([0.0], itertools.repeat(seconds)))
+        assert cli.main(["sign", str(image(tmp_path)), *options]) == 0
+    assert ("\r\033[KComputing the digest of image.cfs [#" in terminal.getvalue()) == bar
+    assert terminal.getvalue().endswith("\r\033[K") == ("\r" in terminal.getvalue()) == bar
+
+
+def test_a_bar_is_drawn_ten_times_a_second_at_most() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        # The first is its beginning; where it is drawn, the clock is read once more.
+        terminal = _at_times(patch, [0, 0.29, 0.3, 0.3, 0.39, 0.5, 0.5])
+        with output.Progress("label", 100) as progress:
+            for _ in range(4):
+                progress.add(25)
+    drawn = terminal.getvalue().split("\r\033[K")
+    assert drawn == ["", f"label [{'#' * 15}{' ' * 15}]  50%", f"label [{'#' * 30}] 100%", ""]
 
 
 def test_no_bar_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +173,7 @@ def test_no_bar_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def _in_shell(command: str) -> subprocess.CompletedProcess[str]:
     """A command of bash; `bootseal` is the program."""
     script = f'bootseal() {{ {sys.executable} -I {TREE / "service"} "$@"; }}; {command}'
-    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=HANG)
 
 
 @pytest.mark.parametrize(

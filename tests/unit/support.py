@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
@@ -50,6 +52,26 @@ def refusal(call: Callable[..., object], *arguments: Any, **named: Any) -> Refus
     with pytest.raises(Refusal) as caught:
         call(*arguments, **named)
     return caught.value
+
+
+@contextmanager
+def at_most(lines: int) -> Iterator[None]:
+    """Code that must be quick: it runs no more lines of Python than this, which on any machine is the same."""
+    left = lines
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal left
+        left -= event == "line"
+        if left < 0:
+            pytest.fail(f"more than {lines} lines were run")
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def verdict(call: Callable[..., object], *arguments: Any, **named: Any) -> str:

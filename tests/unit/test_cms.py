@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """cms.py: the profile and nothing beside it. Each refused message is an accepted one with a single part changed."""
 
-import time
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from unit.support import (
     RSA_ENCRYPTION,
     VECTORS,
     Message,
+    at_most,
     certificate,
     message,
     oid,
@@ -213,9 +213,8 @@ def test_pem_is_named() -> None:
 @pytest.mark.parametrize("name", ["H-nested-10000", "H-nested-in-params", "H-length-huge", "H-length-9-bytes", "H-signers-100"])
 def test_bounded_time(name: str) -> None:
     data = signature(name)
-    start = time.perf_counter()
-    assert not parses(data)
-    assert time.perf_counter() - start < 0.05
+    with at_most(lines=1000):
+        assert not parses(data)
 
 
 def test_deep_nesting_is_not_followed() -> None:

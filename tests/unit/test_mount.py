@@ -591,9 +591,9 @@ print("overlay" in found, "erofs" in found)
 def test_a_private_namespace_leaves_nothing_behind(tmp_path: Path) -> None:
     """A process that is killed takes its mounts with it, and nobody else ever saw them."""
     code = (
-        "import sys,time;from bootseal import mount;from bootseal.linux import syscall\n"
+        "import signal,sys;from bootseal import mount;from bootseal.linux import syscall\n"
         "mount.private_namespace();syscall.mount('tmpfs',sys.argv[1],'tmpfs',0);open(sys.argv[1]+'/in','w');print('ready',flush=True);"
-        "time.sleep(60)"
+        "signal.pause()"
     )
     environment = {**os.environ, "PYTHONPATH": str(SERVICE)}
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, env=environment)

@@ -383,6 +383,17 @@ def test_who_parses_an_initrd() -> None:
     assert [name_of(path) for path in sorted(PACKAGE.rglob("*.py")) if parser.search(path.read_text())] == ["host.reader"]
 
 
+# --- the speed of the machine
+
+CLOCKS = re.compile(r"\btime\.(?:monotonic|perf_counter|process_time|time)(?:_ns)?\(|^\s*time\.sleep\(", re.MULTILINE)
+
+
+def test_no_test_looks_at_the_clock() -> None:
+    """On a busy machine it would fail; see at_most() for code that must be quick."""
+    tests = [path for folder in ("unit", "tools") for path in (TREE / "tests" / folder).glob("*.py")]
+    assert {path.name: found for path in tests if (found := CLOCKS.findall(path.read_text()))} == {}
+
+
 # --- words that no file may hold
 
 

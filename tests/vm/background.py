@@ -7,7 +7,6 @@ Each module of guest tests names it in `pytest_plugins`. (No conftest.py: mypy t
 import os
 
 import guest_cache
-import guest_qemu
 import pytest
 from support import Job
 
@@ -27,8 +26,3 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 def pytest_sessionfinish() -> None:
     Job.cancel_all()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for why in guest_qemu.ANEW:
-        terminalreporter.write_line(f"STARTED ANEW, a guest with one CPU instead of two: {why}")

@@ -161,8 +161,6 @@ def measure(bench: Bench, case: Case) -> Figures:
         disk=case.disk,
         append="quiet fsck.mode=skip",
         extra_initrd_files=files,
-        icount=True,
-        timeout=600,
         title=case.title,
     )
     if result.status != guest.PASSED:
@@ -315,8 +313,7 @@ def verify_line(bench: Bench, work: Path) -> str:
         append="quiet fsck.mode=skip",
         disks=disks,
         script=VERIFY_SCRIPT,
-        icount=True,
-        timeout=1800,
+        timeout=guest_qemu.LONG,
         title="verify --all",
     )
     if result.status != guest.PASSED:

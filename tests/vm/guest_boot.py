@@ -14,7 +14,7 @@ from guest_cache import SCRIPTS, cache_dir, remove, step
 from guest_cpio import Content, with_files
 from guest_disk import Image
 from guest_efi import secure_boot
-from guest_qemu import Disk, Ended, Machine, bytes_written, command, overlay, run
+from guest_qemu import TIMEOUT, Disk, Ended, Machine, bytes_written, command, overlay, run
 from guest_tree import guest_exit
 
 # The first boot's jobs (linker cache, hardware database, ...) cost an emulated guest half a minute and concern no test.
@@ -80,22 +80,20 @@ def boot(
     emergency_script: str = "",
     rw: bool = False,
     readonly: bool = False,
-    timeout: float = 240,
+    timeout: float = TIMEOUT,
     disk: Path | None = None,
     disks: Sequence[Disk] = (),
-    icount: bool = False,
     snapshot: bool = True,
-    kill_after: float | None = None,
-    kill_on: str | None = None,
     firmware: bool = False,
+    writes: Path | None = None,
     title: str = "boot",
 ) -> Result:
     """Boot `image` to the end of `script` (or, refused, of `emergency_script`).
 
     `disk` replaces the image's disk: a changed copy (raw), or the overlay of an earlier boot (qcow2, by its suffix).
     With `snapshot` off that overlay is written itself; a raw disk is never written. `karg` replaces the ostree= target
-    (the whole command line is ours when it is ""). `kill_after` and `kill_on` cut the power; `readonly` is the medium.
-    With `firmware`, all is in a unified kernel image that Secure Boot takes; the ESP is the disk `guest-esp`.
+    (the whole command line is ours when it is ""). `readonly` is the medium. With `firmware`, all is in a unified kernel
+    image that Secure Boot takes; the ESP is the disk `guest-esp`. `writes` gets what is written to the disk.
     """
     work = _working_directory()
     source = disk or image.disk
@@ -113,10 +111,8 @@ def boot(
         append=line,
         disks=(Disk(top, "qcow2", "guest-root", readonly=readonly), script_disk, *disks),
         timeout=timeout,
-        icount=icount,
-        kill_after=kill_after,
-        kill_on=kill_on,
         firmware=secure_boot(image.kernel, whole, line, work) if firmware else None,
+        writes=writes,
     )
     with step(title):
         ending = run(machine, work)

@@ -24,7 +24,6 @@ ExecStartPost=/bin/sh -c 'kill -CONT $(systemctl show -P MainPID systemd-journal
 """
 _SECTORS_WRITTEN = 6
 _SECTOR = 512
-TIMEOUT = 480  # a boot takes 35 s, and many times that where others use the processors, too
 
 
 def _script(deployment: guest.Deployment) -> str:
@@ -100,7 +99,6 @@ class Chain:
             extra_initrd_files=files,
             script=_script(boots.image.deployment),
             rw=self.rw,
-            timeout=TIMEOUT,
             disk=before,
             snapshot=before is None,
             title=f"{self.name}, boot {len(boots.results) + 1}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Refused and disturbed boots: changed disks, what a refusal must look like, a saboteur and an early end in the initrd."""
+"""Refused and disturbed boots: changed disks, what a refusal must look like, ends of the service and of the initrd."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import guest
 import support
+from guest_cache import SCRIPTS
 
 from bootseal import messages
 
@@ -26,6 +27,7 @@ UNREAD_DISK = "fsck.mode=skip"
 MINUTE = 60.0
 _TEST_DIRECTORY = "usr/lib/bootseal-test"
 _UNITS = "etc/systemd/system"
+PLAN = "/etc/guest-plan"  # in the initrd
 
 # What the initrd's emergency environment says about the boot that ended there.
 WITNESS = support.script(
@@ -298,26 +300,20 @@ def _service(name: str, unit: str, service: str, wanted_by: str) -> dict[str, gu
     }
 
 
-def saboteur(when: str, then: str, *, spin: int = 0) -> Mapping[str, guest.Content]:
-    """Files for the initrd: do `then` to the service ($pid) as soon as `when` holds (both of them shell builtins).
-
-    It polls without pause, for what it waits for may last a few milliseconds.
-    """
-    script = f"""\
-procs=/sys/fs/cgroup/system.slice/bootseal.service/cgroup.procs
-until read -r pid <$procs && test -n "$pid"; do :; done 2>/dev/null
-until {when}; do test -e /proc/$pid || exit 1; done
-spin={spin}
-while test $spin -gt 0; do spin=$((spin - 1)); done
-{then}
-echo "guest: saboteur done" >/dev/console
-"""
-    unit = "After=sysroot.mount\nBefore=bootseal.service"
-    service = f"ExecStart=/bin/sh /{_TEST_DIRECTORY}/saboteur"
+def ended_at(plan: str) -> Mapping[str, guest.Content]:
+    """Files for the initrd: the service is killed or stopped, or the power cut, right before a step, see guest/cut.py."""
+    service = f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 -ISB /{_TEST_DIRECTORY}/cut.py {PLAN} boot\n"
     return {
-        f"{_TEST_DIRECTORY}/saboteur": script.encode(),
-        **_service("bootseal-test-saboteur.service", unit, service, "initrd.target"),
+        f"{_TEST_DIRECTORY}/cut.py": (SCRIPTS / "cut.py").read_bytes(),
+        f"{_UNITS}/bootseal.service.d/50-cut.conf": service.encode(),
+        PLAN[1:]: plan.encode(),
     }
+
+
+def check_cut(result: guest.Result) -> None:
+    """The guest must have ended by the reset that is for it what a power cut would be."""
+    support.ended(result, 0)
+    assert "sysrq: Resetting" in result.console, result.console[-4000:]
 
 
 def end_in_initrd(script: str) -> Mapping[str, guest.Content]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import guest
+import guest_qemu
 import support
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "StatusText", "ExecMainStatus")
-TIMEOUT = 900  # a dozen of programs in Python after the boot, on a processor that is emulated and shared
 
 # told COMMAND...: its exit status, and each line that it printed, with where it went.
 _PREAMBLE = """\
@@ -111,7 +111,7 @@ def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = 
         append="fsck.mode=skip",
         extra_initrd_files=support.settings(f"[Enroll]\nMethod={method}\n"),
         script=text,
-        timeout=TIMEOUT,
+        timeout=guest_qemu.LONG,
         disk=disk,
         snapshot=disk is None,
         firmware=firmware,

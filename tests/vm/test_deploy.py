@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import guest
+import guest_qemu
 import pytest
 import support
 from support import Job
@@ -26,7 +27,6 @@ from test_refusals import OTHER_DIGEST
 pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
-TIMEOUT = 900
 OBJECT = "/usr/share/bootseal-test/tamper"
 # As 'ostree admin deploy' leaves it, without digest and signature; and an image that has lost its fs-verity.
 UNSEALED = several(commands("rm /{digest}", "rm /{signature}"), put("{image}", lambda image: image.deployment.cfs.read_bytes()))
@@ -116,7 +116,7 @@ def _deploy(chain: Chain) -> guest.Result:
         support.initrd(),
         script=_deploy_script(chain.signature),
         disks=[initrd_disk(), target],
-        timeout=TIMEOUT,
+        timeout=guest_qemu.LONG,
         title="deploy",
     )
     return replace(result, overlay=target.path)
@@ -236,7 +236,7 @@ def _next(chain: Chain, title: str, script: str, *, method: str, karg: str | Non
         karg=karg,
         extra_initrd_files=support.settings(conf=f"[Enroll]\nMethod={method}\nRequired=yes\n"),
         script=script,
-        timeout=TIMEOUT,
+        timeout=guest_qemu.LONG,
         title=title,
     )
 

@@ -14,24 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import guest
+import guest_qemu
 import pytest
 import support
 from guest_cache import SCRIPTS
 from support import Job
-from support_refusals import end_in_initrd, put
+from support_refusals import PLAN, check_cut, end_in_initrd, ended_at, put
 from support_tools import json_of, put_file
 
 pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
-TIMEOUT = 900
-CUT = "guest: cut here"
 AIDS = "/usr/lib/bootseal-test"
-PLAN = "/etc/guest-plan"  # in the initrd: before which step bootseal.service is killed, see guest/cut.py
-BOOT = f"""[Service]
-ExecStart=
-ExecStart=/usr/bin/python3 -ISB {AIDS}/cut.py {PLAN} boot
-"""
 _lock = threading.Lock()
 
 
@@ -46,10 +40,8 @@ def _signature(kind: str = "signature") -> bytes:
 
 def _settings(method: str) -> dict[str, guest.Content]:
     """Files for the initrd: the new key's certificate, and what looks at the digest file."""
-    aids: Mapping[str, guest.Content] = {
-        f"{AIDS[1:]}/{name}.py": (SCRIPTS / f"{name}.py").read_bytes() for name in ("cut", "enrolled")
-    }
-    return {**support.settings(f"[Enroll]\nMethod={method}\n", keys=[_new()]), **aids}
+    look = {f"{AIDS[1:]}/enrolled.py": (SCRIPTS / "enrolled.py").read_bytes()}
+    return {**support.settings(f"[Enroll]\nMethod={method}\n", keys=[_new()]), **look}
 
 
 def _look(verb: str, sysroot: str, aids: str = AIDS) -> str:
@@ -79,7 +71,7 @@ def _boot(
         disk=disk or rotated,
         snapshot=disk is None,
         extra_initrd_files={**_settings(method), **(files or {})},
-        timeout=TIMEOUT,
+        timeout=guest_qemu.LONG,
         **options,
     )
 
@@ -159,7 +151,7 @@ def _kill_script() -> str:
         keep = "" if number else _writable(_look("keep", "/sysroot"))
         record = "cat /run/bootseal/boot.json"
         sections[f"good_{name}"] = f"{keep}\nrm {PLAN}\n{START}\n{record}\n{_look('state', '/sysroot/sysroot')}\n{UNDO}"
-    return support.script(**sections, cut=f"{_again(CUT_AT)}\n{START}\nsleep 60")
+    return support.script(**sections, cut=f"{_again(CUT_AT)}\n{START}")
 
 
 def _again(plan: str) -> str:
@@ -167,11 +159,8 @@ def _again(plan: str) -> str:
 
 
 def _killed_and_cut() -> tuple[guest.Result, guest.Result]:
-    files: dict[str, guest.Content] = {
-        "etc/systemd/system/bootseal.service.d/50-guest.conf": BOOT.encode(),
-        PLAN[1:]: next(iter(KILLS.values()))[0].encode(),
-    }
-    cut = _boot("fsverity", files=files, emergency_script=_kill_script(), kill_on=CUT, title="killed while replacing")
+    files = ended_at(next(iter(KILLS.values()))[0])
+    cut = _boot("fsverity", files=files, emergency_script=_kill_script(), title="killed while replacing")
     return cut, _seen_in_initrd(cut, "after the power cut while replacing")
 
 
@@ -204,7 +193,7 @@ def test_killed_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, g
 def _after_cut(cut: guest.Result, after: guest.Result) -> dict[str, str]:
     """What the boot after a power cut reports."""
     _section(cut, "cut")
-    assert cut.ended == "killed"
+    check_cut(cut)
     support.ended(after, guest.PASSED)
     return support.sections(after.report)
 
@@ -266,9 +255,9 @@ def _deployed_and_cut() -> tuple[guest.Result, guest.Result]:
         before=state,
         **kills,
         deployed=f"{_deploy('new')}\n{state}",
-        cut=f"{_deploy('old', 'cut 1 set_immutable True')}\nsleep 60",
+        cut=_deploy("old", "cut 1 set_immutable True"),
     )
-    cut = _boot("keyring", script=script, kill_on=CUT, title="rotated key, keyring; deploy killed")
+    cut = _boot("keyring", script=script, title="rotated key, keyring; deploy killed")
     return cut, _seen_in_initrd(cut, "after the power cut while deploying")
 
 

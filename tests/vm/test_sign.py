@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 import guest
+import guest_qemu
 import pytest
 import support
 from support import Job
@@ -21,7 +22,6 @@ pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 SUITE = "trixie"
-TIMEOUT = 900
 
 
 def _enable(name: str) -> str:
@@ -80,7 +80,7 @@ def _run() -> guest.Result:
         extra_initrd_files=support.settings(conf="[Keyring]\nSeal=no\n"),
         disks=[initrd_disk(SUITE), target],
         script=script,
-        timeout=TIMEOUT,
+        timeout=guest_qemu.LONG,
         title="signatures by every type of key",
     )
 

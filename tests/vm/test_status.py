@@ -285,7 +285,7 @@ def _refused() -> Outcome:
         record="cat /run/bootseal/boot.json",
     )
     stranger = support.sign(digest, support.key(name="stranger"))
-    return refusals.boot(put("{signature}", stranger), emergency_script=text, timeout=status.TIMEOUT, title="status, refused")
+    return refusals.boot(put("{signature}", stranger), emergency_script=text, title="status, refused")
 
 
 @pytest.mark.parametrize("job", [pytest.param(Job(_refused), id="untrusted-signer")])

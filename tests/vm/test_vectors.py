@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import guest
+import guest_qemu
 import pytest
 import support
 from guest_cache import SCRIPTS
@@ -53,7 +54,7 @@ def _boot(suite: str) -> Found:
         script=SCRIPT,
         disks=[_disk()],
         rw=True,
-        timeout=600,
+        timeout=guest_qemu.LONG,
         title=f"vectors on {suite}",
     )
     support.ended(result, guest.PASSED)

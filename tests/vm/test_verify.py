@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import guest
+import guest_qemu
 import pytest
 import support
 from guest_boot import arguments
@@ -30,7 +31,6 @@ NOT_KNOWN = ("bug", "own-mounts")
 KNOWN = (GOOD, *(case for case in CASES if case.id not in NOT_KNOWN))
 GUESTS = 2
 MOUNTED = "/run/case"
-TIMEOUT = 1200
 
 
 def _cmdline(case: Case) -> str:
@@ -72,7 +72,7 @@ def _run(part: int) -> guest.Result:
     ]
     script = f"mkdir -p {MOUNTED}\n" + "".join(_verify(*pair) for pair in cases) + "printf '\\n=== time\\n'; cat /proc/uptime"
     title = f"verify of {len(cases)} disks"
-    return guest.boot(support.image(), support.initrd(), script=script, disks=disks, timeout=TIMEOUT, title=title)
+    return guest.boot(support.image(), support.initrd(), script=script, disks=disks, timeout=guest_qemu.LONG, title=title)
 
 
 JOBS = [Job(lambda part=part: _run(part)) for part in range(GUESTS)]  # type: ignore[misc]

@@ -2,7 +2,7 @@
 """In the guest, `cut PLAN COMMAND...`: a command of bootseal that ends right before one of its steps.
 
 The file PLAN says "HOW TURN NAME WORD...": the step is the TURN-th call of this one of STEPS with every WORD in its arguments.
-HOW is "kill" (SIGKILL), or "cut": all that was written is on the disk, and the console has a line on which QEMU is killed.
+HOW is "kill" (SIGKILL), "stop" (SIGSTOP), or "cut": all that was written is on the disk, and the machine resets at once.
 Without that file the command runs to its end. Only modules that an initrd has.
 """
 
@@ -14,25 +14,28 @@ from typing import Any
 os.environ["CRYPTOGRAPHY_OPENSSL_NO_LEGACY"] = "1"
 sys.path.insert(0, "/usr/lib/bootseal")
 from bootseal.__main__ import main
-from bootseal.linux import files, fsverity, mountapi
+from bootseal.linux import files, fsverity, mountapi, syscall
 
-LINE = "guest: cut here"
-SIGKILL, SIGSTOP = 9, 19
+SIGNALS = {"kill": 9, "stop": 19}
 STEPS: tuple[tuple[Any, str], ...] = (
     (os, "rename"),
     (os, "unlink"),
     (files, "set_immutable"),
     (fsverity, "enable"),
+    (mountapi, "attach"),
+    (mountapi, "mounts"),
+    (mountapi, "new_filesystem"),
     (mountapi, "reconfigure"),
+    (syscall, "umount"),
 )
 
 
 def end(how: str) -> None:
     if how == "cut":
         os.sync()
-        with open("/dev/console", "w", encoding="ascii") as console:
-            console.write(LINE + "\n")
-    os.kill(os.getpid(), SIGSTOP if how == "cut" else SIGKILL)
+        with open("/proc/sysrq-trigger", "w", encoding="ascii") as trigger:
+            trigger.write("b")
+    os.kill(os.getpid(), SIGNALS[how])
 
 
 def watched(function: Callable[..., Any], how: str, turn: int, words: list[str]) -> Callable[..., Any]:
