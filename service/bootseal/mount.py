@@ -259,7 +259,7 @@ def _has_its_own(root: int, place: str) -> bool:
         os.close(etc)
     except (OSError, files.NotRegular):
         return False
-    lines = (line.split() for line in text.decode(errors="replace").splitlines())
+    lines = ([word for word in line.replace("\t", " ").split(" ") if word] for line in files.lines(text))
     return any(len(words) > 1 and words[0][0] != "#" and os.path.normpath(words[1]) == place for words in lines)
 
 
