@@ -5,12 +5,14 @@ import argparse
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from .. import image, keyring, messages
+from ..linux import files
 from ..values import BootKeyring
-from . import explain, initrdfile, objects
+from . import explain, initrdfile, inside, objects
 from . import sysroot as sysroots
+from .inside import File
 from .judge import Record, Source, certificates, judge
 from .output import NO_INPUT, USAGE, Failure, emit, error, os_failure, table
 from .sysroot import Found
@@ -85,10 +87,14 @@ class Checker:
         """Those of all deployments at once, as many as there are processors: unpacking takes most of the time."""
         if self._arguments.system_keys or self._arguments.keys or self._arguments.initrd:
             return
-        wanted = {sysroots.initrd_files(found, self._sysroot): found for found in everything}
+        wanted: dict[tuple[File, ...], Found] = {}
+        # A Failure is raised again where that deployment's turn comes.
+        for found in everything:
+            with suppress(Failure):
+                wanted[sysroots.initrd_files(found, self._sysroot)] = found
 
-        def read(paths: tuple[str, ...]) -> None:
-            with suppress(Failure):  # it is raised again where that deployment's turn comes
+        def read(paths: tuple[File, ...]) -> None:
+            with suppress(Failure):
                 self._tree(paths, wanted[paths])
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -108,41 +114,54 @@ class Checker:
             with initrdfile.written_out(initrdfile.Tree({}), ()) as empty:
                 yield Source(empty, self._arguments.keys, keys=_directory(self._arguments.keys))
             return
-        paths = (self._arguments.initrd,) if self._arguments.initrd else sysroots.initrd_files(found, self._sysroot)
+        given = self._arguments.initrd
+        paths = (File("", "", given),) if given else sysroots.initrd_files(found, self._sysroot)
         tree = self._tree(paths, found)
         with initrdfile.written_out(tree, _DIRECTORIES) as directory:
-            yield Source(directory, " ".join(paths), tree=tree)
+            yield Source(directory, " ".join(map(str, paths)), tree=tree)
 
-    def _tree(self, paths: tuple[str, ...], found: Found) -> initrdfile.Tree:
+    def _tree(self, paths: tuple[File, ...], found: Found) -> initrdfile.Tree:
         if not paths:
             hint = "give it with --initrd=, or use --keys= or --system-keys"
             raise Failure(
                 NO_INPUT, f"Failed to find the initrd of {found.name}: none in its boot entry or in usr/lib/modules", hint
             )
+        what = f"Failed to read the initrd {' '.join(map(str, paths))}"
         try:
-            status = [os.stat(path) for path in paths]
-            identity = tuple(f"{s.st_dev}:{s.st_ino}:{s.st_mtime_ns}:{s.st_size}" for s in status)
-            if identity not in self._trees:
-                self._trees[identity] = initrdfile.read(paths)
-            return self._trees[identity]
+            with ExitStack() as stack:
+                return self._read([stack.enter_context(path.opened()) for path in paths])
         except OSError as failed:
             hint = "run as root" if isinstance(failed, PermissionError) else ""
-            raise os_failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}", failed, hint) from failed
+            raise os_failure(NO_INPUT, what, failed, hint) from failed
         except initrdfile.Damaged as damaged:
-            raise Failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}: {damaged}") from damaged
+            raise Failure(NO_INPUT, f"{what}: {damaged}") from damaged
+        except files.NotRegular as failed:
+            raise Failure(NO_INPUT, f"{what}: not a regular file") from failed
+
+    def _read(self, fds: list[int]) -> initrdfile.Tree:
+        status = [os.fstat(fd) for fd in fds]
+        identity = tuple(f"{s.st_dev}:{s.st_ino}:{s.st_mtime_ns}:{s.st_size}" for s in status)
+        if identity not in self._trees:
+            self._trees[identity] = initrdfile.read([f"/proc/self/fd/{fd}" for fd in fds])
+        return self._trees[identity]
 
     def _findings(self, found: Found, source: Source) -> list[explain.Finding]:
         """Of the signature, and of each certificate that is not usable."""
-        path = os.path.join(self._sysroot, found.path, image.IMAGE)
-        return explain.signature_beside(path) + [f for name in certificates(source) for f in explain.certificate(name)]
+        findings = [finding for name in certificates(source) for finding in explain.certificate(name)]
+        with suppress(OSError), inside.opened(self._sysroot, found.path) as deployment:
+            return explain.signature_in(deployment) + findings
+        return findings
 
     def _objects(self, found: Found) -> list[str]:
         try:
             if self._store is None:
-                directory = os.path.join(self._sysroot, "ostree/repo/objects")
-                self._store = objects.Store(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-            with open(os.path.join(self._sysroot, found.path, image.IMAGE), "rb") as file:
-                return objects.lacking(self._store.check(file.read()))
+                self._store = objects.Store(inside.place(self._sysroot, "ostree/repo/objects"))
+            with inside.opened(self._sysroot, found.path) as deployment:
+                fd = objects.open_file(image.IMAGE, deployment)
+            try:
+                return objects.lacking(self._store.check(fd))
+            finally:
+                os.close(fd)
         except OSError as failed:
             return [f"the objects could not be looked at: {failed}"]
 

@@ -8,19 +8,24 @@ keeps it in /run, a GVariant of type a{sv}, and finalizes it at shutdown.
 import os
 import re
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
 from .. import booted, cmdline, deployment, messages
 from ..errors import failed
 from ..linux import files
 from ..values import Deployment, Request
-from . import initrdfile, variant
+from . import initrdfile, inside, variant
+from .inside import File
 from .output import NO_INPUT, USAGE, Failure, os_failure, warning
 
 STAGED = "/run/ostree/staged-deployment"
 _PATH = re.compile(r"ostree/deploy/([^/]+)/deploy/([0-9a-f]{64})\.(\d+)")
 _BOOTED_KEY = b"backing-root-device-inode\0"
-_UKI_DIRECTORIES = ("boot/EFI/Linux", "boot/efi/EFI/Linux", "efi/EFI/Linux")
+# Each may be a partition of its own.
+_UKI_PLACES = ("boot", "boot/efi", "efi")
+_UKI_DIRECTORY = "EFI/Linux"
+_ENTRIES = "loader/entries"
 
 
 class Found(NamedTuple):
@@ -32,7 +37,7 @@ class Found(NamedTuple):
     path: str
     state: str
     options: str | None
-    initrds: tuple[str, ...]
+    initrds: tuple[File, ...]
 
     @property
     def name(self) -> str:
@@ -54,15 +59,13 @@ def default_sysroot() -> str:
 
 def deployments(sysroot: str) -> list[Found]:
     """In boot order: the first is what the next boot takes. Those without boot entry come last. Raises Failure."""
-    if not os.path.isdir(os.path.join(sysroot, "ostree/deploy")):
-        hint = "give the physical root with --sysroot="
-        raise Failure(NO_INPUT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint)
+    on_disk = _on_disk(sysroot)
     running = _booted_inode()
     found: dict[str, Found] = {}
     waiting = staged() if _is_running_sysroot(sysroot) else None
     entries = [waiting] if waiting else []
     entries += _boot_entries(sysroot)
-    for entry in entries + [Found(path, "", None, ()) for path in _on_disk(sysroot)]:
+    for entry in entries + [Found(path, "", None, ()) for path in on_disk]:
         found.setdefault(entry.path, _with_state(entry, sysroot, running, first=not found))
     return list(found.values())
 
@@ -100,28 +103,28 @@ def request(found: Found) -> Request:
     return cmdline.parse(found.options)
 
 
-def initrd_files(found: Found, sysroot: str) -> tuple[str, ...]:
+def initrd_files(found: Found, sysroot: str) -> tuple[File, ...]:
     """The initrd of the boot entry; else what will become it, beside the kernel in the deployment. Empty: none there."""
     if found.initrds:
         return found.initrds
-    modules = os.path.join(sysroot, found.path, "usr/lib/modules")
-    for kernel in sorted(os.listdir(modules)) if os.path.isdir(modules) else ():
-        for name in sorted(os.listdir(os.path.join(modules, kernel))):
-            if name in ("initramfs.img", "initrd", "initrd.img") or name.endswith(".efi"):
-                return (os.path.join(modules, kernel, name),)
+    with suppress(OSError), inside.opened(sysroot, found.path) as tree:
+        for kernel in inside.listed(tree, "usr/lib/modules"):
+            modules = f"usr/lib/modules/{kernel}"
+            for name in inside.listed(tree, modules):
+                if name in ("initramfs.img", "initrd", "initrd.img") or name.endswith(".efi"):
+                    return (File(sysroot, found.path, f"{modules}/{name}"),)
     return ()
 
 
 def staged() -> Found | None:
     """The staged deployment, with the command line that it will have. Raises Failure if there is one that cannot be read."""
     try:
-        with open(STAGED, "rb") as file:
-            return _parse_staged(file.read(1 << 20))
+        return _parse_staged(files.read_start(STAGED, 1 << 20))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise os_failure(NO_INPUT, f"Failed to read {STAGED}", error) from error
-    except (variant.Malformed, KeyError) as error:
+    except (variant.Malformed, KeyError, files.NotRegular) as error:
         raise Failure(
             NO_INPUT, f"Failed to read {STAGED}: not in the form that is known", "see 'ostree admin status'"
         ) from error
@@ -150,7 +153,8 @@ def _with_state(entry: Found, sysroot: str, running: tuple[int, int] | None, *, 
     if entry.state:
         return entry
     try:
-        status = os.stat(os.path.join(sysroot, entry.path))
+        with inside.opened(sysroot, entry.path) as fd:
+            status = os.fstat(fd)
     except OSError:
         return entry
     if running == (status.st_dev, status.st_ino):
@@ -168,9 +172,8 @@ def _is_running_sysroot(sysroot: str) -> bool:
 def _booted_inode() -> tuple[int, int] | None:
     """Device and inode of the booted deployment's directory, from /run/ostree-booted (booted.py writes it)."""
     try:
-        with open(booted.PATH, "rb") as file:
-            data = file.read(1 << 16)
-    except OSError:
+        data = files.read_start(booted.PATH, 1 << 16)
+    except (OSError, files.NotRegular):
         return None
     start = data.find(_BOOTED_KEY)
     start += len(_BOOTED_KEY)
@@ -183,33 +186,35 @@ def _booted_inode() -> tuple[int, int] | None:
 
 def _boot_entries(sysroot: str) -> list[Found]:
     """Deployments with a boot loader entry or in a UKI, in boot order."""
-    boot = _boot_directory(sysroot)
-    directory = os.path.join(boot, "loader/entries")
-    entries = [_parse_entry(os.path.join(directory, name)) for name in _listed(directory, ".conf")]
+    root, place = _boot_place(sysroot)
+    entries: list[dict[str, list[str]]] = []
+    with suppress(OSError), inside.opened(root, place) as boot:
+        entries += [_parse_entry(boot, f"{_ENTRIES}/{name}") for name in inside.listed(boot, _ENTRIES, ".conf")]
     entries.sort(key=_version, reverse=True)
     found = []
     for entry in entries:
         options = " ".join(entry.get("options", ()))
-        initrds = tuple(_below_boot(boot, text) for line in entry.get("initrd", ()) for text in line.split())
-        found += _found(sysroot, options, initrds)
-    for uki_directory in _UKI_DIRECTORIES:
-        directory = os.path.join(sysroot, uki_directory)
-        for name in reversed(_listed(directory, ".efi")):
-            found += _found_uki(sysroot, os.path.join(directory, name))
+        names = [name for line in entry.get("initrd", ()) for name in _words(line)]
+        found += _found(sysroot, options, tuple(File(root, place, _below_boot(name)) for name in names))
+    for place in _UKI_PLACES:
+        with suppress(OSError), inside.opened(sysroot, place) as partition:
+            for name in reversed(inside.listed(partition, _UKI_DIRECTORY, ".efi")):
+                found += _found_uki(sysroot, File(sysroot, place, f"{_UKI_DIRECTORY}/{name}"))
     return found
 
 
-def _found_uki(sysroot: str, path: str) -> list[Found]:
+def _found_uki(sysroot: str, file: File) -> list[Found]:
     try:
-        options = initrdfile.pe_sections(path, (".cmdline",)).get(".cmdline", b"")
-    except (OSError, initrdfile.Damaged):
+        with file.opened() as fd:
+            options = initrdfile.pe_sections(f"/proc/self/fd/{fd}", (".cmdline",)).get(".cmdline", b"")
+    except (OSError, initrdfile.Damaged, files.NotRegular):
         return []
-    return _found(sysroot, options.rstrip(b"\0").decode(errors="replace").strip(), (path,))
+    return _found(sysroot, options.rstrip(b"\0").decode(errors="replace").strip(), (file,))
 
 
-def _found(sysroot: str, options: str, initrds: tuple[str, ...]) -> list[Found]:
+def _found(sysroot: str, options: str, initrds: tuple[File, ...]) -> list[Found]:
     """The deployment that a command line leads to, if it does; finding that out is the boot's matter, listing it is ours."""
-    target = next((word.removeprefix("ostree=") for word in options.split() if word.startswith("ostree=")), "")
+    target = next((word.removeprefix("ostree=") for word in _words(options) if word.startswith("ostree=")), "")
     if not target:
         return []
     try:
@@ -229,50 +234,54 @@ def _found(sysroot: str, options: str, initrds: tuple[str, ...]) -> list[Found]:
 
 
 def _on_disk(sysroot: str) -> list[str]:
-    top = os.path.join(sysroot, "ostree/deploy")
-    paths = [
-        f"ostree/deploy/{stateroot}/deploy/{name}"
-        for stateroot in _listed(top)
-        for name in _listed(f"{top}/{stateroot}/deploy")
-    ]
+    """Raises Failure if there is no ostree at all."""
+    try:
+        with inside.opened(sysroot, "ostree/deploy") as top:
+            paths = [
+                f"ostree/deploy/{stateroot}/deploy/{name}"
+                for stateroot in inside.listed(top, ".")
+                for name in inside.listed(top, f"{stateroot}/deploy")
+            ]
+    except OSError as error:
+        hint = "give the physical root with --sysroot="
+        raise Failure(NO_INPUT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint) from error
     return [path for path in paths if _PATH.fullmatch(path)]
 
 
-def _boot_directory(sysroot: str) -> str:
-    """/boot of the physical root; on the running system it may be a partition that is mounted at /boot only."""
-    own = os.path.join(sysroot, "boot")
-    separate = not os.path.lexists(os.path.join(own, "loader")) and _is_running_sysroot(sysroot)
-    return "/boot" if separate else own
+def _boot_place(sysroot: str) -> tuple[str, str]:
+    """Where /boot of the physical root is; on the running system it may be a partition that is mounted at /boot only."""
+    with suppress(OSError), inside.opened(sysroot, "boot") as own:
+        os.stat("loader", dir_fd=own, follow_symlinks=False)
+        return sysroot, "boot"
+    return ("/" if _is_running_sysroot(sysroot) else sysroot), "boot"
 
 
-def _parse_entry(path: str) -> dict[str, list[str]]:
+def _parse_entry(boot: int, path: str) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
     try:
-        text = files.read_start(path, 1 << 16).decode("utf-8", "replace")
+        content = inside.read(boot, path, 1 << 16)
     except (OSError, files.NotRegular):
         return {}
-    for line in text.splitlines():
-        key, _, value = line.strip().partition(" ")
-        values.setdefault(key, []).append(value.strip())
+    for line in files.lines(content):
+        key, *rest = re.split("[ \t]+", line.strip(" \t\r"), maxsplit=1)
+        values.setdefault(key, []).extend(rest)
     return values
+
+
+def _words(text: str) -> list[str]:
+    """Split where the kernel splits its command line; str.split() does so also where a name has a no-break space."""
+    return [word for word in re.split(f"[{cmdline._SPACE}]+", text) if word]
 
 
 def _version(entry: dict[str, list[str]]) -> int:
     """ostree numbers its entries; the highest boots first."""
-    text = entry.get("version", [""])[0]
+    text = (entry.get("version") or [""])[0]
     return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
-def _below_boot(boot: str, path: str) -> str:
+def _below_boot(path: str) -> str:
     """A path of an entry is below the file system that /boot is on, with or without /boot in it."""
-    return os.path.join(boot, path.lstrip("/").removeprefix("boot/"))
-
-
-def _listed(directory: str, suffix: str = "") -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(directory) if name.endswith(suffix))
-    except OSError:
-        return []
+    return path.lstrip("/").removeprefix("boot/")
 
 
 def _opened_staged(found: Found, sysroot: str) -> Deployment:
