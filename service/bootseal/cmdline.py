@@ -24,8 +24,8 @@ _BOOLEANS = {
 def read() -> str:
     """The text of /proc/cmdline. Raises Refusal `internal`: without /proc nothing works."""
     try:
-        with open(PATH, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
+        with open(PATH, "rb") as file:  # text mode would turn \r into \n
+            return file.read().decode("utf-8", "surrogateescape")
     except OSError as error:
         raise failed(error, messages.INTERNAL, "cannot read the kernel command line", PATH) from error
 

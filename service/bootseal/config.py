@@ -16,6 +16,7 @@ MAX_SIZE = 64 * 1024
 _BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 _BOOLEAN_NAMES = ("yes", "no")
 _METHODS = ("keyring", "fsverity", "none")
+_SPACE = " \t\r"  # \r: a file with DOS line ends is read, too
 _ON_REFUSAL = ("emergency", "reboot", "poweroff")
 _OS = ("no",)  # or the name of an operating system
 _OS_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._:-")
@@ -95,14 +96,14 @@ def parse(text: str, path: str) -> Settings:
     """{(section, key): value} of an INI file. Raises Refusal for a line that is none, or a key given twice."""
     settings: Settings = {}
     section = ""
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = raw.strip()
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.strip(_SPACE)
         if not line or line[0] in "#;":
             continue
         if line[0] == "[" and line[-1] == "]":
             section = line[1:-1]
             continue
-        key, equals, value = (part.strip() for part in line.partition("="))
+        key, equals, value = (part.strip(_SPACE) for part in line.partition("="))
         if not equals or not key or not section:
             raise _bad(f"line {number} is neither [Section] nor Key=value", path)
         if (section, key) in settings:
@@ -119,15 +120,15 @@ def _files(initrd: str) -> list[str]:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_SIZE + 1)
+        with open(path, "rb") as file:
+            content = file.read(MAX_SIZE + 1)
+        if len(content) > MAX_SIZE:
+            raise _bad(f"larger than {MAX_SIZE} bytes", path)
+        return content.decode()
     except OSError as error:
         raise _bad(f"cannot be read: {reason(error)}", path) from error
     except UnicodeDecodeError as error:
         raise _bad("not UTF-8", path) from error
-    if len(text) > MAX_SIZE:
-        raise _bad(f"larger than {MAX_SIZE} characters", path)
-    return text
 
 
 def _checked(key: tuple[str, str], value: str, path: str) -> str:

@@ -54,8 +54,15 @@ def _open(deployment: Deployment, path: str) -> int:
         raise unreadable(error, messages.BAD_IMAGE, path) from error
 
 
+def _filesystem(fd: int, path: str) -> str:
+    try:
+        return mountapi.mount_of(fd).fstype
+    except LookupError as error:  # in a chroot, say
+        raise Refusal(messages.UNSUPPORTED, "the mount table of this process does not have its filesystem", path) from error
+
+
 def _enforced(fd: int, path: str) -> Digest:
-    fstype = mountapi.mount_of(fd).fstype
+    fstype = _filesystem(fd, path)
     if fstype not in FILESYSTEMS:
         raise Refusal(messages.UNSUPPORTED, f"{fstype} has no fs-verity that can be relied on", path)
     try:

@@ -293,7 +293,7 @@ def _has_its_own(root: int, place: str) -> bool:
         if error.errno in LEADS_NOWHERE:
             return False
         raise failed(error, messages.MOUNT_FAILED, "cannot be read", "/etc/fstab") from error
-    lines = (line.split() for line in text.decode(errors="replace").splitlines())
+    lines = ([word for word in line.replace("\t", " ").split(" ") if word] for line in files.lines(text))
     return any(len(words) > 1 and words[0][0] != "#" and os.path.normpath(words[1]) == place for words in lines)
 
 

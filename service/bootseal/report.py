@@ -12,7 +12,7 @@ from typing import Any
 
 from . import __version__, messages
 from .errors import Refusal, printable, reason
-from .linux import journal
+from .linux import files, journal
 from .messages import Note, Verdict
 from .values import BootKeyring, Candidate, Certificate, Deployment, Enrolled, KernelKeys, Mounted, Pinned, Verified
 
@@ -229,9 +229,8 @@ def _write(fd: int, data: bytes) -> None:
 def _consoles() -> list[str]:
     """The devices behind /dev/console, which itself is only the last of them; see proc(5)."""
     try:
-        with open(_CONSOLES, encoding="ascii") as file:
-            found = [f"/dev/{line.split()[0]}" for line in file if line.strip()]
-    except (OSError, ValueError):
+        found = [f"/dev/{line.split()[0]}" for line in files.read_lines(_CONSOLES) if line.strip()]
+    except OSError:
         found = []
     return [path for path in found if os.path.exists(path)] or [_CONSOLE]
 

@@ -185,7 +185,7 @@ def test_the_gate_holds_what_the_firmware_would_not_start(
     """And lets everything pass of which that is not known."""
     world.remember("p384")
     _judged(world, monkeypatch)
-    monkeypatch.setattr(firmware, "look", lambda path: firmware.Signature(state, f"why: {Path(path).name}"))
+    monkeypatch.setattr(firmware, "look", lambda file: firmware.Signature(state, f"why: {Path(file.path).name}"))
     if state == "untrusted":
         with pytest.raises(Failure, match=r"the firmware would not start its kernel image: why: initramfs\.img") as caught:
             _gate(monkeypatch, "enabled")

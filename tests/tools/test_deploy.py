@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -445,11 +446,101 @@ def test_it_fails_when_it_would_not_boot(target: Target, monkeypatch: pytest.Mon
     assert caught.value.status == 69
 
 
-def test_objects_are_found_in_the_image(target: Target) -> None:
-    fd = os.open(target.root.top / "ostree/repo/objects", os.O_RDONLY)
+def _outside(target: Target, name: str) -> Path:
+    path = target.root.top.parent / name
+    path.mkdir()
+    return path
+
+
+def test_objects_through_a_link_are_not_sealed(target: Target) -> None:
+    foreign = _outside(target, "foreign") / target.object.name
+    foreign.write_bytes(b"a file of somebody else")
+    target.object.unlink()
+    target.object.parent.rmdir()
+    target.object.parent.symlink_to(foreign.parent)
+    target.run(objects=True)
+    assert target.verity.calls == [".ostree.cfs"]
+
+
+def test_sealing_does_not_follow_a_link_either(target: Target) -> None:
+    """It was made after the objects were looked at."""
+    foreign = _outside(target, "foreign") / target.object.name
+    foreign.touch()
+    directory = os.open(target.object.parents[1], os.O_RDONLY | os.O_DIRECTORY)
+    target.object.unlink()
+    target.object.parent.rmdir()
+    target.object.parent.symlink_to(foreign.parent)
+    with pytest.raises(Failure, match="Failed to enable fs-verity on the object"):
+        objects.Store(directory).seal([f"ab/{target.object.name}"], directory)
+    os.close(directory)
+    assert target.verity.calls == []
+
+
+def test_a_mark_that_is_a_link_is_not_followed(target: Target, tmp_path: Path) -> None:
+    mark = target.directory.parent / mutable._mark(f".bootseal-{target.directory.name}")
+    mark.symlink_to(tmp_path / "made")
+    target.run()
+    assert not (tmp_path / "made").exists()
+    assert not mark.is_symlink()
+    assert target.immutable
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "huge"])
+def test_an_image_that_is_no_image(kind: str, target: Target, tmp_path: Path) -> None:
+    target.set_immutable(False)
+    content = target.image.read_bytes()
+    target.image.unlink()
+    (tmp_path / "elsewhere").write_bytes(content)
+    if kind == "link":
+        target.image.symlink_to(tmp_path / "elsewhere")
+    elif kind == "fifo":
+        os.mkfifo(target.image)
+    else:
+        target.image.touch()
+        os.truncate(target.image, 1 << 40)
+    with pytest.raises(Failure, match="larger than" if kind == "huge" else "not a regular file"):
+        target.run()
+    assert target.verity.calls == []
+
+
+def test_a_mark_that_is_there_is_not_opened(target: Target) -> None:
+    """It came after the last look; to open a FIFO would be to wait."""
+    prefix = f".bootseal-{target.directory.name}"
+    os.mkfifo(target.directory.parent / mutable._mark(prefix))
+    parent, directory = (os.open(path, os.O_RDONLY) for path in (target.directory.parent, target.directory))
+    with pytest.raises(Failure, match="is at work"), mutable.mutable(mutable.Writable(-1, parent, directory), prefix):
+        pass
+    os.close(parent)
+    os.close(directory)
+    assert target.immutable
+
+
+def test_a_device_in_place_of_the_pair_is_replaced_unopened(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.set_immutable(False)
+    os.mknod(f"{target.image}.digest", 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
+    real, opened = os.open, []
+
+    def noting(*arguments: Any, **named: Any) -> int:
+        fd = real(*arguments, **named)
+        opened.append(stat.S_IFMT(os.fstat(fd).st_mode))
+        return fd
+
+    monkeypatch.setattr(os, "open", noting)
+    target.run()
+    assert stat.S_IFCHR not in opened
+    assert beside(target.image) == target.pair
+
+
+def _checked(target: Target) -> objects.Objects:
+    fd = os.open(target.root.top / "ostree/repo/objects", os.O_PATH)
     try:
-        found = objects.Store(fd).check(target.image.read_bytes())
+        with target.image.open("rb") as image:
+            return objects.Store(fd).check(image.fileno())
     finally:
         os.close(fd)
+
+
+def test_objects_are_found_in_the_image(target: Target) -> None:
+    found = _checked(target)
     assert found == objects.Objects([f"ab/{'d' * 62}.file"], [f"ab/{'c' * 62}.file"])
     assert [line.split(",")[0] for line in objects.lacking(found)] == ["1 object is missing", "1 object is without fs-verity"]

@@ -118,8 +118,10 @@ def test_every_deviation_says_what_to_do(names: dict[str, tuple[str, str]]) -> N
 @pytest.mark.parametrize("kind", ["missing", "directory", "fifo", "device"])
 def test_what_cannot_be_read_is_not_explained(tmp_path: Path, kind: str) -> None:
     """The boot gives the reason; a FIFO must not be waited for."""
-    path = tmp_path / "image.sig"
+    path = tmp_path / ".ostree.cfs.sig"
     make = {"directory": os.mkdir, "fifo": os.mkfifo, "device": lambda p: os.symlink("/dev/zero", p)}
     make.get(kind, lambda _: None)(path)
     assert explain.certificate(str(path)) == []
-    assert explain.signature_beside(str(tmp_path / "image")) == []
+    directory = os.open(tmp_path, os.O_PATH)
+    assert explain.signature_in(directory) == []
+    os.close(directory)

@@ -15,6 +15,7 @@ from cryptography import x509
 from bootseal import report
 from bootseal.host import firmware
 from bootseal.host.firmware import TRUSTED, UNKNOWN, UNTRUSTED
+from bootseal.host.inside import File
 
 from .program import certificate, key, tool
 
@@ -47,7 +48,7 @@ class Machine:
         (self.variables / name).write_bytes(b"\6\0\0\0" + value)
 
     def look(self) -> firmware.Signature | None:
-        return firmware.look(str(self.image), str(self.variables))
+        return firmware.look(File("", "", str(self.image)), str(self.variables))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from guest_cpio import Symlink
 from bootseal import config, keyring
 from bootseal.host import initrdfile, reader, unpacking
 from bootseal.host.initrdfile import Damaged, Tree
+from bootseal.host.inside import File
 from unit.support import at_most
 
 from .program import certificate
@@ -253,9 +254,9 @@ def test_zeros_are_passed_over_at_once(compression: str, gap: int) -> None:
 def test_what_never_ends_is_no_initrd(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "initrd"
     os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
-    with pytest.raises(Damaged, match="not a regular file"), reader.opened([str(path)]):
+    with pytest.raises(Damaged, match="not a regular file"), reader.opened([File("", "", str(path))]):
         pass
-    assert reader.command_lines([str(path)]) == {}
+    assert reader.command_lines([File("", "", str(path))]) == {}
 
 
 def _pe(sections: dict[str, bytes]) -> bytes:

@@ -16,6 +16,7 @@ from guest_cpio import Symlink
 from bootseal.host import cli, confined, initrdfile, reader
 from bootseal.host import sysroot as sysroots
 from bootseal.host.initrdfile import Damaged
+from bootseal.host.inside import File
 from bootseal.host.output import Failure
 
 from .program import bootseal
@@ -39,7 +40,7 @@ FILES: dict[str, guest_cpio.Content] = {
 
 
 def _contents(*paths: Path) -> initrdfile.Contents:
-    with reader.opened([str(path) for path in paths]) as files:
+    with reader.opened([File("", "", str(path)) for path in paths]) as files:
         return reader.contents(files, DIRECTORIES, NAMES)
 
 
@@ -61,7 +62,7 @@ def test_what_was_asked_comes_back(tmp_path: Path, parts: int) -> None:
 
 def test_identity_changes_with_the_file(tmp_path: Path) -> None:
     def identity() -> tuple[str, ...]:
-        with reader.opened([str(tmp_path / "1")]) as files:
+        with reader.opened([File("", "", str(tmp_path / "1"))]) as files:
             return files.identity
 
     (tmp_path / "1").write_bytes(b"1")
@@ -82,8 +83,8 @@ def test_command_lines_of_those_that_can_be_read(tmp_path: Path) -> None:
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     os.truncate(tmp_path / "e.efi", 1 << 40)  # sparse
-    found = reader.command_lines([str(tmp_path / name) for name in (*contents, "missing.efi")])
-    assert {Path(path).name: line[:10] for path, line in found.items()} == {
+    found = reader.command_lines([File(str(tmp_path), ".", name) for name in (*contents, "missing.efi")])
+    assert {file.path: line[:10] for file, line in found.items()} == {
         "a.efi": "ostree=/a", "c.efi": "", "d.efi": "", "e.efi": "ostree=/e ",
     }  # fmt: skip
     assert max(map(len, found.values())) == reader.MAX_COMMAND_LINE
@@ -223,7 +224,7 @@ def test_no_answer_is_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     with pytest.raises(Damaged, match="strange answer"):
         _contents(tmp_path / "initrd")
     with pytest.raises(Damaged, match="strange answer"):
-        reader.command_lines([str(tmp_path / "initrd")])
+        reader.command_lines([File(str(tmp_path), ".", "initrd")])
 
 
 # --- the commands

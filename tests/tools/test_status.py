@@ -21,7 +21,7 @@ from bootseal import image, kernelkeys, messages, report
 from bootseal.digest import Digest
 from bootseal.errors import Refusal
 from bootseal.host import chain, cli, devices, gptauto, manager, recheck, status
-from bootseal.linux import keyctl
+from bootseal.linux import files, keyctl
 from bootseal.linux.mountapi import MountInfo
 from bootseal.values import Mounted, Release
 from tools.schema import SCHEMA, errors
@@ -76,7 +76,7 @@ class World:
         patch.setattr(report, "PATH", str(self.run / "boot.json"))
         self.write(recorded())
         self.sysroot = directory / "sysroot"
-        (self.sysroot / deployment().path).mkdir(parents=True)
+        (self.sysroot / deployment().path / "etc").mkdir(parents=True)
         self.etc("/etc")
         for module, name in ((report, "_IMPORTED"), (report, "_EXTRA"), (gptauto, "_GENERATED"), (gptauto, "_SWAPS")):
             patch.setattr(module, name, str(directory / name))
@@ -97,10 +97,9 @@ class World:
         (self.run / "boot.json").write_text(json.dumps(record))
 
     def etc(self, target: str) -> None:
-        """What the deployment's own /etc is."""
-        link = self.sysroot / deployment().path / "etc"
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
+        """What the deployment's own /etc is: a directory that is seen at /etc, or not."""
+        own = str(self.sysroot / deployment().path / "etc")
+        self.patch.setattr(recheck, "_ETC", own if target == "/etc" else target)
 
     def mounted(self, *lines: str) -> None:
         self.patch.setattr(recheck, "mounts", lambda: table(*lines))
@@ -476,6 +475,33 @@ def test_etc_that_cannot_be_compared_is_unknown(world: World, said: Callable[...
     found = said()
     assert found.status == 0
     assert "/etc was not compared with the deployment's: No such file or directory (ENOENT)" in found.err
+
+
+def test_a_line_of_the_mount_table_that_cannot_be_parsed_is_unknown(world: World, said: Callable[..., Said]) -> None:
+    world.patch.setattr(recheck, "mounts", lambda: table()._replace(unread=2))
+    found = said()
+    assert found.status == 0
+    assert "not known: the mount table has 2 lines that cannot be parsed" in found.err
+    world.patch.setattr(recheck, "mounts", lambda: table("50 30 0:50 / /usr ro - tmpfs tmpfs ro")._replace(unread=1))
+    assert said().status == 77
+
+
+def test_the_mount_table_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [*USUAL, "no line of it"]
+    monkeypatch.setattr(files, "read_lines", lambda path: lines if path.endswith("mountinfo") else ["mnt_id: 30"])
+    found = recheck.mounts()
+    assert (found.root and found.root.target, len(found.everything), found.unread) == ("/", len(USUAL), 1)
+
+
+def test_an_image_outside_the_mount_table_is_unknown(world: World, said: Callable[..., Said]) -> None:
+    def none(*_: object) -> Digest:
+        try:
+            raise LookupError
+        except LookupError as error:
+            raise Refusal(messages.UNSUPPORTED, "the mount table does not have it", "/x") from error
+
+    world.measured(none)
+    assert said().status == 0
 
 
 # --- not covered

@@ -296,14 +296,14 @@ def test_uki(root: Root) -> None:
     initrd = guest_cpio.archive({"etc/x": b"x"})
     (directory / "os.efi").write_bytes(_pe({".cmdline": f"ostree=/ostree/boot.1/os/{A}/0\0".encode(), ".initrd": initrd}))
     found = root.found()[0]
-    assert (found.path, found.initrds) == (path, (str(directory / "os.efi"),))
+    assert (found.path, *map(str, found.initrds)) == (path, str(directory / "os.efi"))
     assert found.options == f"ostree=/ostree/boot.1/os/{A}/0"
 
 
 @pytest.mark.parametrize("line", ["/ostree/os-1/initrd.img", "/boot/ostree/os-1/initrd.img"])
 def test_initrd_of_the_boot_entry(root: Root, line: str) -> None:
     root.add(A, 1, initrd=line)
-    assert root.found()[0].initrds == (str(root.top / "boot/ostree/os-1/initrd.img"),)
+    assert list(map(str, root.found()[0].initrds)) == [str(root.top / "boot/ostree/os-1/initrd.img")]
 
 
 @pytest.mark.parametrize("name", ["initramfs.img", "initrd", "initrd.img", "os.efi"])
@@ -313,7 +313,7 @@ def test_initrd_of_a_deployment_without_entry(root: Root, name: str) -> None:
     assert sysroots.initrd_files(found, str(root.top)) == ()
     file = root.top / path / "usr/lib/modules/6.12" / name
     file.touch()
-    assert sysroots.initrd_files(found, str(root.top)) == (str(file),)
+    assert list(map(str, sysroots.initrd_files(found, str(root.top)))) == [str(file)]
 
 
 CHOICES: dict[str | None, str | None] = {

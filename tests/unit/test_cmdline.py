@@ -163,6 +163,13 @@ def test_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cmdline.read() == "a=\udcff b\n"
 
 
+def test_a_carriage_return_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cmdline"
+    path.write_bytes(b'a="b\rc\r\nd"\n')
+    monkeypatch.setattr(cmdline, "PATH", str(path))
+    assert cmdline.split(cmdline.read()) == [("a", "b\rc\r\nd")]
+
+
 def test_read_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cmdline, "PATH", str(tmp_path / "missing"))
     assert verdict(cmdline.read) == "internal"

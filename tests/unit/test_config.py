@@ -129,6 +129,26 @@ def test_a_directory_in_place_of_the_file(name: str, tmp_path: Path) -> None:
     assert (found.verdict.name, found.what) == ("bad-config", "cannot be read: Is a directory (EISDIR)")
 
 
+@pytest.mark.parametrize("end", "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
+def test_only_a_newline_ends_a_line(end: str, tmp_path: Path) -> None:
+    """As ostree reads prepare-root.conf: what is a comment to it must not be a setting to us."""
+    path = Path(write(tmp_path, {"etc/bootseal/bootseal.conf": ""}), "etc/bootseal/bootseal.conf")
+    path.write_bytes(f"[Enroll]\n# x{end}Method=none\n".encode())
+    assert config.load(str(tmp_path)).method == "keyring"
+    path.write_bytes(f"[Enroll]\nMethod=none{end}x\n".encode())
+    assert verdict(config.load, str(tmp_path)) == "bad-config"
+    path.write_bytes(f"[Enroll]\nMethod=none{end}\n".encode())
+    assert verdict(config.load, str(tmp_path)) == ("accepted" if end == "\r" else "bad-config")
+
+
+def test_a_file_of_the_largest_size(tmp_path: Path) -> None:
+    path = Path(write(tmp_path, {"etc/bootseal/bootseal.conf": ""}), "etc/bootseal/bootseal.conf")
+    path.write_bytes(b"#" * config.MAX_SIZE)
+    assert config.load(str(tmp_path)) == DEFAULT
+    path.write_bytes(b"#" * (config.MAX_SIZE - 1) + "\u00fc".encode())
+    assert "larger than" in refusal(config.load, str(tmp_path)).what
+
+
 ETC, USR = "etc/bootseal/bootseal.conf", "usr/lib/bootseal/bootseal.conf"
 PRECEDENCE: dict[str, tuple[dict[str, str], str]] = {
     "/usr/lib alone": ({USR: method("none")}, "none"),

@@ -82,6 +82,19 @@ def test_other_filesystems_are_not_believed(
     assert refused(root, call) == "unsupported"
 
 
+@pytest.mark.parametrize("call", [pin, enforced])
+def test_a_filesystem_that_is_not_in_the_mount_table(
+    call: Callable[[Sysroot], object], root: Sysroot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a chroot, or if its line cannot be parsed."""
+
+    def none(_: int) -> object:
+        raise LookupError("mount 1")
+
+    monkeypatch.setattr(mountapi, "mount_of", none)
+    assert refused(root, call) == "unsupported"
+
+
 ANSWERS = {
     "another digest": (1, bytes([VALUE[0] ^ 1]) + VALUE[1:]),
     "last bit": (1, VALUE[:-1] + bytes([VALUE[-1] ^ 1])),

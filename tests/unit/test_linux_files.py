@@ -42,6 +42,33 @@ def test_descriptor_flags(root: int) -> None:
         os.write(fd, b"x")
 
 
+@pytest.mark.parametrize("target", ["a", "/a", "/"])
+def test_a_link_before_the_last_component(target: str, root: int, tmp_path: Path) -> None:
+    (tmp_path / "there").symlink_to(target)
+    path = "there/file" if target != "/" else "there/a/file"
+    with pytest.raises(OSError, match="symbolic links"):
+        files.open_regular(root, path)
+    assert os.read(files.open_regular(root, path, follow=True), 10) == b"content"
+
+
+LINES = {
+    "none": (b"", []),
+    "one": (b"a\n", ["a"]),
+    "without an end": (b"a\nb", ["a", "b"]),
+    "empty ones": (b"\n\na\n\n", ["", "", "a", ""]),
+    "invalid UTF-8": (b"\xff\n\x85\n", ["\udcff", "\udc85"]),
+    "other ends": ("a\rb\vc\fd\x1ce\x1df\x1eg\x85h\u2028i\u2029j\n".encode(), ["a\rb\vc\fd\x1ce\x1df\x1eg\x85h\u2028i\u2029j"]),
+    "DOS": (b"a\r\nb\r\n", ["a\r", "b\r"]),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), LINES.values(), ids=LINES)
+def test_lines(content: bytes, expected: list[str], tmp_path: Path) -> None:
+    assert files.lines(content) == expected
+    (tmp_path / "file").write_bytes(content)
+    assert files.read_lines(str(tmp_path / "file")) == expected
+
+
 @pytest.mark.parametrize("kind", ["directory", "fifo"])
 def test_not_regular(kind: str, root: int, tmp_path: Path) -> None:
     path = tmp_path / "x"

@@ -33,11 +33,11 @@ class Keys:
     """A /proc/keys of one's own, and a kernel that describes the keys of LINES and no other."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: Path, text: str) -> None:
-        (directory / "keys").write_text(text)
+        (directory / "keys").write_bytes(text.encode())
         real = open
 
-        def open_(path: str, **named: Any) -> Any:
-            return real(directory / "keys" if path == "/proc/keys" else path, **named)
+        def open_(path: str, *arguments: Any, **named: Any) -> Any:
+            return real(directory / "keys" if path == "/proc/keys" else path, *arguments, **named)
 
         monkeypatch.setattr("builtins.open", open_)
         monkeypatch.setattr(keyctl, "syscall", self._call)

@@ -23,14 +23,37 @@ LINES = {
     "UTF-8": ("36 35 98:0 / /ü rw - ext4 /dev/vda rw", ("/ü", "ext4", "/dev/vda")),
     "invalid UTF-8": ("36 35 98:0 / /\udcff rw - ext4 /dev/vda rw", ("/\udcff", "ext4", "/dev/vda")),
     "empty source": ("36 35 0:50 / /x rw - tmpfs  rw", ("/x", "tmpfs", "")),
+    "ends of lines elsewhere": (
+        "36 35 98:0 / /\r\v\f\x1c\x85\u2028 rw - ext4 /dev/\r rw",
+        ("/\r\v\f\x1c\x85\u2028", "ext4", "/dev/\r"),
+    ),
 }
 
 
 @pytest.mark.parametrize(("line", "expected"), LINES.values(), ids=LINES)
 def test_a_line_of_mountinfo(line: str, expected: tuple[str, str, str]) -> None:
-    found = mountapi.MountInfo(line + "\n")
+    (found,) = mountapi.parsed([line])
     assert (found.target, found.fstype, found.source) == expected
     assert (found.id, found.parent) == (36, 35)
+
+
+NONE = [
+    "", " ", "x", "36", "36 35 98:0 / /x rw", "36 35 98:0 / /x rw -", "36 35 98:0 / /x rw - t d", "36 35 98:0 / /x - ext4 d rw",
+    "x 35 98:0 / /x rw - ext4 d rw", "36 x 98:0 / /x rw - ext4 d rw", "36 35 98:0 / /\\ rw - ext4 d rw",
+    "36 35 98:0 / /\\999 rw - ext4 d rw", "36 35 98:0 / /\\N{x} rw - ext4 d rw", "36 35 98:0 /\\x /x rw - ext4 d rw",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", NONE)
+def test_a_line_that_cannot_be_parsed_is_left_out(line: str) -> None:
+    with pytest.raises(ValueError):
+        mountapi.MountInfo(line)
+    good, _ = LINES["plain"]
+    assert [mount.target for mount in mountapi.parsed([good, line, good])] == ["/sysroot", "/sysroot"]
+
+
+def test_the_directory_that_a_mount_shows() -> None:
+    assert mountapi.MountInfo("36 35 98:0 /a\\040b /c rw - ext4 /dev/vda rw").root == "/a b"
 
 
 def test_options_of_the_superblock() -> None:
@@ -123,6 +146,28 @@ def test_contexts_are_closed(calls: list[tuple[Any, ...]]) -> None:
     mountapi.new_filesystem("tmpfs", [], 0)
     # Each call opened one; the contexts are two of them.
     assert len(os.listdir("/proc/self/fd")) == before + len(calls) - 2
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "name", ["\r", "\n", "\v\f", "\x1c\x1d\x1e", "\x85", "\u2028\u2029", "\udc85\udcff", "\t \\ - #", "\r\n36 35"]
+)
+def test_a_mount_with_such_a_name(name: str, tmp_path: Path) -> None:
+    """An unprivileged user may mount (by FUSE, say), and chooses where."""
+    code = (
+        START
+        + """
+name = place + "/a" + eval(sys.argv[2]) + "z"
+os.mkdir(name)
+syscall.mount("unit", name, "tmpfs", 0)
+print([m.target == name for m in mountapi.mounts() if m.source == "unit"])
+print(mountapi.mount_of(os.open(name, os.O_PATH)).target == name)
+from bootseal.host import recheck
+found = recheck.mounts()
+print(found.unread, len([m for m in found.everything if m.target == name]))
+"""
+    )
+    assert run_python(code, str(tmp_path), ascii(name)).splitlines() == ["[True]", "True", "0 1"]
 
 
 @pytest.mark.root

@@ -160,6 +160,19 @@ for readonly in (True, False):
 
 
 @pytest.mark.parametrize(
+    ("line", "own"),
+    [(f"# x{end}UUID=1 /var ext4\n", False) for end in "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"]
+    + [(f"UUID=1{blank}/var ext4\n", blank in " \t") for blank in " \t\v\f\r\x1c\x85\u00a0\u2028"],
+)
+def test_lines_and_words_of_an_fstab_are_systemds(line: str, tmp_path: Path, *, own: bool) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/fstab").write_bytes(line.encode())
+    root = os.open(tmp_path, os.O_PATH)
+    assert mount._has_its_own(root, "/var") is own
+    os.close(root)
+
+
+@pytest.mark.parametrize(
     ("fstab", "own"),
     [
         (b"UUID=1 /var ext4 defaults 0 2\n", True),
@@ -169,9 +182,10 @@ for readonly in (True, False):
         (b"UUID=1 /var ext4\n".ljust(65536), True),
         (b"UUID=1 /var ext4\n".ljust(65537), False),
         (b"\xff\0 \xfe\n", False),
+        (b"# \rUUID=1 /var ext4\n", False),
         (b"", False),
     ],
-    ids=["line", "blanks", "comment", "others", "largest", "too-large", "binary", "empty"],
+    ids=["line", "blanks", "comment", "others", "largest", "too-large", "binary", "carriage-return", "empty"],
 )
 @pytest.mark.parametrize("transient", ["False", "True"])
 def test_var_is_left_to_an_fstab_that_has_it(fstab: bytes, *, own: bool, transient: str, image: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from support_dracut import contents
 
 from bootseal.host import bypasses as host_bypasses
 from bootseal.host import reader
+from bootseal.host.inside import File
 
 pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
@@ -254,7 +255,7 @@ def bypasses(files: dict[str, bytes]) -> set[str]:
 
 def known_bypasses(initrd: Path) -> list[str]:
     """What 'verify' finds of them."""
-    with reader.opened([str(initrd)]) as opened:
+    with reader.opened([File("", "", str(initrd))]) as opened:
         return [module for module, _ in host_bypasses.found(reader.contents(opened, (), tuple(host_bypasses.NAMES)))]
 
 

@@ -153,7 +153,7 @@ def main() -> None:
     in_child(make_examples, directory)
     in_child(rehearse_and_list, directory)
     with open(f"{directory}/imported", encoding="utf-8") as file:
-        sources = file.read().splitlines()
+        sources = file.read().split("\n")
     for name in os.listdir(directory):
         os.unlink(f"{directory}/{name}")
     os.rmdir(directory)

@@ -10,9 +10,10 @@ from contextlib import contextmanager, suppress
 from .. import booted, config, image, keyring, messages, report
 from ..errors import Refusal
 from ..values import BootKeyring
-from . import continuity, explain, firmware, initrdfile, objects, reader
+from . import continuity, explain, firmware, initrdfile, inside, objects, reader
 from . import sysroot as sysroots
 from .initrdfile import Contents
+from .inside import File
 from .judge import INITRD_NAMES, Record, Source, certificates, judge
 from .output import NO_INPUT, USAGE, Failure, emit, error, os_failure, table, warning
 from .sysroot import Found
@@ -123,10 +124,14 @@ class Checker:
         """Those of all deployments, several at once: unpacking takes most of the time."""
         if self._arguments.system_keys or self._arguments.keys or self._arguments.initrd:
             return
-        wanted = {sysroots.initrd_files(found, self._sysroot): found for found in everything}
+        wanted: dict[tuple[File, ...], Found] = {}
+        # A Failure is raised again where that deployment's turn comes.
+        for found in everything:
+            with suppress(Failure):
+                wanted[sysroots.initrd_files(found, self._sysroot)] = found
 
-        def read(paths: tuple[str, ...]) -> None:
-            with suppress(Failure):  # it is raised again where that deployment's turn comes
+        def read(paths: tuple[File, ...]) -> None:
+            with suppress(Failure):
                 self._contents(paths, wanted[paths])
 
         with ThreadPoolExecutor(min(os.cpu_count() or 1, _AT_ONCE)) as pool:
@@ -149,43 +154,50 @@ class Checker:
         paths = self._paths(found)
         initrd = self._contents(paths, found)
         with initrdfile.written_out(initrd) as directory:
-            yield Source(directory, " ".join(paths), initrd=initrd)
+            yield Source(directory, " ".join(map(str, paths)), initrd=initrd)
 
-    def _paths(self, found: Found) -> tuple[str, ...]:
-        return (self._arguments.initrd,) if self._arguments.initrd else sysroots.initrd_files(found, self._sysroot)
+    def _paths(self, found: Found) -> tuple[File, ...]:
+        given = self._arguments.initrd
+        return (File("", "", given),) if given else sysroots.initrd_files(found, self._sysroot)
 
-    def _contents(self, paths: tuple[str, ...], found: Found) -> Contents:
+    def _contents(self, paths: tuple[File, ...], found: Found) -> Contents:
         if not paths:
             hint = "give it with --initrd=, or use --keys= or --system-keys"
             raise Failure(
                 NO_INPUT, f"Failed to find the initrd of {found.name}: none in its boot entry or in usr/lib/modules", hint
             )
+        what = f"Failed to read the initrd {' '.join(map(str, paths))}"
         try:
-            with reader.opened(paths) as files:
-                if files.identity not in self._initrds:
-                    self._initrds[files.identity] = reader.contents(files, _DIRECTORIES, INITRD_NAMES)
-                return self._initrds[files.identity]
+            with reader.opened(paths) as opened:
+                if opened.identity not in self._initrds:
+                    self._initrds[opened.identity] = reader.contents(opened, _DIRECTORIES, INITRD_NAMES)
+                return self._initrds[opened.identity]
         except OSError as failed:
             hint = "run as root" if isinstance(failed, PermissionError) else ""
-            raise os_failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}", failed, hint) from failed
+            raise os_failure(NO_INPUT, what, failed, hint) from failed
         except initrdfile.Damaged as damaged:
             hint = (
                 "if a program is missing, install it; otherwise rebuild the initrd, and assume tampering if no build made it so"
             )
-            raise Failure(NO_INPUT, f"Failed to read the initrd {' '.join(paths)}: {damaged}", hint) from damaged
+            raise Failure(NO_INPUT, f"{what}: {damaged}", hint) from damaged
 
     def _findings(self, found: Found, source: Source) -> list[explain.Finding]:
         """Of the signature, and of each certificate that is not usable."""
-        path = os.path.join(self._sysroot, found.path, image.IMAGE)
-        return explain.signature_beside(path) + [f for name in certificates(source) for f in explain.certificate(name)]
+        findings = [finding for name in certificates(source) for finding in explain.certificate(name)]
+        with suppress(OSError), inside.opened(self._sysroot, found.path) as deployment:
+            return explain.signature_in(deployment) + findings
+        return findings
 
     def _objects(self, found: Found) -> list[str]:
         try:
             if self._store is None:
-                directory = os.path.join(self._sysroot, "ostree/repo/objects")
-                self._store = objects.Store(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-            with open(os.path.join(self._sysroot, found.path, image.IMAGE), "rb") as file:
-                return objects.lacking(self._store.check(file.read()))
+                self._store = objects.Store(inside.place(self._sysroot, "ostree/repo/objects"))
+            with inside.opened(self._sysroot, found.path) as deployment:
+                fd = objects.open_file(image.IMAGE, deployment)
+            try:
+                return objects.lacking(self._store.check(fd))
+            finally:
+                os.close(fd)
         except OSError as failed:
             return [f"the objects could not be looked at: {failed}"]
 

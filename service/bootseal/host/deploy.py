@@ -10,7 +10,7 @@ from ..digest import Digest
 from ..errors import Refusal, printable
 from ..linux import files, fsverity
 from ..values import BootKeyring, Candidate
-from . import check, gate, imagefile, mutable, objects, pair
+from . import check, gate, imagefile, inside, mutable, objects, pair
 from . import sysroot as sysroots
 from .mutable import Writable
 from .output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, Failure, emit, note, os_failure
@@ -46,13 +46,13 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     sysroot = os.path.abspath(arguments.sysroot or sysroots.default_sysroot())
     found = sysroots.choose(sysroot, arguments.deployment)
     path = os.path.join(sysroot, found.path, image.IMAGE)
-    content = _pair(arguments, path)
+    content = _pair(arguments, sysroot, found, path)
     checker = check.Checker(sysroot, arguments)
     _refuse_untrusted(checker, found, content, path)
     with mutable.writable(sysroot, found.path) as writable:
         changed = _seal(writable, found, digest.from_bytes(content.digest), path)
         if arguments.objects:
-            changed |= _seal_objects(writable, path)
+            changed |= _seal_objects(writable)
         changed |= _put(writable, found, content, path)
     record = checker.check(found)
     if found.state == "staged":
@@ -71,9 +71,17 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     return 0
 
 
-def _pair(arguments: argparse.Namespace, image_path: str) -> pair.Pair:
+def _pair(arguments: argparse.Namespace, sysroot: str, found: Found, image_path: str) -> pair.Pair:
     """What is to be put beside the image, and that it belongs to this image."""
-    computed = imagefile.compute(image_path, "sha256", messages.NO_IMAGE.hint)
+    try:
+        with inside.opened(sysroot, found.path) as directory:
+            return _matching(arguments, directory, image_path)
+    except OSError as error:
+        raise os_failure(NO_INPUT, f"Failed to open the image {image_path}", error, messages.NO_IMAGE.hint) from error
+
+
+def _matching(arguments: argparse.Namespace, directory: int, image_path: str) -> pair.Pair:
+    computed = imagefile.compute(image_path, "sha256", messages.NO_IMAGE.hint, directory)
     signature = _content(arguments.signature, "the signature", cms.MAX_SIZE)
     given = _content(arguments.digest, "the digest", 64) if arguments.digest else computed.value
     try:
@@ -81,7 +89,7 @@ def _pair(arguments: argparse.Namespace, image_path: str) -> pair.Pair:
     except ValueError as error:
         raise Failure(DATA, f"Failed to use the digest {arguments.digest}: {error}") from error
     if wanted.algorithm != computed.algorithm:
-        computed = imagefile.compute(image_path, wanted.algorithm, messages.NO_IMAGE.hint)
+        computed = imagefile.compute(image_path, wanted.algorithm, messages.NO_IMAGE.hint, directory)
     if wanted != computed:
         hint = "sign the image of this very deployment: two commits of the same tree may give two images"
         raise Failure(DATA, f"Failed to deploy: the image {image_path} has the digest {computed}, signed is {wanted}", hint)
@@ -131,7 +139,7 @@ def _write_hint(error: OSError) -> str:
 def _seal(writable: Writable, found: Found, wanted: Digest, path: str) -> bool:
     try:
         changed = objects.enable(image.IMAGE, writable.deployment, wanted.algorithm)
-        fd = os.open(image.IMAGE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=writable.deployment)
+        fd = objects.open_file(image.IMAGE, writable.deployment)
         try:
             number, value = fsverity.measure(fd)
         finally:
@@ -145,12 +153,12 @@ def _seal(writable: Writable, found: Found, wanted: Digest, path: str) -> bool:
     return changed
 
 
-def _seal_objects(writable: Writable, path: str) -> bool:
+def _seal_objects(writable: Writable) -> bool:
     directory = files.open_directory(writable.top, "ostree/repo/objects")
     try:
         store = objects.Store(directory)
-        with open(path, "rb") as file:
-            unsealed = store.check(file.read()).unsealed
+        with open(objects.open_file(image.IMAGE, writable.deployment), "rb") as file:
+            unsealed = store.check(file.fileno()).unsealed
         store.seal(unsealed, directory)
     except OSError as error:
         raise os_failure(OS_ERROR, "Failed to look at the objects", error) from error

@@ -12,9 +12,10 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from .. import cms, der, keyring
+from .. import cms, der, image, keyring
 from ..der import Item
 from ..linux import files
+from . import inside
 
 _SIGN_AGAIN = "sign again with 'bootseal sign'"
 _NAME_SIGNER = "name the signer by issuer and serial: no -keyid"
@@ -77,10 +78,10 @@ _CERTIFICATE = {
 _HASH_OIDS = frozenset(cms._HASHES)
 
 
-def signature_beside(image: str) -> list[Finding]:
-    """What is to be said of the signature beside an image. Empty when it is within the profile, or cannot be read."""
+def signature_in(deployment: int) -> list[Finding]:
+    """What is to be said of a deployment's signature. Empty when it is within the profile, or cannot be read."""
     try:
-        return signature(files.read_start(image + ".sig", 1 << 16))
+        return signature(inside.read(deployment, image.IMAGE + ".sig", 1 << 16))
     except (OSError, files.NotRegular):
         return []
 

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from .. import report
 from ..errors import reason
+from ..linux.files import NotRegular
+from .inside import File
 
 TRUSTED, UNTRUSTED, UNKNOWN = "trusted", "untrusted", "unknown"
 # UEFI specification, 32.4.1; shim's MokVars.txt.
@@ -58,13 +60,13 @@ class Signers(NamedTuple):
     others: int
 
 
-def look(path: str, variables: str = report.EFI_VARIABLES) -> Signature | None:
+def look(file: File, variables: str = report.EFI_VARIABLES) -> Signature | None:
     """Look at the signature of a unified kernel image; None for any other file, and without Secure Boot."""
     if not _secure_boot(variables):
         return None
     try:
         with ExitStack() as stack:
-            image = _copied(path, stack)
+            image = _copied(file, stack)
             return _checked(image, signers(variables), stack) if image is not None else None
     except OSError as error:
         return Signature(UNKNOWN, reason(error))
@@ -130,10 +132,12 @@ def _pem(encoded: bytes) -> bytes | None:
         return None
 
 
-def _copied(path: str, stack: ExitStack) -> int | None:
+def _copied(file: File, stack: ExitStack) -> int | None:
     """A copy of a PE file in memory, which its owner cannot change meanwhile, and which anybody may open; None for others."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
+    try:
+        fd = stack.enter_context(file.opened())
+    except NotRegular:
+        return None
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or os.pread(fd, 2, 0) != b"MZ":
         return None

@@ -7,22 +7,27 @@ from collections.abc import Iterator
 
 from .. import digest
 from ..digest import BLOCK_SIZE, Digest
+from ..linux import files
 from .output import DATA, IO_ERROR, NO_INPUT, USAGE, Failure, Progress, os_failure
 
 _CHUNK = 256 * BLOCK_SIZE
+# Of a deployment's image: one of 1 GiB names millions of files.
+MAX_SIZE = 1 << 30
 
 
-def compute(path: str, algorithm: str, hint: str) -> Digest:
+def compute(path: str, algorithm: str, hint: str, directory: int | None = None) -> Digest:
     """Reads the file once, with flat memory and a progress bar. Raises Failure, also when the file changes meanwhile.
 
-    `hint` is for an image that is not there.
+    `hint` is for an image that is not there. `directory`: the file is in this one, and nobody vouches for what that holds.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = _opened(path, directory)
     except OSError as error:
         raise os_failure(NO_INPUT, f"Failed to open the image {path}", error, hint) from error
     try:
         before = _checked(fd, path)
+        if directory is not None and before.st_size > MAX_SIZE:
+            raise Failure(DATA, f"Failed to read the image {path}: larger than {MAX_SIZE} bytes")
         with Progress(f"Computing the digest of {os.path.basename(path)}", before.st_size) as progress:
             computed = digest.of_blocks(_chunks(fd, progress), algorithm)
         _check_unchanged(before, os.fstat(fd), path)
@@ -44,6 +49,15 @@ def parse(text: str) -> Digest:
         hint = "sha256: and 64 hexadecimal digits, or sha512: and 128, as 'fsverity digest' prints it"
         raise Failure(USAGE, f"Failed to read the digest {text[:80]}: not in the form that is expected", hint)
     return parsed
+
+
+def _opened(path: str, directory: int | None) -> int:
+    if directory is None:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        return files.open_regular(directory, os.path.basename(path))
+    except files.NotRegular as error:
+        raise Failure(DATA, f"Failed to read the image {path}: not a regular file") from error
 
 
 def _checked(fd: int, path: str) -> os.stat_result:

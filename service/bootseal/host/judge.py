@@ -17,13 +17,15 @@ from .. import builtin, candidate, config, enroll, image, initrd, kernelkeys, ke
 from ..errors import Refusal
 from ..linux import files, syscall
 from ..values import BootKeyring, Deployment, Pinned, Policy, Request
-from . import bypasses
+from . import bypasses, inside
 from . import sysroot as sysroots
 from .initrdfile import Contents
+from .output import Failure
 from .sysroot import Found
 
 Record = dict[str, Any]
 _UNIT = "initrd-root-fs.target.requires/bootseal.service"
+_CONFIG_SIZE = 1 << 20
 _UNITS = tuple(f"{top}/systemd/system/{_UNIT}" for top in ("usr/lib", "lib", "etc"))
 _PACKAGE = "usr/lib/bootseal"
 INITRD_NAMES = (*_UNITS, _PACKAGE, *bypasses.NAMES)  # what is asked of an initrd beside its files
@@ -149,12 +151,11 @@ def _check_initrd(contents: Contents, name: str) -> None:
 
 def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]) -> None:
     """Options of the deployment's own kernel. Raises Refusal."""
-    path = _kernel_config(os.path.join(sysroot, found.path))
+    path, content = _kernel_config(found, sysroot)
     if not path:
         missing.append("no configuration of the deployment's kernel found: its options are not known")
         return
-    with open(path, encoding="ascii", errors="replace") as file:
-        on = {line.partition("=")[0] for line in file.read(1 << 22).splitlines() if line.endswith(("=y", "=m"))}
+    on = {line.partition("=")[0] for line in files.lines(content) if line.endswith(("=y", "=m"))}
     for option in initrd.kernel_options(policy):
         if f"CONFIG_{option}" not in on:
             raise Refusal(messages.UNSUPPORTED, f"the kernel lacks CONFIG_{option}", path)
@@ -162,13 +163,15 @@ def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]
         missing.append("the kernel lacks CONFIG_FS_VERITY_BUILTIN_SIGNATURES: it will not hold the digest itself")
 
 
-def _kernel_config(tree: str) -> str | None:
-    modules = os.path.join(tree, "usr/lib/modules")
-    releases = sorted(os.listdir(modules)) if os.path.isdir(modules) else []
-    places = [os.path.join(modules, release, "config") for release in releases]
-    places += [os.path.join(tree, f"usr/lib/ostree-boot/config-{release}") for release in releases]
-    places += [os.path.join(tree, f"boot/config-{release}") for release in releases]
-    return next((place for place in places if os.path.isfile(place)), None)
+def _kernel_config(found: Found, sysroot: str) -> tuple[str, bytes]:
+    """Path and content; empty if there is none."""
+    with suppress(OSError, Failure), inside.opened(sysroot, found.path) as tree:
+        releases = inside.listed(tree, "usr/lib/modules")
+        for place in ("usr/lib/modules/{}/config", "usr/lib/ostree-boot/config-{}", "boot/config-{}"):
+            for path in map(place.format, releases):
+                with suppress(OSError, files.NotRegular):
+                    return os.path.join(sysroot, found.path, path), inside.read(tree, path, _CONFIG_SIZE)
+    return "", b""
 
 
 def _in_child(work: Callable[[], Record]) -> Record:

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from .. import keyring
 from ..errors import printable
+from ..linux import files
 from ..values import Certificate
 from .output import DATA, NO_INPUT, NO_PERMISSION, OS_ERROR, Failure, os_failure, warning
 
@@ -112,8 +113,7 @@ def keep_memory_private() -> None:
 
 def _swap_in_use() -> bool:
     try:
-        with open("/proc/swaps", encoding="ascii", errors="replace") as file:
-            return len(file.readlines()) > 1
+        return len(files.read_lines("/proc/swaps")) > 1
     except OSError:
         return True
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..linux import files, mountapi
+from . import inside
 from .output import CANNOT_CREATE, Failure, os_failure
 
 _MARK = re.compile(r"\.bootseal-([0-9a-f]{64}\.\d+)\.immutable")
@@ -72,7 +73,9 @@ def mutable(where: Writable, base: str) -> Iterator[None]:
 
 def complete(where: Writable, base: str) -> bool:
     """Make the directory immutable again if a mark says so; False without a mark. Raises Failure, OSError."""
-    if _mark(base) not in os.listdir(where.parent):
+    try:
+        os.stat(_mark(base), dir_fd=where.parent, follow_symlinks=False)
+    except FileNotFoundError:
         return False
     lock = _lock_mark(where, base)
     try:
@@ -85,11 +88,11 @@ def complete(where: Writable, base: str) -> bool:
 
 def marked(sysroot: str) -> list[str]:
     """List the deployments that have a mark, by path below the physical root."""
-    top = os.path.join(sysroot, "ostree/deploy")
     found = []
-    for stateroot in _listed(top):
-        names = [match[1] for name in _listed(f"{top}/{stateroot}/deploy") if (match := _MARK.fullmatch(name))]
-        found += [f"ostree/deploy/{stateroot}/deploy/{name}" for name in names]
+    with contextlib.suppress(OSError), inside.opened(sysroot, "ostree/deploy") as top:
+        for stateroot in inside.listed(top, "."):
+            names = (_MARK.fullmatch(name) for name in inside.listed(top, f"{stateroot}/deploy"))
+            found += [f"ostree/deploy/{stateroot}/deploy/{match[1]}" for match in names if match]
     return found
 
 
@@ -122,13 +125,21 @@ def _make_mark(where: Writable, base: str) -> int:
 
 
 def _lock_mark(where: Writable, base: str) -> int | None:
-    """None for builtin.py's mark: fs-verity keeps it from being opened for writing, and no boot is at work now."""
+    """None for builtin.py's mark, which fs-verity keeps from being opened for writing, and for one that is no mark of ours."""
     try:
-        fd = os.open(_mark(base), os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=where.parent)
-    except OSError:
+        fd = _opened_mark(where, base)
+    except (OSError, files.NotRegular):
         return None
     _lock(fd, base)
     return fd
+
+
+def _opened_mark(where: Writable, base: str) -> int:
+    found = files.open_regular(where.parent, _mark(base))
+    try:
+        return os.open(f"/proc/self/fd/{found}", os.O_WRONLY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
 
 
 def _lock(fd: int, base: str) -> None:
@@ -150,10 +161,3 @@ def _busy(base: str) -> Failure:
 
 def _mark(base: str) -> str:
     return base + ".immutable"
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []

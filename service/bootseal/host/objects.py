@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The objects that an image names: which are missing, and which have no fs-verity and could not be read after the boot."""
+"""The objects that an image names: which are missing, and which have no fs-verity and could not be read after the boot.
+
+No link leads to an object: overlayfs follows none in a data-only layer, and a foreign file must not be sealed.
+"""
 
 import errno
 import os
@@ -7,12 +10,16 @@ import re
 from typing import NamedTuple
 
 from ..digest import BLOCK_SIZE, NUMBERS
-from ..linux import fsverity
+from ..linux import files, fsverity, syscall
+from .imagefile import MAX_SIZE
 from .output import OS_ERROR, Progress, os_failure
 
 # Where an object is stands in the image as a "redirect" extended attribute, as plain text.
 _NAME = re.compile(rb"/([0-9a-f]{2}/[0-9a-f]{62}(?:\.file)?)")
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LONGEST = len("/00/.file") + 62
+_CHUNK = 1 << 20
+MAX_OBJECTS = 1 << 20
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 
 
 class Objects(NamedTuple):
@@ -27,10 +34,10 @@ class Store:
         self._directory = directory
         self._states: dict[str, str] = {}
 
-    def check(self, image: bytes) -> Objects:
-        """The objects that an image names, and that are not as the boot needs them. Raises OSError."""
+    def check(self, image: int) -> Objects:
+        """The objects that an open image names, and that are not as the boot needs them. Raises OSError."""
         missing, unsealed = [], []
-        for name in sorted({match.decode() for match in _NAME.findall(image)}):
+        for name in sorted(_names(image)):
             state = self._states.get(name) or self._state(name)
             self._states[name] = state
             if state == "missing":
@@ -41,8 +48,10 @@ class Store:
 
     def _state(self, name: str) -> str:
         try:
-            fd = os.open(name, _FLAGS, dir_fd=self._directory)
-        except FileNotFoundError:
+            fd = open_file(name, self._directory)
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
             return "missing"
         try:
             fsverity.measure(fd)
@@ -68,9 +77,35 @@ class Store:
                 self._states[name] = "sealed"
 
 
+def _names(image: int) -> set[str]:
+    """What an image names, found with flat memory. Raises OSError EFBIG for what no boot has."""
+    if os.fstat(image).st_size > MAX_SIZE:
+        raise syscall.oserror(errno.EFBIG)
+    found: set[str] = set()
+    data, offset = b"", 0
+    while chunk := os.pread(image, _CHUNK, offset):
+        offset += len(chunk)
+        data += chunk
+        # A name that begins behind this may be cut off.
+        whole = len(data) - _LONGEST
+        found |= {match[1].decode() for match in _NAME.finditer(data) if match.start() <= whole}
+        if len(found) > MAX_OBJECTS or offset > MAX_SIZE:
+            raise syscall.oserror(errno.EFBIG)
+        data = data[max(whole + 1, 0) :]
+    return found | {name.decode() for name in _NAME.findall(data)}
+
+
+def open_file(name: str, directory: int) -> int:
+    """A descriptor to read a regular file that no link leads to. Raises OSError: ELOOP also for what is no regular file."""
+    try:
+        return files.open_regular(directory, name)
+    except files.NotRegular as error:
+        raise syscall.oserror(errno.ELOOP, name) from error
+
+
 def enable(name: str, directory: int, algorithm: str) -> bool:
     """Enables fs-verity without a signature; False if it was on already. Raises OSError."""
-    fd = os.open(name, _FLAGS, dir_fd=directory)
+    fd = open_file(name, directory)
     try:
         fsverity.enable(fd, NUMBERS[algorithm], BLOCK_SIZE, b"")
     except FileExistsError:

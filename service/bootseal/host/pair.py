@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO, NamedTuple
 
 from ..cms import MAX_SIZE
+from . import objects
 
 
 class Pair(NamedTuple):
@@ -41,10 +42,10 @@ def read(place: Place) -> Pair | None:
 def clear(place: Place) -> None:
     """Removes what a run that was cut has left. What is not there is not asked for: the filesystem may be read-only."""
     names = [place.prefix + suffix + kind for suffix in (".digest", ".sig") for kind in (".new", ".old")]
-    # By name, never by opening: these may be fs-verity files that cannot be opened.
-    present = os.listdir(place.staging)
     for name in names:
-        if name in present:
+        with suppress(FileNotFoundError):
+            # By name, never by opening: these may be fs-verity files that cannot be opened.
+            os.stat(name, dir_fd=place.staging, follow_symlinks=False)
             os.unlink(name, dir_fd=place.staging)
 
 
@@ -129,8 +130,7 @@ def _content(place: Place, suffix: str) -> bytes:
 
 
 def _opened(place: Place, suffix: str) -> BinaryIO:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return open(os.open(place.name + suffix, flags, dir_fd=place.directory), "rb")
+    return open(objects.open_file(place.name + suffix, place.directory), "rb")
 
 
 def _write(directory: int, name: str, content: bytes) -> None:

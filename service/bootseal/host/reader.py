@@ -11,8 +11,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from ..errors import DISK_FAILED
+from ..linux.files import NotRegular
 from . import confined, initrdfile
 from .initrdfile import Contents
+from .inside import File
 from .unpacking import Damaged as Damaged
 
 MAX_FILES = 64
@@ -32,12 +34,12 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened(paths: Sequence[str]) -> Iterator[Opened]:
+def opened(files: Sequence[File]) -> Iterator[Opened]:
     """Open the files, or disks that have an initrd from their start. Raises Damaged, OSError."""
-    if len(paths) > MAX_FILES:
+    if len(files) > MAX_FILES:
         raise Damaged(f"more than {MAX_FILES} files")
     with ExitStack() as stack:
-        descriptors = tuple(_open(path, stack) for path in paths)
+        descriptors = tuple(_open(file, stack) for file in files)
         status = [os.fstat(fd) for fd in descriptors]
         yield Opened(descriptors, tuple(f"{s.st_dev}:{s.st_ino}:{s.st_mtime_ns}:{s.st_size}" for s in status))
 
@@ -58,17 +60,17 @@ def contents(initrd: Opened, directories: Sequence[str], names: Sequence[str]) -
     return found
 
 
-def command_lines(paths: Sequence[str]) -> dict[str, str]:
-    """Return the command lines in unified kernel images, by path, of those that can be read. Raises Damaged, OSError."""
-    if len(paths) > MAX_FILES:
+def command_lines(files: Sequence[File]) -> dict[File, str]:
+    """Return the command lines in unified kernel images, by file, of those that can be read. Raises Damaged, OSError."""
+    if len(files) > MAX_FILES:
         raise Damaged(f"more than {MAX_FILES} files")
     with ExitStack() as stack:
-        files: list[tuple[str, int]] = []
-        for path in paths:
+        found: list[tuple[File, int]] = []
+        for file in files:
             with suppress(Damaged):
-                files += [(path, fd) for fd in _opened_unless_gone(path, stack)]
-        records = list(_ask("command-lines", [fd for _, fd in files])) if files else []
-    by_number = {str(number): path for number, (path, _) in enumerate(files)}
+                found += [(file, fd) for fd in _opened_unless_gone(file, stack)]
+        records = list(_ask("command-lines", [fd for _, fd in found])) if found else []
+    by_number = {str(number): file for number, (file, _) in enumerate(found)}
     if not {number for _, number, _ in records} <= by_number.keys():
         raise Damaged(_STRANGE)
     return {by_number[number]: content.rstrip(b"\0").decode(errors="replace").strip() for _, number, content in records}
@@ -98,20 +100,22 @@ def _is_name(base: str) -> bool:
     return base not in ("", ".", "..") and "\0" not in base and len(os.fsencode(base)) <= initrdfile.NAME_MAX
 
 
-def _opened_unless_gone(path: str, stack: ExitStack) -> list[int]:
+def _opened_unless_gone(file: File, stack: ExitStack) -> list[int]:
     """Open a file of a listing. One that cannot be opened is none of these, unless the disk failed. Raises Damaged, OSError."""
     try:
-        return [_open(path, stack)]
+        return [_open(file, stack)]
     except OSError as error:
         if error.errno in DISK_FAILED:
             raise
         return []
 
 
-def _open(path: str, stack: ExitStack) -> int:
+def _open(file: File, stack: ExitStack) -> int:
     """Open a file or a disk, and no pipe or device that never ends. Raises Damaged, OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
+    try:
+        fd = stack.enter_context(file.opened())
+    except NotRegular as error:
+        raise Damaged("not a regular file") from error
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         raise Damaged("not a regular file")

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from .. import image, kernelkeys, mount
 from ..errors import Refusal, printable, reason
-from ..linux import keyctl, mountapi
+from ..linux import files, keyctl, mountapi
 from ..linux.mountapi import MountInfo
 from ..report import Record
 from ..values import Deployment
+from . import inside
 
 SAME, DIFFERS, UNKNOWN = "same", "differs", "unknown"
 # Where the kernel or systemd mounts something of its own; a verified root has empty directories there.
@@ -23,6 +24,7 @@ EXTENSIONS = ("sysext", "confext")
 _EXTENDED = frozenset({"/usr", "/opt", "/etc"})
 _TRANSIENT_ETC = "upperdir=/run/ostree/transient-etc."  # as mount.py makes it
 _UNLOCKED = "lowerdir=usr"  # the relative name is how ostree mounts it
+_ETC = "/etc"
 _NEEDS_ROOT = "only root may look"
 
 
@@ -34,32 +36,32 @@ class Check(NamedTuple):
     text: str
 
 
-class Mount(MountInfo):
-    """With `root`, the directory of its file system that it shows."""
-
-    def __init__(self, line: str) -> None:
-        super().__init__(line)
-        self.root = line.split(" ")[3]
+Mount = MountInfo
 
 
 class Mounts(NamedTuple):
-    """The mount table, and the mount that this process has as its root (None: not in the table, as in a chroot)."""
+    """The mount table, and the mount that this process has as its root (None: not in the table, as in a chroot).
+
+    `unread`: how many lines of the table could not be parsed.
+    """
 
     root: Mount | None
     everything: list[Mount]
+    unread: int = 0
 
 
 def mounts() -> Mounts:
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        everything = [Mount(line) for line in lines]
+    lines = files.read_lines("/proc/self/mountinfo")
+    everything = mountapi.parsed(lines)
+    unread = len(lines) - len(everything)
     fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         root = mountapi.mount_of(fd).id
     except LookupError:
-        return Mounts(None, everything)
+        return Mounts(None, everything, unread)
     finally:
         os.close(fd)
-    return Mounts(next((m for m in everything if m.id == root), None), everything)
+    return Mounts(next((m for m in everything if m.id == root), None), everything, unread)
 
 
 def checks(record: Record, now: Mounts, sysroot: str = mount.SYSROOT) -> list[Check]:
@@ -142,6 +144,8 @@ def _tree(record: Record, now: Mounts, sysroot: str) -> Check:
     if replaced:
         what = ", ".join(f"{m.target} ({described(m)})" for m in replaced)
         return Check("tree", DIFFERS, f"mounted over the verified root: {printable(what)}")
+    if now.unread:
+        return Check("tree", UNKNOWN, f"the mount table has {now.unread} line{'s' * (now.unread > 1)} that cannot be parsed")
     return Check("tree", SAME, "only extensions are mounted over it" if merged else "nothing is mounted over / or /usr")
 
 
@@ -153,37 +157,35 @@ def _other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
         return []
     listed = at(record, "not_covered")
     if isinstance(listed, list) and "/etc" in listed:
-        same = os.path.samefile("/etc", f"{sysroot}/{printable(str(at(record, 'deployment', 'path')))}/etc")
+        with inside.opened(sysroot, f"{printable(str(at(record, 'deployment', 'path')))}/etc") as etc:
+            same = os.path.samestat(os.stat(_ETC), os.fstat(etc))
     else:
         same = any(option.startswith(_TRANSIENT_ETC) for option in top[0].super_options.split(","))
     return [] if same else top
 
 
 def _image(record: Record, sysroot: str) -> Check:
-    path = f"{sysroot}/{printable(str(at(record, 'deployment', 'path')))}"
+    path = printable(str(at(record, "deployment", "path")))
     expected = f"{at(record, 'image', 'algorithm')}:{at(record, 'image', 'digest')}"
     try:
         enforced = str(_enforced(path, sysroot))
     except Refusal as refusal:
         if isinstance(refusal.__cause__, PermissionError):
             return Check("image", UNKNOWN, f"the image was not measured: {_NEEDS_ROOT}")
-        return Check("image", DIFFERS, f"{refusal.what}: {refusal.path}")
+        state = UNKNOWN if isinstance(refusal.__cause__, LookupError) else DIFFERS
+        return Check("image", state, f"{refusal.what}: {refusal.path}")
     except PermissionError:
         return Check("image", UNKNOWN, f"the image was not measured: {_NEEDS_ROOT}")
     except OSError as error:
-        return Check("image", DIFFERS, printable(f"the deployment cannot be opened: {reason(error)}: {path}"))
+        return Check("image", DIFFERS, printable(f"the deployment cannot be opened: {reason(error)}: {sysroot}/{path}"))
     if enforced != expected:
         return Check("image", DIFFERS, printable(f"the image has the digest {enforced} now, verified was {expected}"))
     return Check("image", SAME, "measured now, and the same")
 
 
 def _enforced(path: str, sysroot: str) -> object:
-    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        relative = os.path.relpath(path, sysroot)
-        return image.enforced_digest(Deployment("ostree", "", "", 0, relative, -1, fd, -1, -1, -1), sysroot)
-    finally:
-        os.close(fd)
+    with inside.opened(sysroot, path) as fd:
+        return image.enforced_digest(Deployment("ostree", "", "", 0, path, -1, fd, -1, -1, -1), sysroot)
 
 
 def _keyring(record: Record) -> Check:

@@ -6,19 +6,25 @@ keeps it in /run, a GVariant of type a{sv}, and finalizes it at shutdown.
 """
 
 import os
+import re
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
-from .. import booted, cmdline, deployment, messages
-from ..errors import DISK_FAILED, LEADS_NOWHERE, Refusal, reason
+from .. import booted, cmdline, deployment
+from ..errors import LEADS_NOWHERE, Refusal, reason
 from ..linux import files
 from ..values import Deployment, Request
-from . import reader, variant
+from . import inside, reader, variant
+from .inside import File
 from .output import IO_ERROR, NO_INPUT, USAGE, Failure, os_failure, warning
 
 STAGED = "/run/ostree/staged-deployment"
 _BOOTED_KEY = b"backing-root-device-inode\0"
-_UKI_DIRECTORIES = ("boot/EFI/Linux", "boot/efi/EFI/Linux", "efi/EFI/Linux")
+# Each may be a partition of its own.
+_UKI_PLACES = ("boot", "boot/efi", "efi")
+_UKI_DIRECTORY = "EFI/Linux"
+_ENTRIES = "loader/entries"
 
 
 class Found(NamedTuple):
@@ -30,7 +36,7 @@ class Found(NamedTuple):
     path: str
     state: str
     options: str | None
-    initrds: tuple[str, ...]
+    initrds: tuple[File, ...]
 
     @property
     def name(self) -> str:
@@ -50,27 +56,15 @@ def default_sysroot() -> str:
 
 def deployments(sysroot: str) -> list[Found]:
     """In boot order: the first is what the next boot takes. Those without boot entry come last. Raises Failure."""
-    _check_sysroot(sysroot)
+    on_disk = _on_disk(sysroot)
     running = _booted_inode()
     found: dict[str, Found] = {}
     waiting = staged() if _is_running_sysroot(sysroot) else None
     entries = [waiting] if waiting else []
     entries += _boot_entries(sysroot)
-    for entry in entries + [Found(path, "", None, ()) for path in _on_disk(sysroot)]:
+    for entry in entries + [Found(path, "", None, ()) for path in on_disk]:
         found.setdefault(entry.path, _with_state(entry, sysroot, running, first=not found))
     return list(found.values())
-
-
-def _check_sysroot(sysroot: str) -> None:
-    """Raises Failure."""
-    try:
-        os.close(os.open(os.path.join(sysroot, "ostree/deploy"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-    except OSError as error:
-        if error.errno in LEADS_NOWHERE:
-            hint = "give the physical root with --sysroot="
-            raise Failure(NO_INPUT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint) from error
-        hint = "run as root" if isinstance(error, PermissionError) else ""
-        raise os_failure(IO_ERROR, f"Failed to find deployments below {sysroot}", error, hint) from error
 
 
 def choose(sysroot: str, name: str | None) -> Found:
@@ -106,28 +100,28 @@ def request(found: Found) -> Request:
     return cmdline.parse(found.options)
 
 
-def initrd_files(found: Found, sysroot: str) -> tuple[str, ...]:
+def initrd_files(found: Found, sysroot: str) -> tuple[File, ...]:
     """The initrd of the boot entry; else what will become it, beside the kernel in the deployment. Empty: none there."""
     if found.initrds:
         return found.initrds
-    modules = os.path.join(sysroot, found.path, "usr/lib/modules")
-    for kernel in sorted(os.listdir(modules)) if os.path.isdir(modules) else ():
-        for name in sorted(os.listdir(os.path.join(modules, kernel))):
-            if name in ("initramfs.img", "initrd", "initrd.img") or name.endswith(".efi"):
-                return (os.path.join(modules, kernel, name),)
+    with suppress(OSError), inside.opened(sysroot, found.path) as tree:
+        for kernel in inside.listed(tree, "usr/lib/modules"):
+            modules = f"usr/lib/modules/{kernel}"
+            for name in inside.listed(tree, modules):
+                if name in ("initramfs.img", "initrd", "initrd.img") or name.endswith(".efi"):
+                    return (File(sysroot, found.path, f"{modules}/{name}"),)
     return ()
 
 
 def staged() -> Found | None:
     """The staged deployment, with the command line that it will have. Raises Failure if there is one that cannot be read."""
     try:
-        with open(STAGED, "rb") as file:
-            return _parse_staged(file.read(1 << 20))
+        return _parse_staged(files.read_start(STAGED, 1 << 20))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise os_failure(NO_INPUT, f"Failed to read {STAGED}", error) from error
-    except (variant.Malformed, KeyError) as error:
+    except (variant.Malformed, KeyError, files.NotRegular) as error:
         raise Failure(
             NO_INPUT, f"Failed to read {STAGED}: not in the form that is known", "see 'ostree admin status'"
         ) from error
@@ -157,7 +151,8 @@ def _with_state(entry: Found, sysroot: str, running: tuple[int, int] | None, *, 
     if entry.state:
         return entry
     try:
-        status = os.stat(os.path.join(sysroot, entry.path))
+        with inside.opened(sysroot, entry.path) as fd:
+            status = os.fstat(fd)
     except OSError:
         return entry
     if running == (status.st_dev, status.st_ino):
@@ -175,9 +170,8 @@ def _is_running_sysroot(sysroot: str) -> bool:
 def _booted_inode() -> tuple[int, int] | None:
     """Device and inode of the booted deployment's directory, from /run/ostree-booted (booted.py writes it)."""
     try:
-        with open(booted.PATH, "rb") as file:
-            data = file.read(1 << 16)
-    except OSError:
+        data = files.read_start(booted.PATH, 1 << 16)
+    except (OSError, files.NotRegular):
         return None
     start = data.find(_BOOTED_KEY)
     start += len(_BOOTED_KEY)
@@ -190,36 +184,39 @@ def _booted_inode() -> tuple[int, int] | None:
 
 def _boot_entries(sysroot: str) -> list[Found]:
     """Deployments with a boot loader entry or in a UKI, in boot order."""
-    boot = _boot_directory(sysroot)
-    directory = os.path.join(boot, "loader/entries")
-    entries = [_parse_entry(os.path.join(directory, name)) for name in _listed(directory, ".conf")]
+    root, place = _boot_place(sysroot)
+    entries: list[dict[str, list[str]]] = []
+    with inside.tolerated(f"{root}/{place}"), inside.opened(root, place) as boot:
+        entries += [_parse_entry(boot, f"{_ENTRIES}/{name}") for name in inside.listed(boot, _ENTRIES, ".conf")]
     entries.sort(key=_version, reverse=True)
     found = []
     for entry in entries:
         options = " ".join(entry.get("options", ()))
-        initrds = tuple(_below_boot(boot, text) for line in entry.get("initrd", ()) for text in line.split())
-        found += _found(sysroot, options, initrds)
-    for uki_directory in _UKI_DIRECTORIES:
-        directory = os.path.join(sysroot, uki_directory)
-        found += _found_ukis(sysroot, directory)
+        names = [name for line in entry.get("initrd", ()) for name in _words(line)]
+        found += _found(sysroot, options, tuple(File(root, place, _below_boot(name)) for name in names))
+    for place in _UKI_PLACES:
+        found += _found_ukis(sysroot, place)
     return found
 
 
-def _found_ukis(sysroot: str, directory: str) -> list[Found]:
-    paths = [os.path.join(directory, name) for name in reversed(_listed(directory, ".efi"))]
+def _found_ukis(sysroot: str, place: str) -> list[Found]:
+    names: list[str] = []
+    with inside.tolerated(f"{sysroot}/{place}"), inside.opened(sysroot, place) as partition:
+        names += reversed(inside.listed(partition, _UKI_DIRECTORY, ".efi"))
     try:
-        lines = reader.command_lines(paths)
+        lines = reader.command_lines([File(sysroot, place, f"{_UKI_DIRECTORY}/{name}") for name in names])
     except (OSError, reader.Damaged) as error:
         if isinstance(error, OSError):
-            _check_disk(error, directory)
+            inside.check_disk(error, f"{sysroot}/{place}")
         hint = "remove those that no deployment needs"
-        raise Failure(NO_INPUT, f"Failed to read the unified kernel images in {directory}: {error}", hint) from error
-    return [found for path, options in lines.items() for found in _found(sysroot, options, (path,))]
+        what = f"Failed to read the unified kernel images in {sysroot}/{place}/{_UKI_DIRECTORY}: {error}"
+        raise Failure(NO_INPUT, what, hint) from error
+    return [found for file, options in lines.items() for found in _found(sysroot, options, (file,))]
 
 
-def _found(sysroot: str, options: str, initrds: tuple[str, ...]) -> list[Found]:
+def _found(sysroot: str, options: str, initrds: tuple[File, ...]) -> list[Found]:
     """The deployment that a command line leads to, if it does; finding that out is the boot's matter, listing it is ours."""
-    target = next((word.removeprefix("ostree=") for word in options.split() if word.startswith("ostree=")), "")
+    target = next((word.removeprefix("ostree=") for word in _words(options) if word.startswith("ostree=")), "")
     if not target:
         return []
     try:
@@ -232,7 +229,7 @@ def _found(sysroot: str, options: str, initrds: tuple[str, ...]) -> list[Found]:
     except (OSError, Refusal) as error:
         cause = error.__cause__ if isinstance(error, Refusal) else error
         if isinstance(cause, OSError):
-            _check_disk(cause, sysroot + target)
+            inside.check_disk(cause, sysroot + target)
         why = error.what if isinstance(error, Refusal) else reason(error)
         warning(f"a boot entry leads to no deployment: ostree={target}: {why}")
         return []
@@ -240,12 +237,18 @@ def _found(sysroot: str, options: str, initrds: tuple[str, ...]) -> list[Found]:
 
 
 def _on_disk(sysroot: str) -> list[str]:
-    top = os.path.join(sysroot, "ostree/deploy")
-    paths = [
-        f"ostree/deploy/{stateroot}/deploy/{name}"
-        for stateroot in _listed(top)
-        for name in _listed(f"{top}/{stateroot}/deploy")
-    ]
+    """Raises Failure if there is no ostree at all."""
+    paths: list[str] = []
+    try:
+        with inside.opened(sysroot, "ostree/deploy") as top:
+            for stateroot in inside.listed(top, "."):
+                paths += [f"ostree/deploy/{stateroot}/deploy/{name}" for name in inside.listed(top, f"{stateroot}/deploy")]
+    except OSError as error:
+        if error.errno in LEADS_NOWHERE:
+            hint = "give the physical root with --sysroot="
+            raise Failure(NO_INPUT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint) from error
+        hint = "run as root" if isinstance(error, PermissionError) else ""
+        raise os_failure(IO_ERROR, f"Failed to find deployments below {sysroot}", error, hint) from error
     return [path for path in paths if _is_deployment(path)]
 
 
@@ -257,51 +260,39 @@ def _is_deployment(path: str) -> bool:
     return True
 
 
-def _boot_directory(sysroot: str) -> str:
-    """/boot of the physical root; on the running system it may be a partition that is mounted at /boot only."""
-    own = os.path.join(sysroot, "boot")
-    separate = not os.path.lexists(os.path.join(own, "loader")) and _is_running_sysroot(sysroot)
-    return "/boot" if separate else own
+def _boot_place(sysroot: str) -> tuple[str, str]:
+    """Where /boot of the physical root is; on the running system it may be a partition that is mounted at /boot only."""
+    with suppress(OSError), inside.opened(sysroot, "boot") as own:
+        os.stat("loader", dir_fd=own, follow_symlinks=False)
+        return sysroot, "boot"
+    return ("/" if _is_running_sysroot(sysroot) else sysroot), "boot"
 
 
-def _parse_entry(path: str) -> dict[str, list[str]]:
+def _parse_entry(boot: int, path: str) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
-    try:
-        text = files.read_start(path, 1 << 16).decode("utf-8", "replace")
-    except OSError as error:
-        _check_disk(error, path)
-        return {}
-    except files.NotRegular:
-        return {}
-    for line in text.splitlines():
-        key, _, value = line.strip().partition(" ")
-        values.setdefault(key, []).append(value.strip())
+    content = b""
+    with suppress(files.NotRegular), inside.tolerated(path):
+        content = inside.read(boot, path, 1 << 16)
+    for line in files.lines(content):
+        key, *rest = re.split("[ \t]+", line.strip(" \t\r"), maxsplit=1)
+        values.setdefault(key, []).extend(rest)
     return values
+
+
+def _words(text: str) -> list[str]:
+    """Split where the kernel splits its command line; str.split() does so also where a name has a no-break space."""
+    return [word for word in re.split(f"[{cmdline._SPACE}]+", text) if word]
 
 
 def _version(entry: dict[str, list[str]]) -> int:
     """ostree numbers its entries; the highest boots first."""
-    text = entry.get("version", [""])[0]
+    text = (entry.get("version") or [""])[0]
     return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
-def _below_boot(boot: str, path: str) -> str:
+def _below_boot(path: str) -> str:
     """A path of an entry is below the file system that /boot is on, with or without /boot in it."""
-    return os.path.join(boot, path.lstrip("/").removeprefix("boot/"))
-
-
-def _listed(directory: str, suffix: str = "") -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(directory) if name.endswith(suffix))
-    except OSError as error:
-        _check_disk(error, directory)
-        return []
-
-
-def _check_disk(error: OSError, path: str) -> None:
-    """On a failed disk the list would lack what boots next. Raises Failure."""
-    if error.errno in DISK_FAILED:
-        raise os_failure(IO_ERROR, f"Failed to read {path}", error, messages.IO_ERROR.hint) from error
+    return path.lstrip("/").removeprefix("boot/")
 
 
 def _opened_staged(found: Found, sysroot: str) -> Deployment:

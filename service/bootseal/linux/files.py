@@ -49,10 +49,11 @@ def open_directory(dirfd: int, path: str, resolve: int = CONFINED | RESOLVE_NO_S
 def open_regular(dirfd: int, path: str, *, follow: bool = False) -> int:
     """A descriptor to read a regular file below a directory. Raises OSError, NotRegular.
 
-    The inode is looked at before it is opened: a device or a FIFO would do something on open.
+    No part of the path may be a link, unless `follow` allows those that stay below the directory. The inode is looked at
+    before it is opened: a device or a FIFO would do something on open.
     """
-    nofollow = 0 if follow else os.O_NOFOLLOW
-    found = openat2(dirfd, path, os.O_PATH | nofollow, CONFINED)
+    flags, resolve = (0, CONFINED) if follow else (os.O_NOFOLLOW, CONFINED | RESOLVE_NO_SYMLINKS)
+    found = openat2(dirfd, path, os.O_PATH | flags, resolve)
     try:
         if not stat.S_ISREG(os.fstat(found).st_mode):
             raise NotRegular
@@ -80,6 +81,21 @@ def read_bounded(fd: int, limit: int) -> bytes | None:
         content += chunk
         offset += len(chunk)
     return content if offset <= limit else None
+
+
+def lines(content: bytes) -> list[str]:
+    r"""Split a text at \n alone.
+
+    str.splitlines() and text mode also split at \r, \x85 and others, which a name may hold.
+    """
+    found = content.decode("utf-8", "surrogateescape").split("\n")
+    return found if found[-1] else found[:-1]
+
+
+def read_lines(path: str) -> list[str]:
+    """Read the lines of a file that the kernel makes, as in /proc. Raises OSError."""
+    with open(path, "rb") as file:
+        return lines(file.read())
 
 
 def is_immutable(fd: int) -> bool:

@@ -6,6 +6,7 @@ import struct
 from contextlib import suppress
 from typing import NamedTuple
 
+from . import files
 from .syscall import key_calls, syscall
 
 PROCESS_KEYRING = -2
@@ -88,8 +89,7 @@ def listed_keys() -> list[Key]:
 
     Of /proc/keys only the serials are taken, see proc_keys(5): a newline in a description can forge a line of it.
     """
-    with open("/proc/keys", encoding="ascii", errors="backslashreplace") as lines:
-        serials = {serial for line in lines if (serial := _serial(line))}
+    serials = {serial for line in files.read_lines("/proc/keys") if (serial := _serial(line))}
     found = []
     for serial in sorted(serials):
         with suppress(OSError):

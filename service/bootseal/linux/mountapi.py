@@ -7,9 +7,10 @@ Flags from include/uapi/linux/mount.h. Works on descriptors; each function is on
 import os
 import struct
 import sys
+from contextlib import suppress
 from typing import NamedTuple
 
-from . import syscall
+from . import files, syscall
 from .syscall import syscall as call
 
 AT_FDCWD = -100
@@ -120,33 +121,41 @@ def _mount_id(dirfd: int, path: str, mask: int) -> tuple[int, int]:
 
 
 class MountInfo:
-    """One line of /proc/self/mountinfo, see proc_pid_mountinfo(5)."""
+    """One line of /proc/self/mountinfo, see proc_pid_mountinfo(5). Raises ValueError."""
 
     def __init__(self, line: str) -> None:
-        left, _, right = line.rstrip("\n").partition(" - ")
-        fields = left.split(" ")
-        self.id, self.parent, self.device = int(fields[0]), int(fields[1]), fields[2]
-        self.target, self.options = _unescaped(fields[4]), fields[5]
+        left, _, right = line.partition(" - ")
+        number, parent, self.device, root, target, self.options = left.split(" ")[:6]
+        self.id, self.parent = int(number), int(parent)
+        self.root, self.target = _unescaped(root), _unescaped(target)
         self.fstype, source, self.super_options = right.split(" ")[:3]
         self.source = _unescaped(source)
 
 
 def _unescaped(field: str) -> str:
     """Space, tab, newline and backslash stand there in octal."""
-    raw = field.encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")
-    return raw.decode("utf-8", "surrogateescape")
+    first, *rest = field.split("\\")
+    return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
 
 
 def mounts(process: str = "self") -> list[MountInfo]:
     """The mounts of a process's namespace, in no order that means anything."""
-    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        return [MountInfo(line) for line in lines]
+    return parsed(files.read_lines(f"/proc/{process}/mountinfo"))
+
+
+def parsed(lines: list[str]) -> list[MountInfo]:
+    """The mounts of these lines. One that cannot be parsed is left out: it must not hide all the others."""
+    found = []
+    for line in lines:
+        with suppress(ValueError):
+            found.append(MountInfo(line))
+    return found
 
 
 def mount_of(fd: int) -> MountInfo:
     """The mount that a descriptor is on; it must be in this namespace. Raises LookupError."""
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
-        wanted = next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
+    lines = files.read_lines(f"/proc/self/fdinfo/{fd}")
+    wanted = next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
     for mount in mounts():
         if mount.id == wanted:
             return mount

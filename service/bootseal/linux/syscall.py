@@ -64,7 +64,7 @@ def setns(fd: int, flags: int) -> None:
 
 def mount(source: str | None, target: str, fstype: str | None, flags: int) -> None:
     """mount(2) without data. Raises OSError."""
-    texts = [t.encode() if t is not None else None for t in (source, target, fstype)]
+    texts = [os.fsencode(t) if t is not None else None for t in (source, target, fstype)]
     if _LIBC.mount(*texts, ctypes.c_ulong(flags), None) < 0:
         raise oserror(ctypes.get_errno(), target)
 

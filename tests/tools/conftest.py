@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A test that waits for ever is a failure here, too."""
+
+from unit.conftest import _time_limit as _time_limit
