@@ -551,6 +551,12 @@ def test_credentials_are_named_whether_or_not_the_record_does(name: str, world: 
     assert said().out.count(report.CREDENTIALS) == 1
 
 
+def test_what_reached_the_initrd_comes_last_as_in_the_record(world: World) -> None:
+    listed = ("/etc", "/var", LINE, report.CREDENTIALS, report.EXTENSIONS)
+    found = chain.not_covered(recorded(*listed), chain.Firmware(True, True, (LINE,)), table(), 0)
+    assert [place.what for place in found] == ["/etc", "/var", "kernel command line", *listed[-2:]]
+
+
 def test_what_the_generator_found_in_the_partition_table_is_named(world: World, said: Callable[..., Said]) -> None:
     generated = world.run.parent / "_GENERATED"
     generated.mkdir()

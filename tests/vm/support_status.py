@@ -146,7 +146,8 @@ class Told:
     def marks(self) -> dict[str, str]:
         """The chain: link and mark."""
         marks = "kernel|bootseal|firmware|not-verified|unknown|differs"
-        links = re.findall(rf"^  ({marks}) +(?:\u2514 )?([A-Za-z ]+): ", self.out, flags=re.MULTILINE)
+        chain = self.out.partition("\nNot covered by")[0]
+        links = re.findall(rf"^  ({marks}) +(?:\u2514 )?([A-Za-z ]+): ", chain, flags=re.MULTILINE)
         return {name: mark for mark, name in links}
 
 

@@ -119,7 +119,7 @@ def _names(record: Record, now: Firmware) -> list[str]:
     names = [*(name for name in places if _short(name) not in _FIRMWARE_LINKS), *now.unauthenticated]
     if report.CREDENTIALS not in names and report.credentials_imported():
         names.append(report.CREDENTIALS)
-    return names
+    return sorted(names, key=(report.CREDENTIALS, report.EXTENSIONS).__contains__)  # these last, as in the record
 
 
 def _short(name: str) -> str:
