@@ -158,9 +158,12 @@ def test_verify_prints_them(world: World, capsys: pytest.CaptureFixture[str]) ->
     assert f"  key removed  CN=test p256, SHA-256 {world.sha256('p256')[:16]}\n" in text
 
 
+SEALED = {"verdict": "verified", "exit_status": 0, "image": {"algorithm": "sha256", "digest": "00" * 32}}
+
+
 def _judged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fs-verity, which this machine need not have, is all that the staged deployment lacks."""
-    monkeypatch.setattr(check, "judge", lambda *a: judge.judge(*a) | {"verdict": "verified", "exit_status": 0})
+    monkeypatch.setattr(check, "judge", lambda *a: judge.judge(*a) | SEALED)
     monkeypatch.setattr(check.Checker, "_objects", lambda *_: [])
 
 

@@ -76,8 +76,6 @@ def look(file: File, variables: str = report.EFI_VARIABLES) -> Signature | None:
 
 def signers(variables: str) -> Signers:
     """Read the certificates of the firmware and of shim. Raises OSError, Malformed, Unanswered."""
-    if _value(variables, f"MokSBStateRT-{_SHIM}") == b"\1":
-        raise Unanswered("shim's validation is off")
     lists = [_value(variables, _DB)]
     for part in ("", *map(str, range(1, _MAX_PARTS))):
         lists.append(_value(variables, f"MokListRT{part}-{_SHIM}"))
