@@ -156,6 +156,18 @@ def test_it_has_no_privileges(monkeypatch: pytest.MonkeyPatch, work: str) -> Non
         assert status["Groups"].split() == []
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("may_leave", [True, False], ids=["uid-left", "uid-kept"])
+def test_root_gives_up_groups_and_capabilities(monkeypatch: pytest.MonkeyPatch, *, may_leave: bool) -> None:
+    """A unit without CAP_SETUID keeps the uid, and loses every capability."""
+    before = "os.setgroups([1])" if may_leave else "def refuse(_): raise PermissionError\nos.setgroups = refuse"
+    _instead(monkeypatch, STATUS["program"], before)
+    status = dict(line.split(":\t") for line in confined.run("", ()).decode().splitlines())
+    assert {status[f"Cap{which}"] for which in ("Inh", "Prm", "Eff", "Amb")} == {"0" * 16}
+    assert status["Uid"].split()[0] == ("65534" if may_leave else "0")
+    assert "1" not in status["Groups"].split()
+
+
 def test_it_has_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     _instead(monkeypatch, "open('/proc/self/limits', 'rb').read()")
     limits = dict(re.findall(r"(?m)^Max (.*?) {2,}(\w+)", confined.run("", ()).decode()))
