@@ -47,8 +47,7 @@ def parts(path: str, where: str) -> tuple[str, str, int]:
     _, _, rest = path.removeprefix(_TOP).partition("/")
     if path.startswith(_TOP) and _PATH.fullmatch(f"{_TOP}x/{rest}"):
         what = "the name of the stateroot is not of the form [A-Za-z0-9._-]{1,64}"
-        hint = "boot another entry, and deploy into a stateroot with such a name ('ostree admin stateroot-init NAME')"
-        raise Refusal(messages.NO_DEPLOYMENT, what, where, hint)
+        raise Refusal(messages.NO_DEPLOYMENT, what, where)
     what = "leads to no ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL below the physical root"
     raise Refusal(messages.NO_DEPLOYMENT, what, where)
 
