@@ -401,3 +401,15 @@ def test_licence_is_the_whole_text() -> None:
     text = (TREE / "LICENSE").read_text()
     assert "GNU LESSER GENERAL PUBLIC LICENSE\n                       Version 2.1, February 1999" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+# --- SECURITY.md
+
+
+def test_security_names_tests_that_exist() -> None:
+    text = (TREE / "SECURITY.md").read_text()
+    files = re.findall(r"`(tests/[a-z_/]+\.py)`", text)
+    assert len(files) > 30
+    sources = {name: (TREE / name).read_text() for name in files}
+    for function, name in re.findall(r"`(test_\w+)` in `(tests/[a-z_/]+\.py)`", text):
+        assert f"def {function}(" in sources[name], function
