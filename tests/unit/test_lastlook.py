@@ -105,6 +105,21 @@ def test_without_a_list_nothing_is_the_same(content: str | None, image: str, tmp
     assert looked(change + hide, FINDMNT, image, tmp_path) == "refused"
 
 
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("pattern", "replacement"), [(r";(\d+) ", r";1\1 "), (r"(/[a-z]+);", r"\1x;")], ids=["identity", "place"]
+)
+def test_a_part_of_an_entry_is_none(pattern: str, replacement: str, image: str, tmp_path: Path) -> None:
+    change = f"import re; text = open(lastlook.PATH).read(); open(lastlook.PATH, 'w').write(re.sub({pattern!r}, {replacement!r}, text))"
+    assert looked(change, FINDMNT, image, tmp_path) != "same"
+
+
+@pytest.mark.root
+def test_numbers_count_where_the_kernel_gave_nothing_else(image: str, tmp_path: Path) -> None:
+    change = "text = open(lastlook.PATH).read(); open(lastlook.PATH, 'w').write('-\\n' + text.split('\\n', 1)[1])"
+    assert looked(change, FINDMNT, image, tmp_path) == "same"
+
+
 def test_kernels_without_unique_identities(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mountapi, "identity", lambda _, path: mountapi.Identity(40 + len(path), None))
     assert lastlook.serialize(-1) == (
