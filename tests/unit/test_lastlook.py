@@ -110,7 +110,8 @@ def test_without_a_list_nothing_is_the_same(content: str | None, image: str, tmp
     ("pattern", "replacement"), [(r";(\d+) ", r";1\1 "), (r"(/[a-z]+);", r"\1x;")], ids=["identity", "place"]
 )
 def test_a_part_of_an_entry_is_none(pattern: str, replacement: str, image: str, tmp_path: Path) -> None:
-    change = f"import re; text = open(lastlook.PATH).read(); open(lastlook.PATH, 'w').write(re.sub({pattern!r}, {replacement!r}, text))"
+    text = "open(lastlook.PATH).read()"
+    change = f"import re; text = {text}; open(lastlook.PATH, 'w').write(re.sub({pattern!r}, {replacement!r}, text))"
     assert looked(change, FINDMNT, image, tmp_path) != "same"
 
 
