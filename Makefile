@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# make install DESTDIR=... PREFIX=/usr | make demo | make test | make bench | make check | make dist
 
 PREFIX ?= /usr
 DESTDIR ?=
@@ -11,12 +10,15 @@ PYTHON ?= python3
 CACHE := $(or $(BOOTSEAL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootseal)
 VENV := $(CACHE)/venv
 
-.PHONY: all install test demo bench check setup dist clean
+.PHONY: all help install test demo bench check setup dist clean
 
-all:
-	@echo "nothing to build; see README.md: make demo, make test, make install"
+all: help
 
-install:
+help: ## list the targets
+	@echo "There is nothing to build. Targets:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/  make \1\t\2/p' Makefile | expand -t 20
+
+install: ## install below DESTDIR and PREFIX (default: /usr)
 	install -d "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(DRACUTDIR)/python-deps"
 	install -m 644 service/__main__.py "$(DESTDIR)$(LIBDIR)/__main__.py"
 	cd service && find bootseal -name '*.py' -exec install -D -m 644 '{}' "$(abspath $(DESTDIR))$(LIBDIR)/{}" \;
@@ -44,24 +46,24 @@ install:
 		install -D -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}" || exit 1; \
 	done
 
-setup:
+setup: ## install what tests need (apt, a virtual environment)
 	@bash tests/setup.sh
 
-test: setup
+test: setup ## run all tests, boots in QEMU included (an hour)
 	@"$(VENV)/bin/python" -m pytest
 
-check: setup
+check: setup ## run unit tests and linters
 	@"$(VENV)/bin/python" -m pytest tests/unit
 
-demo: setup
+demo: setup ## deploy, sign, boot and tamper with a small OS in QEMU
 	@"$(VENV)/bin/python" tests/vm/demo.py
 
-bench: setup
+bench: setup ## measure boots and commands
 	@"$(VENV)/bin/python" tests/vm/bench.py
 
-dist:
+dist: ## build Debian packages, wheel and sources into dist/
 	@bash packaging/dist.sh dist
 
-clean:
+clean: ## remove what was built here
 	rm -rf build dist
 	find . -name __pycache__ -prune -exec rm -rf '{}' +

@@ -32,11 +32,13 @@ SOURCE_DATE_EPOCH=$(dpkg-parsechangelog -l "$tree/packaging/deb/changelog" -S Ti
 export SOURCE_DATE_EPOCH
 "$tree/packaging/copy.sh" "$tree" "$work/source" "$SOURCE_DATE_EPOCH"
 /usr/bin/python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -q build
+"$work/venv/bin/pip" install -q build twine check-wheel-contents
 (cd "$work/source" && "$work/venv/bin/python" -m build -o "$work/python" >"$work/python.log" 2>&1) || {
     cat "$work/python.log" >&2
     exit 1
 }
+"$work/venv/bin/twine" check --strict "$work"/python/* >&2
+"$work/venv/bin/check-wheel-contents" "$work"/python/*.whl >&2
 cp "$work"/deb/* "$work"/python/* "$out/"
 say "ready: $out"
 ls -1 "$out"

@@ -27,7 +27,7 @@ SCHEMA: dict[str, Any] = json.loads((TREE / "packaging/boot.schema.json").read_t
 CATALOG = TREE / "packaging/bootseal.catalog"
 PAGES = sorted(MAN.glob("*.[1-8]"))
 TEXTS = (README, ARCHITECTURE, TREE / "CONTRIBUTING.md")
-IGNORED = {"__pycache__", "build", "dist"}
+IGNORED = {"__pycache__", "build", "dist", "LICENSES"}
 
 # journalctl prints the bare name of a field that is missing: only what these verdicts always carry.
 ALWAYS = {"MESSAGE", "BOOTSEAL_VERDICT"}

@@ -46,3 +46,8 @@ def test_shellcheck() -> None:
 
 def test_every_python_file_compiles_for_the_oldest_python() -> None:
     clean(sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "E9", "--target-version", "py311")
+
+
+def test_reuse() -> None:
+    """Every file has a copyright and a licence, see reuse.software."""
+    clean(sys.executable, "-m", "reuse", "lint")
