@@ -28,7 +28,7 @@ USABLE = {
     "p256-1960": "before 1970", "p256-expired": "expired", "p256-future": "not yet valid", "p256-y9999": "year 9999",
     "p256-noext": "no extensions", "p256-ds": "digitalSignature", "p256-eku-codesign": "codeSigning",
     "p256-renewed": "renewed", "p256-serial1": "X.509v1-like serial", "rsa2048-sha1": "self-signature with SHA-1",
-    "ee": "end entity",
+    "rsa2048-pss": "self-signature with PSS", "ee": "end entity",
 }  # fmt: skip
 UNUSABLE = {
     "p192": "curve", "p224": "curve", "k256": "curve", "ed25519": "neither an RSA nor an ECDSA key",

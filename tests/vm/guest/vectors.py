@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """In the guest: every vector through the kernel's fs-verity, through its key check, and through our verifier.
 
-Each as on its own, empty keyring. One JSON line for each vector on stdout; test_vectors.py compares. Needs an open
-`.fs-verity` ([Keyring] Seal=no). Its own system calls (x86-64), so that no wrong number of ours goes unnoticed.
+Each as on its own, empty keyring. Prints one JSON line for all certificates and one for each vector; test_vectors.py
+compares. Needs an open `.fs-verity` ([Keyring] Seal=no). Its own system calls (x86-64), so that no wrong number of ours goes
+unnoticed.
 """
 
 import ctypes
@@ -87,12 +88,18 @@ def check(verified: Verified) -> None:
     syscall(KEYCTL, PKEY_VERIFY, parameters, f"enc={encoding} hash={verified.hash_name}".encode(), digest, verified.value)
 
 
-def tried(vector: dict[str, Any], ring: int, scratch: Path) -> dict[str, Any]:
+def loaded(ring: int, paths: list[str]) -> dict[str, str]:
+    """What the kernel says to each certificate, loaded into an emptied keyring."""
     syscall(KEYCTL, CLEAR, ring)
     loads = {}
-    for path in vector["trust"]:
+    for path in paths:
         der = (VECTORS / path).read_bytes()
         loads[path] = errno_of(syscall, ADD_KEY, b"asymmetric", b"", der, len(der), ring)
+    return loads
+
+
+def tried(vector: dict[str, Any], ring: int, scratch: Path) -> dict[str, Any]:
+    loads = loaded(ring, vector["trust"])
     copy = scratch / vector["id"]
     copy.write_bytes((VECTORS / vector["content"]).read_bytes())
     signature = (VECTORS / vector["signature"]).read_bytes()
@@ -106,7 +113,9 @@ def main() -> None:
     scratch = Path("/var/scratch")
     scratch.mkdir()
     ring = anchor()
-    for vector in json.loads((VECTORS / "manifest.json").read_text())["vectors"]:
+    manifest = json.loads((VECTORS / "manifest.json").read_text())
+    print(json.dumps({"id": "certificates", "loads": loaded(ring, [f"certs/{name}" for name in manifest["certificates"]])}))
+    for vector in manifest["vectors"]:
         print(json.dumps(tried(vector, ring, scratch)), flush=True)
 
 
