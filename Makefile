@@ -34,7 +34,8 @@ install:
 	chmod 755 "$(DESTDIR)$(DRACUTDIR)/module-setup.sh"
 	install -m 644 dracut/52bootseal/python-deps/__main__.py "$(DESTDIR)$(DRACUTDIR)/python-deps/__main__.py"
 	install -m 644 units/bootseal-guard.service units/initrd-system.conf units/initrd-switch-root.conf units/emergency.conf \
-		units/keyring-setup-initrd.conf dracut/52bootseal/last-look "$(DESTDIR)$(DRACUTDIR)/"
+		units/keyring-setup-initrd.conf "$(DESTDIR)$(DRACUTDIR)/"
+	install -m 755 dracut/52bootseal/last-look "$(DESTDIR)$(DRACUTDIR)/last-look"
 	install -D -m 644 units/keyring-setup.conf "$(DESTDIR)$(UNITDIR)/systemd-keyring-setup.service.d/50-bootseal.conf"
 	install -D -m 644 packaging/bootseal.catalog "$(DESTDIR)$(PREFIX)/lib/systemd/catalog/bootseal.catalog"
 	install -D -m 644 packaging/boot.schema.json "$(DESTDIR)$(PREFIX)/share/bootseal/boot.schema.json"
