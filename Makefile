@@ -36,7 +36,8 @@ install: ## install below DESTDIR and PREFIX (default: /usr)
 	chmod 755 "$(DESTDIR)$(DRACUTDIR)/module-setup.sh"
 	install -m 644 dracut/52bootseal/python-deps/__main__.py "$(DESTDIR)$(DRACUTDIR)/python-deps/__main__.py"
 	install -m 644 units/bootseal-guard.service units/initrd-system.conf units/initrd-switch-root.conf units/emergency.conf \
-		units/keyring-setup-initrd.conf dracut/52bootseal/last-look "$(DESTDIR)$(DRACUTDIR)/"
+		units/keyring-setup-initrd.conf "$(DESTDIR)$(DRACUTDIR)/"
+	install -m 755 dracut/52bootseal/last-look "$(DESTDIR)$(DRACUTDIR)/last-look"
 	install -D -m 644 units/keyring-setup.conf "$(DESTDIR)$(UNITDIR)/systemd-keyring-setup.service.d/50-bootseal.conf"
 	install -D -m 644 packaging/bootseal.catalog "$(DESTDIR)$(PREFIX)/lib/systemd/catalog/bootseal.catalog"
 	install -D -m 644 packaging/boot.schema.json "$(DESTDIR)$(PREFIX)/share/bootseal/boot.schema.json"
@@ -61,7 +62,7 @@ demo: setup ## deploy, sign, boot and tamper with a small OS in QEMU
 bench: setup ## measure boots and commands
 	@"$(VENV)/bin/python" tests/vm/bench.py
 
-dist: ## build Debian packages, wheel and sources into dist/
+dist: ## build Debian and RPM packages, wheel and sources into dist/
 	@bash packaging/dist.sh dist
 
 clean: ## remove what was built here

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# dist.sh OUTDIR: Debian packages, a wheel and a source distribution of this tree, into OUTDIR.
+# dist.sh OUTDIR: Debian and RPM packages, a wheel and a source distribution of this tree, into OUTDIR.
 # What is uncommitted goes in, what git ignores does not. Packages that the build needs are installed by apt.
 set -eu
 
@@ -16,7 +16,7 @@ say() { echo "dist: $*" >&2; }
 
 # shellcheck source=packaging/need.sh
 . "$tree/packaging/need.sh"
-need lintian python3-venv
+need lintian rpmlint python3-venv
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -26,6 +26,12 @@ say "building Debian packages"
 
 say "running lintian"
 lintian --fail-on error,warning --suppress-tags newer-standards-version "$work"/deb/*.changes >&2
+
+say "building RPM packages, after the unit tests"
+"$tree/packaging/rpm.sh" --check "$work/rpm"
+
+say "running rpmlint"
+rpmlint --strict -c "$tree/packaging/rpm/rpmlint.toml" "$work"/rpm/*.rpm "$tree/packaging/rpm/bootseal.spec" >&2
 
 say "building wheel and sdist"
 SOURCE_DATE_EPOCH=$(dpkg-parsechangelog -l "$tree/packaging/deb/changelog" -S Timestamp)
@@ -39,6 +45,6 @@ export SOURCE_DATE_EPOCH
 }
 "$work/venv/bin/twine" check --strict "$work"/python/* >&2
 "$work/venv/bin/check-wheel-contents" "$work"/python/*.whl >&2
-cp "$work"/deb/* "$work"/python/* "$out/"
+cp "$work"/deb/* "$work"/rpm/* "$work"/python/* "$out/"
 say "ready: $out"
 ls -1 "$out"

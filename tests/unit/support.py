@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -107,7 +108,9 @@ def content(name: str = "digest-sha256") -> bytes:
     return (VECTORS / "content" / name).read_bytes()
 
 
+@cache
 def certificate(name: str) -> Certificate:
+    """One object for each name: before cryptography 40 two that were loaded from the same bytes were not equal."""
     path = str(VECTORS / "certs" / f"{name}.der")
     (found,) = keyring.load_file(path)
     return found

@@ -185,7 +185,7 @@ def test_a_file_or_its_mask_is_installed(masked: bool, dracut: Dracut, tmp_path:
 def test_the_python_modules_leave_the_initrd_s_own_directories_alone(mask: str, dracut: Dracut) -> None:
     """Services of the initrd that are not root have to pass through / and /usr."""
     (dracut.initrd / "usr/lib").mkdir(parents=True)
-    python = f'/usr/bin/python3() {{ "{sys.executable}" "$@"; }}'
+    python = f'/usr/bin/python3() {{ command "{sys.executable}" "$@"; }}'
     script = f"{python}\n_bootseal_libdir={SERVICE}\numask {mask}\nmkdir -p $initdir/usr\n_bootseal_install_python"
     status, said = dracut.run(script)
     assert status == 0, said

@@ -182,6 +182,7 @@ CALLS = {
 
 
 def test_what_is_not_verified_does_not_type_check(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
     for number, call in enumerate(CALLS):
         (tmp_path / f"snippet{number}.py").write_text(SNIPPET.format(call))
     options = ["--no-error-summary", f"--cache-dir={tmp_path}/cache", f"--config-file={TREE}/pyproject.toml"]
@@ -219,7 +220,8 @@ def test_what_a_boot_imports() -> None:
     before, after = modules_after(CRYPTOGRAPHY), modules_after("import bootseal.boot")
     added = {name for name in after - before if not name.startswith("bootseal")}
     assert added <= OWN
-    assert after & NEVER == set()
+    # Release 38, the oldest that bootseal takes, imports inspect itself.
+    assert after & NEVER == ({"ast", "dis", "inspect"} if cryptography.__version__.startswith("38.") else set())
     assert "socket" not in after - before
     unused = {"bootseal.cleanup", "bootseal.greeting", "bootseal.initrd", "bootseal.linux.loop"}
     expected = {"bootseal" + (f".{name_of(p)}" if p.name != "__init__.py" else "") for p in BOOT_PATH if p.parent == PACKAGE}

@@ -177,6 +177,6 @@ def must_run(script: str, *arguments: str | Path) -> None:
 def clean() -> None:
     """Remove everything that was built, and nothing else."""
     shutil.rmtree(cache_dir() / "locks", ignore_errors=True)
-    for kind in ("base", "deb", "os", "key", "signature", "deployment", "disk", "initrd", "part", "scratch", "run"):
+    for kind in ("base", "deb", "rpm", "os", "key", "signature", "deployment", "disk", "initrd", "part", "scratch", "run"):
         for entry in cache_dir().glob(f"{kind}-*"):
             remove(entry)

@@ -96,15 +96,24 @@ def base_tree(suite: str) -> Path:
 
 def packages() -> Path:
     """The project's Debian packages, made from this checkout."""
-    sources = [CHECKOUT / name for name in ("Makefile", "dracut", "packaging", "service", "units")]
+    return _packages("deb", "Debian packages of the project")
+
+
+def rpm_packages() -> Path:
+    """The project's RPM packages, made from this checkout; without the unit tests."""
+    return _packages("rpm", "RPM packages of the project")
+
+
+def _packages(kind: str, title: str) -> Path:
+    sources = [CHECKOUT / name for name in ("LICENSE", "Makefile", "dracut", "packaging", "service", "units")]
 
     def build(path: Path) -> None:
-        command = ["sh", str(CHECKOUT / "packaging/deb.sh"), str(path)]
+        command = ["sh", str(CHECKOUT / f"packaging/{kind}.sh"), str(path)]
         result = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if result.returncode:
-            raise GuestError(f"deb.sh failed:\n{result.stdout[-4000:]}")
+            raise GuestError(f"{kind}.sh failed:\n{result.stdout[-4000:]}")
 
-    return cached("deb", digest_of(*sources), "Debian packages of the project", build)
+    return cached(kind, digest_of(*sources), title, build)
 
 
 @cache
