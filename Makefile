@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# make install DESTDIR=... PREFIX=/usr | make demo | make test | make bench | make check | make dist
+# make install DESTDIR=... PREFIX=/usr | make demo | make test | make bench | make check | make dist | make completions
 
 PREFIX ?= /usr
 DESTDIR ?=
@@ -7,11 +7,13 @@ LIBDIR := $(PREFIX)/lib/bootseal
 UNITDIR := $(PREFIX)/lib/systemd/system
 DRACUTDIR := $(PREFIX)/lib/dracut/modules.d/52bootseal
 MANDIR := $(PREFIX)/share/man
+# Debian's zsh looks in vendor-completions instead.
+ZSHDIR := $(PREFIX)/share/zsh/site-functions
 PYTHON ?= python3
 CACHE := $(or $(BOOTSEAL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootseal)
 VENV := $(CACHE)/venv
 
-.PHONY: all install test demo bench check setup dist clean
+.PHONY: all install test demo bench check setup completions dist clean
 
 all:
 	@echo "nothing to build; see README.md: make demo, make test, make install"
@@ -39,6 +41,8 @@ install:
 	install -D -m 644 packaging/bootseal.catalog "$(DESTDIR)$(PREFIX)/lib/systemd/catalog/bootseal.catalog"
 	install -D -m 644 packaging/boot.schema.json "$(DESTDIR)$(PREFIX)/share/bootseal/boot.schema.json"
 	install -D -m 644 packaging/completions/bootseal "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/bootseal"
+	install -D -m 644 packaging/completions/_bootseal "$(DESTDIR)$(ZSHDIR)/_bootseal"
+	install -D -m 644 packaging/completions/bootseal.fish "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/bootseal.fish"
 	install -D -m 644 units/bootseal.conf "$(DESTDIR)$(PREFIX)/share/doc/bootseal/bootseal.conf"
 	for page in packaging/man/*.[1-8]; do \
 		install -D -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}" || exit 1; \
@@ -58,6 +62,9 @@ demo: setup
 
 bench: setup
 	@"$(VENV)/bin/python" tests/vm/bench.py
+
+completions: setup
+	@"$(VENV)/bin/python" packaging/completions/generate.py
 
 dist:
 	@bash packaging/dist.sh dist
