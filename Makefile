@@ -6,11 +6,13 @@ LIBDIR := $(PREFIX)/lib/bootseal
 UNITDIR := $(PREFIX)/lib/systemd/system
 DRACUTDIR := $(PREFIX)/lib/dracut/modules.d/52bootseal
 MANDIR := $(PREFIX)/share/man
+# Debian's zsh looks in vendor-completions instead.
+ZSHDIR := $(PREFIX)/share/zsh/site-functions
 PYTHON ?= python3
 CACHE := $(or $(BOOTSEAL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootseal)
 VENV := $(CACHE)/venv
 
-.PHONY: all help install test demo bench check setup dist clean
+.PHONY: all help install test demo bench check setup completions dist clean
 
 all: help
 
@@ -42,6 +44,8 @@ install: ## install below DESTDIR and PREFIX (default: /usr)
 	install -D -m 644 packaging/bootseal.catalog "$(DESTDIR)$(PREFIX)/lib/systemd/catalog/bootseal.catalog"
 	install -D -m 644 packaging/boot.schema.json "$(DESTDIR)$(PREFIX)/share/bootseal/boot.schema.json"
 	install -D -m 644 packaging/completions/bootseal "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/bootseal"
+	install -D -m 644 packaging/completions/_bootseal "$(DESTDIR)$(ZSHDIR)/_bootseal"
+	install -D -m 644 packaging/completions/bootseal.fish "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/bootseal.fish"
 	install -D -m 644 units/bootseal.conf "$(DESTDIR)$(PREFIX)/share/doc/bootseal/bootseal.conf"
 	for page in packaging/man/*.[1-8]; do \
 		install -D -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}" || exit 1; \
@@ -61,6 +65,9 @@ demo: setup ## deploy, sign, boot and tamper with a small OS in QEMU
 
 bench: setup ## measure boots and commands
 	@"$(VENV)/bin/python" tests/vm/bench.py
+
+completions: setup ## write the options into the completions, after a change of an option
+	@"$(VENV)/bin/python" packaging/completions/generate.py
 
 dist: ## build Debian and RPM packages, wheel and sources into dist/
 	@bash packaging/dist.sh dist

@@ -8,7 +8,7 @@ venv=$cache/venv
 packages="make mmdebstrap debian-archive-keyring qemu-system-x86 qemu-utils zstd cpio e2fsprogs btrfs-progs shellcheck
     fsverity openssl python3 python3-venv uidmap man-db mandoc erofs-utils pkg-config xz-utils lz4
     ovmf sbsigntool mtools systemd-boot-efi binutils
-    debhelper dh-python dpkg-dev rpm rpmlint"
+    debhelper dh-python dpkg-dev rpm rpmlint zsh fish"
 tools="pytest ruff mypy reuse cryptography pyudev"
 
 say() { echo "setup: $*" >&2; }

@@ -70,7 +70,8 @@ def _owned(life: Life, which: str) -> set[str]:
 @cache
 def _installed_by_make() -> frozenset[str]:
     with guest_cache.scratch() as work:
-        command = ["make", "-s", "-C", str(guest_cache.CHECKOUT), "install", f"DESTDIR={work}", "PREFIX=/usr"]
+        places = [f"DESTDIR={work}", "PREFIX=/usr", "ZSHDIR=/usr/share/zsh/vendor-completions"]
+        command = ["make", "-s", "-C", str(guest_cache.CHECKOUT), "install", *places]
         subprocess.run(command, check=True, capture_output=True)
         return frozenset("/" + str(path.relative_to(work)) for path in work.rglob("*") if path.is_file())
 
@@ -124,6 +125,16 @@ def test_what_describes_the_service_comes_with_it(suite: str) -> None:
     service = {path.removesuffix(".gz") for path in _owned(_life(suite), "service")}
     pages = {f"/usr/share/man/man{path.suffix[1:]}/{path.name}" for path in (guest_cache.CHECKOUT / "packaging/man").iterdir()}
     assert pages | {"/usr/share/bootseal/boot.schema.json"} <= service
+
+
+def test_completions_come_with_the_program(suite: str) -> None:
+    """Where the shells of Debian look."""
+    places = {
+        "bash-completion/completions/bootseal",
+        "fish/vendor_completions.d/bootseal.fish",
+        "zsh/vendor-completions/_bootseal",
+    }
+    assert {f"/usr/share/{place}" for place in places} <= _owned(_life(suite), "tools")
 
 
 def test_the_service_alone(suite: str) -> None:

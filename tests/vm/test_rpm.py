@@ -31,6 +31,8 @@ ONLY_RPM = {
     r"/usr/share/licenses/bootseal/LICENSE": "Debian's copyright names a file that every Debian has",
     LIBRARY + r"(.*/)?__pycache__/[^/]+\.cpython-\d+\.pyc": "Debian compiles when it installs",
 }
+# Debian's zsh looks elsewhere: (where, where in the RPM).
+ZSH = ("/usr/share/zsh/vendor-completions", "/usr/share/zsh/site-functions")
 # Directories that other packages of Fedora own.
 OF_OTHERS = {
     "/usr", "/usr/bin", "/usr/lib", "/usr/lib/dracut", "/usr/lib/dracut/modules.d", "/usr/lib/systemd",
@@ -84,7 +86,8 @@ def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
 
 @cache
 def _of_deb(package: str) -> dict[str, Entry]:
-    return _entries(["dpkg-deb", "--fsys-tarfile", "-"], _deb(package))
+    entries = _entries(["dpkg-deb", "--fsys-tarfile", "-"], _deb(package))
+    return {path.replace(*ZSH): entry for path, entry in entries.items()}
 
 
 @cache

@@ -34,13 +34,22 @@ _COLOURS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--all", action="store_true", help="every deployment, as a table")
+    add_source_arguments(parser)
+    parser.add_argument("--cmdline", metavar="TEXT", help="kernel command line (default: that of the deployment's boot entry)")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="each deviation of a refused signature or certificate by name"
+    )
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what Checker is told: the deployment, and where the keys come from that judge it."""
     parser.add_argument(
         "deployment",
         nargs="?",
         metavar="DEPLOYMENT",
         help="checksum or its beginning, pending, or booted (default: what boots next)",
     )
-    parser.add_argument("--all", action="store_true", help="every deployment, as a table")
     parser.add_argument("--sysroot", metavar="DIR", help="physical root (default: the running system's)")
     keys = parser.add_mutually_exclusive_group()
     keys.add_argument(
@@ -48,10 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     keys.add_argument("--keys", metavar="DIR", help="directory with certificates to use instead")
     keys.add_argument("--system-keys", action="store_true", help="certificates and configuration of the running system")
-    parser.add_argument("--cmdline", metavar="TEXT", help="kernel command line (default: that of the deployment's boot entry)")
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="each deviation of a refused signature or certificate by name"
-    )
 
 
 def run(arguments: argparse.Namespace, _command: list[str]) -> int:

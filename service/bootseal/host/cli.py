@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     own, command = _split(argv)
-    arguments = _parser().parse_args(own)
+    arguments = make_parser().parse_args(own)
     if not arguments.command:
         raise Failure(
             USAGE, "Failed to read the command line: no command", f"one of {', '.join(_COMMANDS)}; see 'bootseal --help'"
@@ -102,7 +102,8 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     return argv[:where], argv[where + 1 :]
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of all commands; the completions are generated from it."""
     description = "Sign, deploy and check verified root file systems. See bootseal(8)."
     parser = _Parser(prog="bootseal", description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"bootseal {__version__}")

@@ -19,12 +19,6 @@ from .sysroot import Found
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "deployment",
-        nargs="?",
-        metavar="DEPLOYMENT",
-        help="checksum or its beginning, pending, or booted (default: what boots next)",
-    )
-    parser.add_argument(
         "--digest",
         metavar="FILE",
         help="the digest file that 'bootseal sign' made (default: computed from the deployment's image)",
@@ -33,13 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objects", action="store_true", help="switch on fs-verity on the image's objects, too, where it is off"
     )
-    parser.add_argument("--sysroot", metavar="DIR", help="physical root (default: the running system's)")
-    keys = parser.add_mutually_exclusive_group()
-    keys.add_argument(
-        "--initrd", metavar="FILE", help="initrd or UKI whose keys must accept the signature (default: the deployment's own)"
-    )
-    keys.add_argument("--keys", metavar="DIR", help="directory with certificates to use instead")
-    keys.add_argument("--system-keys", action="store_true", help="certificates and configuration of the running system")
+    check.add_source_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, _command: list[str]) -> int:
