@@ -129,8 +129,7 @@ def _enable(fd: int, verified: Verified) -> None:
 def _replace(deployment: Deployment, verified: Verified, parent_fd: int, fd: int) -> None:
     """A new inode under the same name. The deployment's directory is immutable, and is so again afterwards.
 
-    The new file is on the disk before it gets the name: a directory's fsync on btrfs brings names and not their content. The
-    rest needs none between: filesystems with fs-verity keep the order.
+    No fsync is needed between: enabling has written the data, and filesystems with fs-verity keep the order of all the rest.
     """
     try:
         _make_enrolled(_names(deployment)[0], verified, parent_fd)
@@ -148,8 +147,6 @@ def _make_enrolled(new: str, verified: Verified, parent_fd: int) -> None:
         made = os.open(new, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=parent_fd)
     try:
         _enable(made, verified)
-        with _step("writing a new digest file"):
-            os.fsync(made)
     finally:
         os.close(made)
 
@@ -214,13 +211,23 @@ def _writable(deployment: Deployment) -> Iterator[tuple[int, int]]:
         with _directories(deployment, tree) as opened:
             yield opened
             if not was_read_only:  # to be made read-only again writes it all out
-                with _step("writing the directory"):
-                    os.fsync(opened[1])
+                _write_out(opened[1])
     except BaseException:
         with suppress(CannotWrite):  # what went wrong before decides: a refusal must not turn into something impossible
             _close(tree, deployment, was_read_only=was_read_only)
         raise
     _close(tree, deployment, was_read_only=was_read_only)
+
+
+def _write_out(fd: int) -> None:
+    """The file first: on btrfs a directory's fsync brings names to the disk, and not what they name."""
+    with _step("writing the directory"):
+        file = files.open_regular(fd, FILE)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.fsync(fd)
 
 
 @contextmanager
