@@ -29,6 +29,8 @@ GOOD = Case("good", "verified", "")
 # another unit.
 NOT_KNOWN = ("bug", "own-mounts")
 KNOWN = (GOOD, *(case for case in CASES if case.id not in NOT_KNOWN))
+# The disk fails already where verify looks for the deployments: it fails itself, with the verdict's exit status.
+FAILING = ("directory-damaged",)
 GUESTS = 2
 MOUNTED = "/run/case"
 
@@ -78,17 +80,35 @@ def _run(part: int) -> guest.Result:
 JOBS = [Job(lambda part=part: _run(part)) for part in range(GUESTS)]  # type: ignore[misc]
 
 
-def _judged(job: Job[guest.Result], number: int) -> tuple[dict[str, Any], int]:
-    """The record of one case, and the program's exit status."""
+def _said(job: Job[guest.Result], number: int) -> tuple[str, int]:
+    """What the program printed of one case, and its exit status."""
     result = job.result()
     support.ended(result, guest.PASSED)
     section = support.sections(result.report)[f"case_{number}"]
     status = re.search(r"^status (\d+)$", section, re.MULTILINE)
     assert status
-    return json_of(section), int(status[1])
+    return section, int(status[1])
 
 
-@pytest.mark.parametrize(("job", "number"), [pytest.param(JOBS[n % GUESTS], n, id=case.id) for n, case in enumerate(KNOWN)])
+def _judged(job: Job[guest.Result], number: int) -> tuple[dict[str, Any], int]:
+    """The record of one case, and the program's exit status."""
+    section, status = _said(job, number)
+    return json_of(section), status
+
+
+def _cases(*, failing: bool) -> pytest.MarkDecorator:
+    chosen = [(n, case.id) for n, case in enumerate(KNOWN) if (case.id in FAILING) is failing]
+    return pytest.mark.parametrize(("job", "number"), [pytest.param(JOBS[n % GUESTS], n, id=id_) for n, id_ in chosen])
+
+
+@_cases(failing=True)
+def test_verify_fails_with_the_verdicts_exit_status(job: Job[guest.Result], number: int) -> None:
+    section, status = _said(job, number)
+    assert status == EXIT_STATUS[KNOWN[number].verdict]
+    assert re.search(rf"^bootseal: Failed to read {MOUNTED}/ostree/deploy/guest/deploy: .*\(EBADMSG\)$", section, re.MULTILINE)
+
+
+@_cases(failing=False)
 def test_verify_says_what_the_boot_says(job: Job[guest.Result], number: int) -> None:
     case = KNOWN[number]
     record, status = _judged(job, number)

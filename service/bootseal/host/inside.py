@@ -88,12 +88,12 @@ def listed(directory: int, path: str, suffix: str = "") -> list[str]:
     Raises Failure above MAX_NAMES, and on a failed disk.
     """
     names: list[str] = []
-    with tolerated(path):
+    where = os.path.normpath(os.path.join(os.readlink(f"/proc/self/fd/{directory}"), path))
+    with tolerated(where):
         fd = files.openat2(directory, path, os.O_RDONLY | os.O_DIRECTORY, files.CONFINED)
         try:
             with os.scandir(fd) as entries:
                 names += [entry.name for entry in islice(entries, MAX_NAMES + 1)]
-            where = os.readlink(f"/proc/self/fd/{fd}")
         finally:
             os.close(fd)
     if len(names) > MAX_NAMES:
