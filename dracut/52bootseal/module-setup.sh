@@ -73,7 +73,7 @@ install() {
     return 0
 }
 
-# No other module may mount the root, and none may mount or run something from the disk after us. bootseal/host/bypasses.py
+# No other module may mount the root, and none may mount or run something from the disk after us. bootseal/host/initrd/bypasses.py
 # knows the same modules by the files that they leave in an initrd.
 _bootseal_check_modules() {
     local _module

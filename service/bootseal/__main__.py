@@ -12,31 +12,31 @@ import sys
 def main() -> int:
     command = sys.argv[1:2]
     if command == ["boot"]:
-        from . import patterns
+        from . import lazyre
 
-        with patterns.Later():
+        with lazyre.Later():
             from . import boot
         return boot.main()
     if command == ["cleanup"]:
-        from . import cleanup
+        from . import failure
 
-        return cleanup.main()
+        return failure.main()
     if command == ["guard"]:
-        from . import cleanup
+        from . import failure
 
-        return cleanup.guard()
+        return failure.guard()
     if command == ["changed"]:
-        from . import cleanup
+        from . import failure
 
-        return cleanup.changed()
+        return failure.changed()
     if command == ["greeting"]:
         from . import greeting
 
         return greeting.main()
     if command == ["check-initrd"]:
-        from . import initrd
+        from . import checkinitrd
 
-        return initrd.check()
+        return checkinitrd.check()
     from .host import cli
 
     return cli.main(sys.argv[1:])

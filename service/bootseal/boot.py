@@ -6,8 +6,9 @@ Each stage takes what the ones before it returned (values.py) and raises Refusal
 
 import os
 
-from . import candidate, cmdline, config, deployment, enroll, image, kernelkeys, keyring, messages, mount, report, verify
+from . import report, verdicts
 from .errors import Refusal, failed
+from .stages import cmdline, config, deployment, enroll, image, kernelkeys, keyring, mount, unverified, verify
 
 
 def main() -> int:
@@ -42,7 +43,7 @@ def _boot(recorder: report.Recorder) -> int:
     recorder.deployment(found)
 
     recorder.begin("verify", "Verifying the composefs digest...")
-    claimed = candidate.read(found, lambda: image.enforced_digest(found))
+    claimed = unverified.read(found, lambda: image.enforced_digest(found))
     recorder.candidate(claimed)
     verified = verify.verify(claimed, boot_keyring)
     recorder.verified(verified)
@@ -64,17 +65,17 @@ def _already_done() -> bool:
     """Whether this boot has been verified already and its root is still the one at /sysroot: a second start changes nothing."""
     record = report.load()
     same_boot = record.get("boot_id") == report.Recorder().record["boot_id"]
-    verified = record.get("verdict") == messages.VERIFIED.name
+    verified = record.get("verdict") == verdicts.VERIFIED.name
     digest = record.get("image", {}).get("digest", "")
-    return same_boot and verified and bool(digest) and mount.attached() == digest
+    return same_boot and verified and bool(digest) and mount.attached_digest() == digest
 
 
 def _unforeseen(error: BaseException) -> Refusal:
     """Return the Refusal for what no stage handles: `internal`, unless the disk or the machine failed at that moment."""
     if isinstance(error, OSError):
         name = f" ({error.filename})" if error.filename else ""
-        return failed(error, messages.INTERNAL, f"unexpected {error.__class__.__name__}{name}", _place(error))
-    return Refusal(messages.INTERNAL, f"{error.__class__.__name__}: {error}", _place(error))
+        return failed(error, verdicts.INTERNAL, f"unexpected {error.__class__.__name__}{name}", _place(error))
+    return Refusal(verdicts.INTERNAL, f"{error.__class__.__name__}: {error}", _place(error))
 
 
 def _place(error: BaseException) -> str:
@@ -82,7 +83,7 @@ def _place(error: BaseException) -> str:
     place, trace = "bootseal", error.__traceback__
     while trace:
         path = trace.tb_frame.f_code.co_filename
-        if os.path.dirname(path).endswith(("/bootseal", "/bootseal/linux")):
+        if os.path.dirname(path).endswith(("/bootseal", "/bootseal/stages", "/bootseal/formats", "/bootseal/linux")):
             place = f"{os.path.basename(path)}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place

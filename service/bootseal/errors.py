@@ -4,8 +4,8 @@
 import errno
 import os
 
-from . import messages
-from .messages import Verdict
+from . import verdicts
+from .verdicts import Verdict
 
 
 class Refusal(Exception):
@@ -47,9 +47,9 @@ def failed(error: OSError, verdict: Verdict, what: str, path: str) -> Refusal:
     Any other errno gets `verdict`. Callers must first handle an errno of DISK_FAILED that means something else to them.
     """
     if error.errno in DISK_FAILED:
-        verdict = messages.IO_ERROR
+        verdict = verdicts.IO_ERROR
     elif error.errno in EXHAUSTED:
-        verdict = messages.MOUNT_FAILED
+        verdict = verdicts.MOUNT_FAILED
     return Refusal(verdict, f"{what}: {reason(error)}", path)
 
 
@@ -62,10 +62,10 @@ def unreadable(error: OSError, bad: Verdict, path: str) -> Refusal:
         what = "fs-verity was enabled on it with a built-in signature that no kernel key made"
         return Refusal(bad, f"{what}: {reason(error)}", path)
     if error.errno in (errno.EOPNOTSUPP, errno.ENOPKG):
-        return failed(error, messages.UNSUPPORTED, "the kernel lacks the fs-verity that the file needs", path)
+        return failed(error, verdicts.UNSUPPORTED, "the kernel lacks the fs-verity that the file needs", path)
     # fs-verity's words for its own metadata if they make no sense.
     damaged = error.errno in (errno.EINVAL, errno.EMSGSIZE)
-    return failed(error, messages.IO_ERROR if damaged else messages.MOUNT_FAILED, "cannot be read", path)
+    return failed(error, verdicts.IO_ERROR if damaged else verdicts.MOUNT_FAILED, "cannot be read", path)
 
 
 def reason(error: OSError) -> str:

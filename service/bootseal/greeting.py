@@ -4,7 +4,7 @@
 ExecStartPre= of the emergency services, see emergency.conf. On every console, for a shell may be on any of them.
 """
 
-from . import messages, report
+from . import report, verdicts
 from .report import Record
 
 _INDENT = 18
@@ -15,7 +15,7 @@ _AGAIN = "reboot"
 def main() -> int:
     """Returns 0, also where there is nothing to say."""
     record = report.load()
-    if record.get("verdict") not in (None, messages.VERIFIED.name):
+    if record.get("verdict") not in (None, verdicts.VERIFIED.name):
         for line in _lines(record):
             report.console(line)
     return 0
@@ -28,7 +28,7 @@ def _lines(record: Record) -> list[str]:
         *details,
         ("what to do", record.get("hint", "")),
         *(("note", text) for text in record.get("notes", ())),
-        ("then", _AGAIN if record["verdict"] == messages.CHANGED.name else _GO_ON),
+        ("then", _AGAIN if record["verdict"] == verdicts.CHANGED.name else _GO_ON),
         ("more", "journalctl -b -u bootseal.service; /run/bootseal/boot.json; the manual page bootseal.service(8)"),
     ]
     return [

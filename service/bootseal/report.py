@@ -10,11 +10,11 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from . import __version__, messages
+from . import __version__, verdicts
 from .errors import Refusal, printable, reason
 from .linux import files, journal
-from .messages import Note, Verdict
-from .values import BootKeyring, Candidate, Certificate, Deployment, Enrolled, KernelKeys, Mounted, Pinned, Verified
+from .values import BootKeyring, Certificate, Deployment, Enrolled, KernelKeys, Mounted, Pinned, Unverified, Verified
+from .verdicts import Note, Verdict
 
 RUN = "/run/bootseal"
 PATH = RUN + "/boot.json"
@@ -86,22 +86,22 @@ class Recorder:
             "trusted": [{"subject": c.subject_text, "sha256": c.sha256} for c in keyring.certificates],
             "skipped": list(keyring.skipped),
         }
-        self.noted += [(messages.CERTIFICATE_SKIPPED, f"certificate skipped: {line}") for line in keyring.skipped]
+        self.noted += [(verdicts.CERTIFICATE_SKIPPED, f"certificate skipped: {line}") for line in keyring.skipped]
 
     def kernel_keys(self, keys: KernelKeys) -> None:
         self.record["keyring"]["sealed"] = keys.sealed
         lines = [f"{sha256[:16]}: {reason(OSError(number, ''))}" for sha256, number in keys.unloaded.items()]
         self.record["keyring"]["not_in_kernel"] = lines
-        self.noted += [(messages.NOT_IN_KERNEL, f"certificate not in the kernel: {line}") for line in lines]
+        self.noted += [(verdicts.NOT_IN_KERNEL, f"certificate not in the kernel: {line}") for line in lines]
 
     def deployment(self, found: Deployment) -> None:
         names = ("layout", "stateroot", "checksum", "serial", "path")
         self.record["deployment"] = {name: _clean(getattr(found, name)) for name in names}
 
-    def candidate(self, candidate: Candidate) -> None:
+    def candidate(self, candidate: Unverified) -> None:
         if candidate.stands_in:
             text = "the digest file cannot be opened (enrolled with a key that is gone): the image's digest was verified"
-            self.note(messages.DIGEST_STANDS_IN, text)
+            self.note(verdicts.DIGEST_STANDS_IN, text)
 
     def verified(self, verified: Verified) -> None:
         certificate = verified.signer.certificate
@@ -125,7 +125,7 @@ class Recorder:
         }
 
     def enrolled(self, enrolled: Enrolled) -> None:
-        missing = [printable(m.what) for m in enrolled.missing]
+        missing = [printable(m.what) for m in enrolled.gaps]
         self.record["enrollment"] = {
             "method": enrolled.method,
             "kernel_checked": enrolled.kernel_checked,
@@ -134,7 +134,7 @@ class Recorder:
         }
         if enrolled.bytes_written is not None:
             self.record["enrollment"]["bytes_written"] = enrolled.bytes_written
-        self.noted += [(messages.ENROLLING_INCOMPLETE, f"enrolling incomplete: {text}") for text in missing]
+        self.noted += [(verdicts.ENROLLING_INCOMPLETE, f"enrolling incomplete: {text}") for text in missing]
 
     def mounted(self, mounted: Mounted) -> None:
         self.record["mount"] = {"options": mounted.options}
@@ -155,7 +155,7 @@ class Recorder:
         found = list(refusal.details)
         if signature := self.record.get("signature"):
             found.append(("signer", f"{signature['subject']}, serial {signature['serial']}"))
-        if refusal.verdict in (messages.UNTRUSTED_SIGNER, messages.WRONG_SIGNATURE, messages.IMAGE_MISMATCH):
+        if refusal.verdict in (verdicts.UNTRUSTED_SIGNER, verdicts.WRONG_SIGNATURE, verdicts.IMAGE_MISMATCH):
             found += [
                 ("trusted", f"{c.subject_text}, serial {c.serial.hex()}, SHA-256 {c.sha256[:16]}, until {c.not_after[:10]}")
                 for c in self.trusted[:_NAMED]
@@ -174,15 +174,15 @@ def resumed() -> Recorder:
 
 def verified(recorder: Recorder) -> int:
     """Reports a mounted root; returns the exit status."""
-    record = recorder.end(messages.VERIFIED, _verified_line(recorder.record), "")
+    record = recorder.end(verdicts.VERIFIED, _verified_line(recorder.record), "")
     status = "; ".join([record["message"], *recorder.notes])
-    return _publish(messages.VERIFIED, recorder, [record["message"]], status)
+    return _publish(verdicts.VERIFIED, recorder, [record["message"]], status)
 
 
 def again() -> int:
     """The verdict of an earlier start stands; systemd has forgotten its STATUS. Returns the exit status."""
     journal.notify(f"STATUS={load()['message']}")
-    return messages.VERIFIED.exit_status
+    return verdicts.VERIFIED.exit_status
 
 
 def refused(recorder: Recorder, refusal: Refusal) -> int:
@@ -254,7 +254,7 @@ def _fields(verdict: Verdict, record: Record) -> dict[str, str]:
     fields = {
         "MESSAGE": record["message"],
         "MESSAGE_ID": verdict.message_id,
-        "PRIORITY": _PRIORITY[verdict is messages.VERIFIED],
+        "PRIORITY": _PRIORITY[verdict is verdicts.VERIFIED],
         **_SENDER,
         "BOOTSEAL_VERDICT": verdict.name,
         "BOOTSEAL_HINT": record.get("hint", ""),

@@ -64,18 +64,18 @@ class BootKeyring(NamedTuple):
     skipped: tuple[str, ...]
 
 
-class Missing(NamedTuple):
-    """Something that could not be done and does not weaken what userspace verified. `lacking`: the kernel has no such thing."""
+class Gap(NamedTuple):
+    """A step that failed and does not weaken what userspace verified. `unsupported`: the kernel has no such thing."""
 
     what: str
-    lacking: bool
+    unsupported: bool
 
 
 class KernelKeys(NamedTuple):
     """What the kernel holds of the boot keyring, by the SHA-256 of the certificate: a key's serial, or the errno instead.
 
     `anchored` are the certificates that are in `.fs-verity`; `ring` is the keyring `bootseal`, if that is in it, too;
-    `missing` is what else could not be done.
+    `gaps` is what else could not be done.
     """
 
     loaded: dict[str, int]
@@ -83,7 +83,7 @@ class KernelKeys(NamedTuple):
     anchored: frozenset[str]
     ring: int | None
     sealed: bool
-    missing: tuple[Missing, ...]
+    gaps: tuple[Gap, ...]
 
 
 class Deployment(NamedTuple):
@@ -101,7 +101,7 @@ class Deployment(NamedTuple):
     objects_fd: int
 
 
-class Candidate(NamedTuple):
+class Unverified(NamedTuple):
     """Bytes from the disk, read once, believed by nobody yet. `stands_in`: the digest is the one the image enforces."""
 
     digest: bytes
@@ -147,7 +147,7 @@ class Enrolled(NamedTuple):
     kernel_checked: bool
     first_boot: bool
     bytes_written: int | None
-    missing: tuple[Missing, ...]
+    gaps: tuple[Gap, ...]
 
 
 class Release(NamedTuple):
@@ -166,6 +166,6 @@ class Mounted(NamedTuple):
     tree_fd: int
     options: str
     identities: bytes
-    booted_keys: bytes
+    ostree_booted: bytes
     not_covered: tuple[str, ...]
     release: Release = Release("", "")

@@ -20,22 +20,23 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 
-from bootseal import digest, keyring
+from bootseal import digest
 from bootseal.digest import Digest
 from bootseal.errors import Refusal
+from bootseal.stages import keyring
 from bootseal.values import (
     BootKeyring,
-    Candidate,
     Certificate,
     Deployment,
     Enrolled,
+    Gap,
     KernelKeys,
-    Missing,
     Pinned,
     Policy,
     Request,
     RootConfig,
     Signer,
+    Unverified,
     Verified,
 )
 
@@ -126,8 +127,8 @@ def private_key(name: str) -> PrivateKey:
     return key
 
 
-def candidate(signed: bytes, digest_file: bytes | None = None, *, stands_in: bool = False) -> Candidate:
-    return Candidate(content() if digest_file is None else digest_file, stands_in, signed, "/sysroot/d/.ostree.cfs")
+def candidate(signed: bytes, digest_file: bytes | None = None, *, stands_in: bool = False) -> Unverified:
+    return Unverified(content() if digest_file is None else digest_file, stands_in, signed, "/sysroot/d/.ostree.cfs")
 
 
 # --- DER
@@ -287,8 +288,8 @@ def pinned(fd: int = -1) -> Pinned:
     return Pinned(verified(), fd, "/sysroot/d/.ostree.cfs", 4096)
 
 
-def enrolled(missing: tuple[Missing, ...] = (), **changes: Any) -> Enrolled:
-    made = Enrolled(pinned(), "keyring", kernel_checked=True, first_boot=False, bytes_written=0, missing=missing)
+def enrolled(gaps: tuple[Gap, ...] = (), **changes: Any) -> Enrolled:
+    made = Enrolled(pinned(), "keyring", kernel_checked=True, first_boot=False, bytes_written=0, gaps=gaps)
     return made._replace(**changes)
 
 
@@ -305,7 +306,7 @@ def policy(**changes: Any) -> Policy:
 def kernel_keys(**changes: Any) -> KernelKeys:
     sha256 = verified().signer.certificate.sha256
     anchored = frozenset({sha256})
-    made = KernelKeys(loaded={sha256: 11}, unloaded={}, anchored=anchored, ring=22, sealed=True, missing=())
+    made = KernelKeys(loaded={sha256: 11}, unloaded={}, anchored=anchored, ring=22, sealed=True, gaps=())
     return made._replace(**changes)
 
 
@@ -341,7 +342,7 @@ class Sysroot:
         return path
 
     def located(self) -> Deployment:
-        from bootseal import deployment as stage
+        from bootseal.stages import deployment as stage
 
         return stage.locate(request(), str(self.path))
 

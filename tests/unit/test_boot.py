@@ -9,23 +9,10 @@ from typing import Any
 
 import pytest
 
-from bootseal import (
-    boot,
-    candidate,
-    cmdline,
-    config,
-    deployment,
-    enroll,
-    image,
-    kernelkeys,
-    keyring,
-    messages,
-    mount,
-    report,
-    verify,
-)
+from bootseal import boot, report, verdicts
 from bootseal.errors import Refusal
 from bootseal.linux import journal
+from bootseal.stages import cmdline, config, deployment, enroll, image, kernelkeys, keyring, mount, unverified, verify
 from bootseal.values import Mounted
 from unit import support
 from unit.support import oserror
@@ -38,7 +25,7 @@ VALUES: dict[str, Any] = {
     "cmdline.parse": support.request(),
     "mount.private_namespace": 55,
     "deployment.locate": support.deployment(),
-    "candidate.read": support.candidate(b"sig"),
+    "unverified.read": support.candidate(b"sig"),
     "verify.verify": support.verified(),
     "image.pin": support.pinned(),
     "enroll.enroll": support.enrolled(),
@@ -48,7 +35,7 @@ VALUES: dict[str, Any] = {
 ORDER = list(VALUES)
 MODULES = {
     m.__name__.rpartition(".")[2]: m
-    for m in (config, keyring, kernelkeys, cmdline, deployment, candidate, verify, image, enroll, mount)
+    for m in (config, keyring, kernelkeys, cmdline, deployment, unverified, verify, image, enroll, mount)
 }
 
 
@@ -64,7 +51,7 @@ class Stages:
         for name in ORDER:
             module, function = name.split(".")
             monkeypatch.setattr(MODULES[module], function, self._fake(name))
-        monkeypatch.setattr(mount, "attached", lambda: None)
+        monkeypatch.setattr(mount, "attached_digest", lambda: None)
         monkeypatch.setattr(report, "RUN", str(self.run))
         monkeypatch.setattr(report, "PATH", str(self.run / "boot.json"))
         monkeypatch.setattr(report, "_CONSOLE", str(directory / "console"))
@@ -107,7 +94,7 @@ def test_every_stage_is_told_and_timed(stages: Stages, monkeypatch: pytest.Monke
 
 
 def test_everything_is_recorded(stages: Stages) -> None:
-    stages.values["candidate.read"] = support.candidate(b"sig", stands_in=True)
+    stages.values["unverified.read"] = support.candidate(b"sig", stands_in=True)
     boot.main()
     record = stages.record()
     assert {"deployment", "image", "signature", "enrollment", "mount", "not_covered"} <= record.keys()
@@ -126,8 +113,8 @@ def test_who_gets_what(stages: Stages) -> None:
     assert given["kernelkeys.load"] == (values["keyring.load"], True, True)
     assert given["cmdline.parse"] == ("the text",)
     assert given["deployment.locate"] == (values["cmdline.parse"],)
-    assert given["candidate.read"][0] is values["deployment.locate"]
-    assert given["verify.verify"] == (values["candidate.read"], values["keyring.load"])
+    assert given["unverified.read"][0] is values["deployment.locate"]
+    assert given["verify.verify"] == (values["unverified.read"], values["keyring.load"])
     assert given["image.pin"] == (values["deployment.locate"], values["verify.verify"])
     assert given["enroll.enroll"] == tuple(
         values[n] for n in ("image.pin", "deployment.locate", "kernelkeys.load", "config.load")
@@ -141,7 +128,7 @@ def test_who_gets_what(stages: Stages) -> None:
 def test_the_digest_that_stands_in_is_that_of_the_image(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image, "enforced_digest", lambda found: ("enforced", found))
     boot.main()
-    assert stages.given["candidate.read"][1]() == ("enforced", stages.values["deployment.locate"])
+    assert stages.given["unverified.read"][1]() == ("enforced", stages.values["deployment.locate"])
 
 
 @pytest.mark.parametrize(("method", "ring"), [("keyring", True), ("fsverity", True), ("none", False)])
@@ -161,8 +148,8 @@ def test_the_files_of_the_boot_keyring(voa: str, stages: Stages, monkeypatch: py
 
 
 @pytest.mark.parametrize("stage", ORDER)
-@pytest.mark.parametrize("verdict", [messages.UNTRUSTED_SIGNER, messages.IO_ERROR], ids=lambda v: v.name)
-def test_a_refusal_ends_it(stage: str, verdict: messages.Verdict, stages: Stages) -> None:
+@pytest.mark.parametrize("verdict", [verdicts.UNTRUSTED_SIGNER, verdicts.IO_ERROR], ids=lambda v: v.name)
+def test_a_refusal_ends_it(stage: str, verdict: verdicts.Verdict, stages: Stages) -> None:
     stages.raises[stage] = Refusal(verdict, "what", "/where")
     assert boot.main() == verdict.exit_status
     assert stages.calls == ORDER[: ORDER.index(stage) + 1]
@@ -204,7 +191,7 @@ def test_any_exception_is_internal(error: Exception, stages: Stages) -> None:
 )
 def test_an_error_that_no_stage_handles(error: OSError, verdict: str, what: str, stages: Stages) -> None:
     stages.raises["verify.verify"] = error
-    assert boot.main() == next(v.exit_status for v in messages.VERDICTS if v.name == verdict)
+    assert boot.main() == next(v.exit_status for v in verdicts.VERDICTS if v.name == verdict)
     assert stages.record()["message"].startswith(f"refused ({verdict}): {what}")
 
 
@@ -256,7 +243,7 @@ def finished(stages: Stages, **changes: Any) -> None:
 
 def test_a_second_start_changes_nothing(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(stages)
-    monkeypatch.setattr(mount, "attached", support.verified().digest.value.hex)
+    monkeypatch.setattr(mount, "attached_digest", support.verified().digest.value.hex)
     states: list[str] = []
     monkeypatch.setattr(journal, "notify", states.append)
     before = stages.record()
@@ -283,12 +270,12 @@ def test_a_second_start_begins_anew(
 ) -> None:
     finished(stages, **changes)
     there = support.verified().digest.value.hex() if attached is True else attached
-    monkeypatch.setattr(mount, "attached", lambda: there)
+    monkeypatch.setattr(mount, "attached_digest", lambda: there)
     boot.main()
     assert stages.calls[:1] == ["config.load"]
 
 
 def test_a_look_at_the_mounts_that_fails_is_internal(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(stages)
-    monkeypatch.setattr(mount, "attached", support.raising(errno.ENOENT))
+    monkeypatch.setattr(mount, "attached_digest", support.raising(errno.ENOENT))
     assert boot.main() == 70

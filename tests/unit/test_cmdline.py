@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bootseal import cmdline
+from bootseal.stages import cmdline
 from unit.support import raising, refusal, verdict
 
 TARGET = "/ostree/boot.1/os/abc/0"

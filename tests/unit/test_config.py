@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bootseal import config
+from bootseal.stages import config
 from bootseal.values import Policy, RootConfig
 from unit.support import TREE, refusal, verdict
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bootseal import deployment
 from bootseal.linux import files, syscall
+from bootseal.stages import deployment
 from unit.support import CHECKSUM, Sysroot, errno_name, oserror, raising, refusal, request
 
 DEPLOY = f"ostree/deploy/os/deploy/{CHECKSUM}.0"
@@ -321,7 +321,7 @@ def test_a_nested_mount_is_not_entered(where: str, sysroot: Sysroot) -> None:
         "import os,sys;from bootseal.linux import syscall,mountapi;syscall.unshare(mountapi.CLONE_NEWNS);"
         "syscall.mount(None,'/',None,mountapi.MS_REC|mountapi.MS_PRIVATE);p=sys.argv[2];"
         "os.makedirs(p+'/etc',exist_ok=True);t=mountapi.clone(os.open(p,os.O_PATH));mountapi.attach(t,-100,p);"
-        "from bootseal import deployment;from bootseal.values import Request;from bootseal.errors import Refusal\n"
+        "from bootseal.stages import deployment;from bootseal.values import Request;from bootseal.errors import Refusal\n"
         "try: deployment.locate(Request(sys.argv[3],'',False),sys.argv[1])\n"
         "except Refusal as e: print(e.verdict.name)"
     )

@@ -3,7 +3,7 @@
 
 import pytest
 
-from bootseal import der
+from bootseal.formats import der
 from unit.support import oid, tlv
 
 GOOD = {

@@ -2,7 +2,6 @@
 """Documentation against the code: keys, verdicts, message ids, journal fields, files, links; and that man pages render."""
 
 import argparse
-import ast
 import json
 import os
 import re
@@ -13,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from bootseal import config, messages, report
-from bootseal.host import chain, cli
-from bootseal.messages import Note, Verdict
-from unit.support import PACKAGE, SERVICE, TREE
+from bootseal import report, verdicts
+from bootseal.host import cli
+from bootseal.host.live import chain
+from bootseal.stages import config
+from bootseal.verdicts import Note, Verdict
+from unit.support import PACKAGE, TREE
 
 README = TREE / "README.md"
 ARCHITECTURE = TREE / "ARCHITECTURE.md"
@@ -34,16 +35,16 @@ ALWAYS = {"MESSAGE", "BOOTSEAL_VERDICT"}
 LOCATED = {
     v.name: ALWAYS | {"BOOTSEAL_DEPLOYMENT"}
     for v in (
-        messages.NO_IMAGE, messages.NO_DIGEST, messages.NO_SIGNATURE, messages.BAD_IMAGE, messages.BAD_DIGEST,
-        messages.BAD_SIGNATURE, messages.UNTRUSTED_SIGNER, messages.WRONG_SIGNATURE, messages.IMAGE_UNSEALED,
-        messages.IMAGE_MISMATCH,
+        verdicts.NO_IMAGE, verdicts.NO_DIGEST, verdicts.NO_SIGNATURE, verdicts.BAD_IMAGE, verdicts.BAD_DIGEST,
+        verdicts.BAD_SIGNATURE, verdicts.UNTRUSTED_SIGNER, verdicts.WRONG_SIGNATURE, verdicts.IMAGE_UNSEALED,
+        verdicts.IMAGE_MISMATCH,
     )
 }  # fmt: skip
 VERIFIED = {
     v.name: ALWAYS | {"BOOTSEAL_DEPLOYMENT", "BOOTSEAL_DIGEST", "BOOTSEAL_SIGNER"}
-    for v in (messages.ENROLL_FAILED, messages.VERIFIED)
+    for v in (verdicts.ENROLL_FAILED, verdicts.VERIFIED)
 }
-VERIFIED[messages.VERIFIED.name] |= {"BOOTSEAL_ENROLL"}
+VERIFIED[verdicts.VERIFIED.name] |= {"BOOTSEAL_ENROLL"}
 FIELDS = LOCATED | VERIFIED
 
 
@@ -53,10 +54,10 @@ def roff(path: Path) -> str:
 
 def status(verdict: Verdict) -> str:
     """As documented: a service that was interrupted has no exit status of its own."""
-    return "-" if verdict is messages.INTERRUPTED else str(verdict.exit_status)
+    return "-" if verdict is verdicts.INTERRUPTED else str(verdict.exit_status)
 
 
-STATUSES = {v.name: status(v) for v in messages.VERDICTS}
+STATUSES = {v.name: status(v) for v in verdicts.VERDICTS}
 
 
 def catalog() -> dict[str, tuple[str, str]]:
@@ -119,7 +120,7 @@ def test_service_page_has_every_journal_field() -> None:
         "signature": {"subject": "x"},
         "enrollment": {"method": "x"},
     }
-    sent = {name for name in report._fields(messages.VERIFIED, record) if name.startswith("BOOTSEAL_")}
+    sent = {name for name in report._fields(verdicts.VERIFIED, record) if name.startswith("BOOTSEAL_")}
     assert set(re.findall(r"(?m)^\.TP\n\.I (BOOTSEAL_\w+)=$", roff(SERVICE_PAGE))) == sent
 
 
@@ -131,16 +132,16 @@ def test_service_page_has_every_member_of_the_record() -> None:
 
 
 def test_catalog_has_every_verdict_with_its_id() -> None:
-    expected = {v.name: v.message_id for v in messages.VERDICTS} | {n.name: n.message_id for n in messages.NOTES}
+    expected = {v.name: v.message_id for v in verdicts.VERDICTS} | {n.name: n.message_id for n in verdicts.NOTES}
     assert {name: found for name, (found, _) in catalog().items()} == expected
     assert len(re.findall(r"(?m)^-- ", CATALOG.read_text())) == len(expected) == len(set(expected.values()))
 
 
 def test_every_note_there_is_is_listed() -> None:
-    assert {value for value in vars(messages).values() if isinstance(value, Note)} == set(messages.NOTES)
+    assert {value for value in vars(verdicts).values() if isinstance(value, Note)} == set(verdicts.NOTES)
 
 
-@pytest.mark.parametrize("verdict", [*messages.VERDICTS, *messages.NOTES], ids=lambda v: v.name)
+@pytest.mark.parametrize("verdict", [*verdicts.VERDICTS, *verdicts.NOTES], ids=lambda v: v.name)
 def test_catalog_entry(verdict: Verdict | Note) -> None:
     text = catalog()[verdict.name][1]
     header, _, body = text.partition("\n\n")
@@ -161,8 +162,8 @@ def test_catalog_compiles(tmp_path: Path) -> None:
     made = subprocess.run([*command, "--update-catalog"], capture_output=True, text=True, check=False)
     assert (made.returncode, made.stderr) == (0, "")
     listed = subprocess.run([*command, "--list-catalog"], capture_output=True, text=True, check=True).stdout
-    assert set(re.findall(r"(?m)^([0-9a-f]{32}) bootseal: ", listed)) == {v.message_id for v in messages.VERDICTS} | {
-        n.message_id for n in messages.NOTES
+    assert set(re.findall(r"(?m)^([0-9a-f]{32}) bootseal: ", listed)) == {v.message_id for v in verdicts.VERDICTS} | {
+        n.message_id for n in verdicts.NOTES
     }
 
 
@@ -261,7 +262,7 @@ def test_json_page_has_everything_that_may_not_be_covered(name: str) -> None:
 
 
 def test_schema_has_every_verdict() -> None:
-    assert MEMBERS["verdict"]["enum"] == [verdict.name for verdict in messages.VERDICTS]
+    assert MEMBERS["verdict"]["enum"] == [verdict.name for verdict in verdicts.VERDICTS]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -282,77 +283,7 @@ def test_man_page_passes_mandoc(page: Path) -> None:
     assert made.stdout + made.stderr == ""
 
 
-# --- files
-
-
-def sources() -> set[str]:
-    """Every file below service/, as ARCHITECTURE.md names it."""
-    files = [f for f in SERVICE.rglob("*") if f.is_file() and not IGNORED & set(f.parts) and ".egg-info" not in str(f)]
-    return {str(f.relative_to(PACKAGE if PACKAGE in f.parents else SERVICE.parent)) for f in files}
-
-
-def entries() -> dict[str, list[str]]:
-    """{file: its bullets} of ARCHITECTURE.md; those of service/ itself with that prefix."""
-    found: dict[str, list[str]] = {}
-    section = name = ""
-    for line in ARCHITECTURE.read_text().splitlines():
-        if line.startswith("## "):
-            section, name = line[3:], ""
-        elif match := re.fullmatch(r"`([\w./]+)`", line):
-            name = ("service/" if section == "service/" else "") + match[1]
-            assert name not in found, f"{name} is there twice"
-            found[name] = []
-        elif line.startswith("- ") and name:
-            found[name].append(line[2:])
-    return found
-
-
-def imports(path: Path) -> set[str]:
-    """What a module imports of this project, as ARCHITECTURE.md names it, and cryptography; not for type checking alone."""
-    package = ["bootseal", *path.relative_to(PACKAGE).parts[:-1]] if PACKAGE in path.parents else []
-    tree = ast.parse(path.read_text())
-    typing_only = {id(n) for i in ast.walk(tree) if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.unparse(i.test)
-                   for n in ast.walk(i)}  # fmt: skip
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {_module(module, alias.name) for alias in node.names}
-    own = {name.removeprefix("bootseal.") for name in found if name.split(".")[0] == "bootseal"}
-    if PACKAGE not in path.parents:  # service/__main__.py names the package
-        own = {f"bootseal.{name}" for name in own}
-    return own | ({"cryptography"} if any(name.split(".")[0] == "cryptography" for name in found) else set())
-
-
-def _module(module: str, name: str) -> str:
-    """The module that 'from module import name' loads."""
-    place = SERVICE.joinpath(*module.split("."))
-    if (place / f"{name}.py").exists() or (place / name).is_dir():
-        return f"{module}.{name}"
-    return f"{module}.__init__" if (place / "__init__.py").exists() else module
-
-
-def test_architecture_has_every_file_of_service_and_no_other() -> None:
-    assert set(entries()) == sources()
-
-
-# Below host/ the folder's own rule is all there is: it may import everything.
-@pytest.mark.parametrize("name", sorted(n for n in sources() if not n.startswith("host/")))
-def test_architecture_says_what_a_file_imports(name: str) -> None:
-    what, may_import = entries()[name]
-    assert what
-    documented = set(re.findall(r"`([\w.]+)`", may_import)) if may_import != "Imports nothing." else set()
-    assert documented or may_import == "Imports nothing."
-    modules = {n.removesuffix(".py").replace("/", ".") for n in sources()} | {"cryptography", "bootseal.__main__"}
-    assert documented <= modules, "a module that does not exist"
-    path = TREE / name if name.startswith("service/") else PACKAGE / name
-    if path.suffix == ".py":
-        assert imports(path) <= documented
+# --- folders
 
 
 def test_architecture_has_every_folder() -> None:
@@ -378,7 +309,7 @@ def test_requirements_are_the_same_everywhere() -> None:
 
 
 def test_package_names_the_programs_that_unpack_initrds() -> None:
-    programs = set(re.findall(r'_program\("(\w+)"', (PACKAGE / "host/unpacking.py").read_text()))
+    programs = set(re.findall(r'_program\("(\w+)"', (PACKAGE / "host/initrd/decompress.py").read_text()))
     tools = (TREE / "packaging/deb/control").read_text().partition("\nPackage: bootseal-tools\n")[2]
     assert programs == {"zstd", "lz4"}
     assert programs <= set(re.findall(r"\w+", " ".join(re.findall(r"(?m)^(?:Recommends|Suggests): (.*)", tools))))

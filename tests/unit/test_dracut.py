@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bootseal import config
-from bootseal.host import bypasses
+from bootseal.host.initrd import bypasses
+from bootseal.stages import config
 from unit.support import SERVICE, TREE
 
 MODULE = TREE / "dracut/52bootseal"

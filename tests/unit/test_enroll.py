@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from bootseal import builtin, enroll
 from bootseal.linux import keyctl
 from bootseal.linux.keyctl import Key
-from bootseal.values import Enrolled, KernelKeys, Missing, Policy
+from bootseal.stages import enable, enroll
+from bootseal.values import Enrolled, Gap, KernelKeys, Policy
 from unit.support import (
     EVERY_ERRNO,
     certificate,
@@ -49,14 +49,14 @@ class Kernel:
         self.permissions: dict[int, int] = {22: 0x37370000}
         for name in ("verify_signature", "members", "read", "add_key", "link", "restrict", "set_permissions", "describe"):
             monkeypatch.setattr(keyctl, name, self._stand_in(name))
-        monkeypatch.setattr(builtin, "enroll", self._stand_in("enable"))
+        monkeypatch.setattr(enable, "enroll", self._stand_in("enable"))
 
     def _stand_in(self, name: str) -> Any:
         def call(*arguments: Any) -> Any:
             self.calls.append((name, *arguments))
             if name in self.fail:
                 error = oserror(self.fail[name])
-                raise builtin.EnableFailed(error) if name == "enable" else error
+                raise enable.EnableFailed(error) if name == "enable" else error
             if name == "set_permissions":
                 self.permissions[arguments[0]] = arguments[1]
             if name == "describe":
@@ -87,13 +87,13 @@ def outcome(keys: KernelKeys | None = None, **changes: Any) -> str:
 
 def test_method_none_asks_nothing(kernel: Kernel) -> None:
     found = run(method="none", required=True)
-    assert (found.method, found.first_boot, found.bytes_written, found.missing) == ("none", False, 0, ())
+    assert (found.method, found.first_boot, found.bytes_written, found.gaps) == ("none", False, 0, ())
     assert kernel.calls == []
 
 
 def test_keyring(kernel: Kernel) -> None:
     found = run()
-    assert (found.method, found.first_boot, found.bytes_written, found.missing) == ("keyring", False, 0, ())
+    assert (found.method, found.first_boot, found.bytes_written, found.gaps) == ("keyring", False, 0, ())
     hashed = hashlib.sha256(verified().signed.formatted()).digest()
     assert kernel.changes() == [
         ("verify_signature", 11, "enc=x962 hash=sha256", hashed, b"value"),
@@ -129,9 +129,9 @@ def test_the_hash_is_the_signature_s(hash_name: str, kernel: Kernel) -> None:
 def test_errnos_of_the_check(number: int, method: str, kernel: Kernel) -> None:
     kernel.fail["verify_signature"] = number
     if number in IMPOSSIBLE:
-        (missing,) = run(method=method).missing
-        assert errno_name(number) in missing.what
-        assert missing.lacking is (number in LACKING)
+        (gaps,) = run(method=method).gaps
+        assert errno_name(number) in gaps.what
+        assert gaps.unsupported is (number in LACKING)
         assert outcome(method=method, required=True) == ("unsupported" if number in LACKING else "enroll-failed")
     else:
         found = refusal(enroll.enroll, pinned(), deployment(), kernel_keys(), policy(method=method))
@@ -143,9 +143,9 @@ def test_errnos_of_enabling(number: int, kernel: Kernel) -> None:
     kernel.fail["enable"] = number
     if number in IMPOSSIBLE_TO_ENABLE:
         found = run(method="fsverity")
-        (missing,) = found.missing
+        (gaps,) = found.gaps
         assert (found.first_boot, found.bytes_written) == (False, None)
-        assert errno_name(number) in missing.what
+        assert errno_name(number) in gaps.what
         assert outcome(method="fsverity", required=True) == ("unsupported" if number in LACKING else "enroll-failed")
     else:
         expected = "io-error" if number in DISK else "enroll-failed"
@@ -184,8 +184,8 @@ def test_nothing_is_written_when_required_cannot_be_met(kernel: Kernel) -> None:
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOSYS])
 def test_a_digest_that_is_not_recorded_is_said(call: str, number: int, kernel: Kernel) -> None:
     kernel.fail[call] = number
-    (missing,) = run().missing
-    assert "kernel keyring" in missing.what
+    (gaps,) = run().gaps
+    assert "kernel keyring" in gaps.what
     assert outcome(required=True) == ("unsupported" if number == errno.ENOSYS else "enroll-failed")
 
 
@@ -193,14 +193,14 @@ def test_second_start_with_the_same_digest(kernel: Kernel) -> None:
     kernel.present = (77,)
     kernel.permissions = {22: 0x03030303, 77: 0x03030303}
     kernel.fail = {"restrict": errno.EACCES, "set_permissions": errno.EACCES}
-    assert run().missing == ()
+    assert run().gaps == ()
     assert "add_key" not in kernel.names()
 
 
 def test_second_start_locks_what_the_first_left_open(kernel: Kernel) -> None:
     """The first start was killed between link and restrict: root could still add to the keyring."""
     kernel.present = (77,)
-    assert run().missing == ()
+    assert run().gaps == ()
     assert kernel.changes()[1:] == [("restrict", 22), ("set_permissions", 77, 0x03030303), ("set_permissions", 22, 0x03030303)]
 
 
@@ -209,51 +209,51 @@ def test_second_start_after_a_cut_between_key_and_ring(kernel: Kernel) -> None:
     kernel.present = (77,)
     kernel.permissions[77] = 0x03030303
     kernel.fail["restrict"] = errno.EEXIST
-    assert run().missing == ()
+    assert run().gaps == ()
     assert kernel.changes()[-1] == ("set_permissions", 22, 0x03030303)
 
 
 @pytest.mark.parametrize(("present", "content"), [((77,), b"sha256:" + b"00" * 32), ((77, 78), TEXT), ((77,), TEXT + b"0")])
 def test_another_digest_is_there(present: tuple[int, ...], content: bytes, kernel: Kernel) -> None:
     kernel.present, kernel.content = present, content
-    (missing,) = run().missing
-    assert "another start" in missing.what
+    (gaps,) = run().gaps
+    assert "another start" in gaps.what
     assert outcome(required=True) == "enroll-failed"
 
 
 def test_fsverity(kernel: Kernel) -> None:
     found = run(method="fsverity")
-    assert (found.method, found.first_boot, found.bytes_written, found.missing) == ("fsverity", True, 4096, ())
+    assert (found.method, found.first_boot, found.bytes_written, found.gaps) == ("fsverity", True, 4096, ())
     enable = next(call for call in kernel.calls if call[0] == "enable")
     assert enable[1:] == (deployment(), verified(), "/sysroot/d/.ostree.cfs.digest")
 
 
 def test_fsverity_that_cannot_write(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     def cannot(*_: object) -> None:
-        raise builtin.CannotWrite("making the filesystem writable for a moment", oserror(errno.EACCES))
+        raise enable.CannotWrite("making the filesystem writable for a moment", oserror(errno.EACCES))
 
-    monkeypatch.setattr(builtin, "enroll", cannot)
-    (missing,) = run(method="fsverity").missing
-    assert "making the filesystem writable for a moment: Permission denied (EACCES)" in missing.what
+    monkeypatch.setattr(enable, "enroll", cannot)
+    (gaps,) = run(method="fsverity").gaps
+    assert "making the filesystem writable for a moment: Permission denied (EACCES)" in gaps.what
     assert outcome(method="fsverity", required=True) == "enroll-failed"
 
 
-NO_ANCHOR = Missing("no .fs-verity keyring: this kernel does not check built-in fs-verity signatures", True)
+NO_ANCHOR = Gap("no .fs-verity keyring: this kernel does not check built-in fs-verity signatures", True)
 
 
 def test_without_the_kernel_s_keyring(kernel: Kernel) -> None:
-    keys = kernel_keys(ring=None, sealed=False, missing=(NO_ANCHOR,))
-    assert run(keys).missing == (NO_ANCHOR,)
+    keys = kernel_keys(ring=None, sealed=False, gaps=(NO_ANCHOR,))
+    assert run(keys).gaps == (NO_ANCHOR,)
     assert kernel.names() == ["verify_signature"]
     assert outcome(keys, required=True) == "unsupported"
 
 
 def test_without_the_kernel_s_keyring_nothing_is_enabled(kernel: Kernel) -> None:
     """Such a kernel takes any signature (threats, finding 3)."""
-    keys = kernel_keys(ring=None, anchored=frozenset(), sealed=False, missing=(NO_ANCHOR,))
+    keys = kernel_keys(ring=None, anchored=frozenset(), sealed=False, gaps=(NO_ANCHOR,))
     found = run(keys, method="fsverity")
-    assert found.missing[0] == NO_ANCHOR
-    assert "fs-verity is not enabled" in found.missing[1].what
+    assert found.gaps[0] == NO_ANCHOR
+    assert "fs-verity is not enabled" in found.gaps[1].what
     assert "enable" not in kernel.names()
     assert outcome(keys, method="fsverity", required=True) == "unsupported"
 
@@ -263,7 +263,7 @@ def test_a_certificate_that_is_not_in_a_sealed_keyring_is_no_refusal(kernel: Ker
     kernel.fail["enable"] = errno.ENOKEY
     found = run(kernel_keys(anchored=frozenset()), method="fsverity")
     assert found.kernel_checked
-    assert len(found.missing) == 1
+    assert len(found.gaps) == 1
     assert "enable" not in kernel.names()
 
 
@@ -278,7 +278,7 @@ def test_the_signer_s_certificate_is_not_in_the_kernel(number: int, method: str,
     kernel.fail["enable"] = errno.ENOKEY  # what the kernel answers: it has no such key
     found = run(keys, method=method)
     assert not found.kernel_checked
-    assert errno_name(number) in found.missing[0].what
+    assert errno_name(number) in found.gaps[0].what
     assert "verify_signature" not in kernel.names()
     assert outcome(keys, method=method, required=True) == ("unsupported" if number in LACKING else "enroll-failed")
 
@@ -290,7 +290,7 @@ def test_a_signer_s_certificate_that_the_kernel_rejects(kernel: Kernel) -> None:
 
 def test_another_certificate_that_is_not_in_the_kernel_does_not_matter(kernel: Kernel) -> None:
     keys = kernel_keys(unloaded={"ff" * 32: errno.EBADMSG})
-    assert run(keys).missing == ()
+    assert run(keys).gaps == ()
     assert outcome(keys, required=True) == "accepted"
 
 
@@ -303,14 +303,14 @@ def test_whether_the_kernel_checked(method: str, kernel: Kernel) -> None:
 
 
 def test_what_was_missing_before_is_handed_on(kernel: Kernel) -> None:
-    keys = kernel_keys(missing=(Missing(".fs-verity is not sealed: Permission denied (EACCES)", False),))
-    assert run(keys).missing == keys.missing
+    keys = kernel_keys(gaps=(Gap(".fs-verity is not sealed: Permission denied (EACCES)", False),))
+    assert run(keys).gaps == keys.gaps
     assert outcome(keys, required=True) == "enroll-failed"
 
 
 def test_required_names_all_that_is_missing(kernel: Kernel) -> None:
     kernel.fail["verify_signature"] = errno.ENOPKG
-    keys = kernel_keys(missing=(Missing("no keyring: Disk quota exceeded (EDQUOT)", lacking=False),))
+    keys = kernel_keys(gaps=(Gap("no keyring: Disk quota exceeded (EDQUOT)", unsupported=False),))
     found = refusal(enroll.enroll, pinned(), deployment(), keys, policy(required=True))
     assert (found.verdict.name, found.path) == ("unsupported", "/sysroot/d/.ostree.cfs.digest")
     assert "ENOPKG" in found.what
@@ -321,4 +321,4 @@ def test_required_names_all_that_is_missing(kernel: Kernel) -> None:
     "chosen", [policy(), policy(required=True), policy(method="fsverity"), policy(method="fsverity", required=True)]
 )
 def test_all_is_well_with_every_policy(chosen: Policy, kernel: Kernel) -> None:
-    assert enroll.enroll(pinned(), deployment(), kernel_keys(), chosen).missing == ()
+    assert enroll.enroll(pinned(), deployment(), kernel_keys(), chosen).gaps == ()

@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from bootseal import messages
+from bootseal import verdicts
 from bootseal.errors import Refusal, failed, printable, reason, unreadable
 from unit.support import EVERY_ERRNO, errno_name, oserror
 
@@ -22,17 +22,17 @@ UNREADABLE = (
 
 
 def test_text() -> None:
-    assert str(Refusal(messages.NO_IMAGE, "missing", "/x")) == "refused (no-image): missing: /x"
+    assert str(Refusal(verdicts.NO_IMAGE, "missing", "/x")) == "refused (no-image): missing: /x"
 
 
 def test_hint() -> None:
-    assert Refusal(messages.NO_IMAGE, "missing", "/x").hint == messages.NO_IMAGE.hint
-    assert Refusal(messages.NO_IMAGE, "missing", "/x", "do that").hint == "do that"
+    assert Refusal(verdicts.NO_IMAGE, "missing", "/x").hint == verdicts.NO_IMAGE.hint
+    assert Refusal(verdicts.NO_IMAGE, "missing", "/x", "do that").hint == "do that"
 
 
 @pytest.mark.parametrize("number", EVERY_ERRNO, ids=errno.errorcode.get)
 def test_failed(number: int) -> None:
-    found = failed(oserror(number), messages.NO_IMAGE, "cannot do it", "/x")
+    found = failed(oserror(number), verdicts.NO_IMAGE, "cannot do it", "/x")
     expected = "io-error" if number in DISK else "mount-failed" if number in EXHAUSTED else "no-image"
     assert (found.verdict.name, found.path) == (expected, "/x")
     assert f"({errno_name(number)})" in found.what
@@ -40,11 +40,11 @@ def test_failed(number: int) -> None:
 
 @pytest.mark.parametrize("number", EVERY_ERRNO, ids=errno.errorcode.get)
 def test_unreadable(number: int) -> None:
-    found = unreadable(oserror(number), messages.BAD_IMAGE, "/x")
+    found = unreadable(oserror(number), verdicts.BAD_IMAGE, "/x")
     assert (found.verdict.name, found.path) == (UNREADABLE.get(number, "mount-failed"), "/x")
     assert f"({errno_name(number)})" in found.what
-    assert ("built-in signature" in found.what) == (found.verdict is messages.BAD_IMAGE)
-    assert ("the kernel lacks" in found.what) == (found.verdict is messages.UNSUPPORTED)
+    assert ("built-in signature" in found.what) == (found.verdict is verdicts.BAD_IMAGE)
+    assert ("the kernel lacks" in found.what) == (found.verdict is verdicts.UNSUPPORTED)
 
 
 @pytest.mark.parametrize(
@@ -78,5 +78,5 @@ def test_printable(text: str, printed: str) -> None:
 
 
 def test_a_refusal_is_one_printable_line() -> None:
-    found = Refusal(messages.NO_IMAGE, "a\nb", "c\x1bd", "e\rf")
+    found = Refusal(verdicts.NO_IMAGE, "a\nb", "c\x1bd", "e\rf")
     assert (str(found), found.hint) == ("refused (no-image): a\\nb: c\\x1bd", "e\\rf")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bootseal import exits
+from bootseal.stages import exits
 from unit.support import oserror
 
 USUAL = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "usr/sbin": "bin"}

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bootseal import image
 from bootseal.digest import Digest
 from bootseal.linux import files, fsverity, mountapi
+from bootseal.stages import image
 from bootseal.values import Pinned, Verified
 from unit.support import Sysroot, errno_name, oserror, raising, refusal, verified
 
@@ -221,7 +221,7 @@ def test_for_real_without_fsverity(sysroot: Sysroot) -> None:
 
 
 def test_one_image_for_both_stages() -> None:
-    from bootseal import builtin, candidate
+    from bootseal.stages import enable, unverified
 
-    assert image.IMAGE == candidate.IMAGE == ".ostree.cfs"
-    assert builtin.FILE == image.IMAGE + ".digest"
+    assert image.IMAGE == unverified.IMAGE == ".ostree.cfs"
+    assert enable.FILE == image.IMAGE + ".digest"

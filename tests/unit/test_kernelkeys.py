@@ -5,9 +5,9 @@ import errno
 
 import pytest
 
-from bootseal import kernelkeys
 from bootseal.linux import keyctl
 from bootseal.linux.keyctl import Key
+from bootseal.stages import kernelkeys
 from bootseal.values import KernelKeys
 from unit.support import certificate, oserror, run_python, trusting
 
@@ -88,7 +88,7 @@ def load(*, ring: bool = True, seal: bool = True) -> KernelKeys:
 
 def test_all_is_well(kernel: Kernel) -> None:
     found = load()
-    assert (found.unloaded, found.sealed, found.missing) == ({}, True, ())
+    assert (found.unloaded, found.sealed, found.gaps) == ({}, True, ())
     assert set(found.loaded) == found.anchored == {P256, RSA}
     assert set(kernel.described(ANCHOR)[:2]) == {f"bootseal:{P256}", f"bootseal:{RSA}"}
     assert kernel.described(ANCHOR)[2:] == ["bootseal"]
@@ -108,13 +108,13 @@ def test_the_seal_comes_last(kernel: Kernel) -> None:
 
 def test_method_none_makes_no_ring(kernel: Kernel) -> None:
     found = load(ring=False)
-    assert (found.ring, found.sealed, found.missing) == (None, True, ())
+    assert (found.ring, found.sealed, found.gaps) == (None, True, ())
     assert "bootseal" not in kernel.described(ANCHOR)
 
 
 def test_seal_no_leaves_it_open(kernel: Kernel) -> None:
     found = load(seal=False)
-    assert (found.sealed, found.missing) == (False, ())
+    assert (found.sealed, found.gaps) == (False, ())
     assert kernel.restricted == set()
     assert kernel.keys[ANCHOR].permissions == 0x1F0F0000
 
@@ -142,25 +142,25 @@ def test_kernel_without_builtin_signatures(kernel: Kernel) -> None:
     found = load()
     assert set(found.loaded) == {P256, RSA}
     assert (found.anchored, found.ring, found.sealed) == (frozenset(), None, False)
-    (missing,) = found.missing
-    assert missing.lacking
-    assert ".fs-verity" in missing.what
+    (gaps,) = found.gaps
+    assert gaps.unsupported
+    assert ".fs-verity" in gaps.what
 
 
 @pytest.mark.parametrize(
-    ("number", "lacking", "what"),
+    ("number", "unsupported", "what"),
     [
         (errno.ENOENT, True, "no .fs-verity keyring"),
         (errno.EACCES, False, "cannot be listed: Permission denied (EACCES)"),
         (errno.EMFILE, False, "cannot be listed: Too many open files (EMFILE)"),
     ],
 )
-def test_kernel_without_proc_keys(number: int, what: str, *, lacking: bool, kernel: Kernel) -> None:
+def test_kernel_without_proc_keys(number: int, what: str, *, unsupported: bool, kernel: Kernel) -> None:
     kernel.fail["listed_keys", None] = number
     found = load()
-    (missing,) = found.missing
-    assert (missing.lacking, found.ring, found.sealed) == (lacking, None, False)
-    assert what in missing.what
+    (gaps,) = found.gaps
+    assert (gaps.unsupported, found.ring, found.sealed) == (unsupported, None, False)
+    assert what in gaps.what
 
 
 def test_kernel_without_keys(kernel: Kernel) -> None:
@@ -169,7 +169,7 @@ def test_kernel_without_keys(kernel: Kernel) -> None:
     found = load()
     assert found.loaded == {}
     assert found.unloaded == {P256: errno.ENOSYS, RSA: errno.ENOSYS}
-    assert all(m.lacking for m in found.missing)
+    assert all(m.unsupported for m in found.gaps)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_second_start(kernel: Kernel) -> None:
     first = load()
     kernel.order.clear()
     second = load()
-    assert (second.ring, second.anchored, second.sealed, second.missing) == (first.ring, first.anchored, True, ())
+    assert (second.ring, second.anchored, second.sealed, second.gaps) == (first.ring, first.anchored, True, ())
     assert "restrict" not in kernel.order
     assert sorted(kernel.described(ANCHOR)) == sorted(["bootseal", f"bootseal:{P256}", f"bootseal:{RSA}"])
 
@@ -204,14 +204,14 @@ def test_sealed_by_somebody_else(kernel: Kernel) -> None:
     found = load()
     assert found.sealed
     assert found.anchored == frozenset()
-    assert sorted(m.what.split(":")[0] for m in found.missing) == sorted(
+    assert sorted(m.what.split(":")[0] for m in found.gaps) == sorted(
         [
             f"the certificate {P256[:16]} is not in .fs-verity",
             f"the certificate {RSA[:16]} is not in .fs-verity",
             "no keyring for the digest in .fs-verity",
         ]
     )
-    assert not any(m.lacking for m in found.missing)
+    assert not any(m.unsupported for m in found.gaps)
     assert kernel.keys[ANCHOR].permissions == 0x08030000
 
 
@@ -220,7 +220,7 @@ def test_locked_by_somebody_else(kernel: Kernel) -> None:
     kernel.fail["members", ANCHOR] = kernel.fail["restrict", ANCHOR] = kernel.fail["set_permissions", ANCHOR] = errno.EACCES
     found = load()
     assert found.sealed
-    assert len(found.missing) == 3
+    assert len(found.gaps) == 3
 
 
 # What systemd-keyring-setup leaves: the kernel searches, root lists, adds what the restriction lets through, and removes.
@@ -240,7 +240,7 @@ def test_sealed_by_systemd(kernel: Kernel) -> None:
     found = load()
     assert set(found.loaded) == {P256, RSA}
     assert (found.unloaded, found.anchored, found.ring, found.sealed) == ({}, frozenset(), None, False)
-    assert sorted(found.missing) == sorted(
+    assert sorted(found.gaps) == sorted(
         [
             (f"the certificate {P256[:16]} is not in .fs-verity: Required key not available (ENOKEY)", False),
             (f"the certificate {RSA[:16]} is not in .fs-verity: Required key not available (ENOKEY)", False),
@@ -266,15 +266,15 @@ def test_a_seal_that_fails_is_said(call: str, sealed: bool, kernel: Kernel) -> N
     kernel.fail[call, ANCHOR] = errno.EPERM
     found = load()
     assert found.sealed is sealed
-    (missing,) = found.missing
-    assert missing.what.startswith(".fs-verity is not sealed: ")
+    (gaps,) = found.gaps
+    assert gaps.what.startswith(".fs-verity is not sealed: ")
 
 
 def test_a_ring_that_cannot_be_made_is_said(kernel: Kernel) -> None:
     kernel.fail["add_key", "bootseal"] = errno.EDQUOT
     found = load()
     assert found.ring is None
-    assert [m.what for m in found.missing] == ["no keyring for the digest in .fs-verity: Disk quota exceeded (EDQUOT)"]
+    assert [m.what for m in found.gaps] == ["no keyring for the digest in .fs-verity: Disk quota exceeded (EDQUOT)"]
     assert found.sealed
 
 
@@ -289,7 +289,7 @@ def test_a_cut_between_restrict_and_lock_is_completed(kernel: Kernel) -> None:
     load()
     del kernel.fail["set_permissions", ANCHOR]
     found = load()
-    assert (found.sealed, found.missing) == (True, ())
+    assert (found.sealed, found.gaps) == (True, ())
     assert kernel.keys[ANCHOR].permissions == 0x08030000
 
 
@@ -356,8 +356,8 @@ if os.fork():  # who possesses the ring may less than its owner
     os._exit(0)
 keyctl._keyctl(1, None)
 keys = kernelkeys.load(boot, ring=True, seal=True)
-for missing in keys.missing: print(missing.what.replace(boot.certificates[0].sha256[:16], "X"))
-print(keys.anchored, keys.ring, keys.sealed, {m.lacking for m in keys.missing})
+for missing in keys.gaps: print(missing.what.replace(boot.certificates[0].sha256[:16], "X"))
+print(keys.anchored, keys.ring, keys.sealed, {m.unsupported for m in keys.gaps})
 good = pinned()._replace(verified=verify.verify(candidate(signature("A-fsv-rsa2048")), boot))
 enrolled = enroll.enroll(good, deployment(), keys, policy())
 print(enrolled.kernel_checked, len(enrolled.missing))

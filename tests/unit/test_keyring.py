@@ -16,7 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from bootseal import der, keyring
+from bootseal.formats import der
+from bootseal.stages import keyring
 from unit.support import VECTORS, make_certificate, oid, private_key, refusal, tlv, verdict
 
 CERTS = VECTORS / "certs"

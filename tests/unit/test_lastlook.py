@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bootseal import lastlook
 from bootseal.linux import mountapi
+from bootseal.stages import lastlook
 from unit.support import TREE
 from unit.test_mount import image, in_initrd
 

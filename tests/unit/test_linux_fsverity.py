@@ -86,7 +86,8 @@ def test_stored_signature_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_limits_of_the_kernel() -> None:
-    from bootseal import cms, digest
+    from bootseal import digest
+    from bootseal.formats import pkcs7
 
-    assert fsverity.MAX_SIGNATURE_SIZE == cms.MAX_SIZE == 16128
+    assert fsverity.MAX_SIGNATURE_SIZE == pkcs7.MAX_SIZE == 16128
     assert {name: number for number, name in fsverity.ALGORITHMS.items()} == digest.NUMBERS

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bootseal import __main__, boot, cleanup, greeting, initrd
+from bootseal import __main__, boot, checkinitrd, failure, greeting
 from unit.support import SERVICE
 
 
@@ -15,11 +15,11 @@ from unit.support import SERVICE
     ("command", "module", "function"),
     [
         ("boot", boot, "main"),
-        ("cleanup", cleanup, "main"),
-        ("guard", cleanup, "guard"),
-        ("changed", cleanup, "changed"),
+        ("cleanup", failure, "main"),
+        ("guard", failure, "guard"),
+        ("changed", failure, "changed"),
         ("greeting", greeting, "main"),
-        ("check-initrd", initrd, "check"),
+        ("check-initrd", checkinitrd, "check"),
     ],
 )
 def test_commands(command: str, module: object, function: str, monkeypatch: pytest.MonkeyPatch) -> None:

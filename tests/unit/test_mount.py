@@ -15,15 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from bootseal import mount
 from bootseal.linux import mountapi, syscall
+from bootseal.stages import mount
 from unit.support import CHECKSUM, SERVICE, TREE, refusal, run_python
 
 pytestmark = pytest.mark.root
 
 INITRD = """
 import os, sys, errno
-from bootseal import mount, booted, deployment, messages
+from bootseal import verdicts
+from bootseal.stages import deployment, mount, ostreebooted
 from bootseal.errors import Refusal
 from bootseal.linux import files, mountapi, syscall
 from bootseal.values import Pinned, RootConfig
@@ -116,7 +117,7 @@ print(sorted(os.listdir("/sysroot")))
 print(Path("/sysroot/etc/hostname").read_text(), Path("/sysroot/var/marker").read_text())
 print(os.path.isdir("/sysroot/sysroot/ostree"))
 print(writable("/sysroot/usr/x"), writable("/sysroot/etc/x"), writable("/sysroot/var/x"), writable("/sysroot/sysroot/x"))
-print(mount.attached() == verified().digest.value.hex(), os.path.exists(booted.PATH), os.path.exists(mount._STAGE))
+print(mount.attached_digest() == verified().digest.value.hex(), os.path.exists(ostreebooted.PATH), os.path.exists(mount._STAGE))
 """,
         image,
         tmp_path,
@@ -278,7 +279,7 @@ mount.attach(mounted, namespace)
 print(Path("/sysroot/etc/hostname").read_text(), writable("/sysroot/etc/x"), writable("/sysroot/usr/x"))
 Path("/sysroot/usr/y").touch()
 print(os.path.exists("/run/ostree/.private/root/upper/usr/y"), oct(os.stat("/run/ostree/.private").st_mode & 0o777))
-print(b"transient-etc" in Path(booted.PATH).read_bytes())
+print(b"transient-etc" in Path(ostreebooted.PATH).read_bytes())
 (etc,) = Path("/run/ostree").glob("transient-etc.*")
 print([oct(path.stat().st_mode & 0o777) for path in (etc, etc / "upper", etc / "work")])
 """,
@@ -327,7 +328,8 @@ during = tree()
 descriptors = len(os.listdir("/proc/self/fd"))
 mount.detach()
 print(len(os.listdir("/proc/self/fd")) - descriptors)
-print(before == tree(), before == during, os.path.isdir("/sysroot/ostree"), mount.attached(), os.path.exists(booted.PATH))
+print(before == tree(), before == during, os.path.isdir("/sysroot/ostree"), mount.attached_digest(), os.path.exists(
+    ostreebooted.PATH))
 mount.detach()
 print(before == tree())
 """,
@@ -362,7 +364,7 @@ if os.fork() == 0:
     os._exit(0)
 print(os.waitstatus_to_exitcode(os.wait()[1]))
 mount.detach()
-print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(booted.PATH))
+print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(ostreebooted.PATH))
 print(os.path.exists("/run/bootseal/stage"), os.path.exists("/run/bootseal/attached"))
 """,
         image,
@@ -387,7 +389,7 @@ if not {beneath}: mountapi.attach = attach
 before = tree()
 mounted, namespace = run(image)
 mount.attach(mounted, namespace)
-print(os.path.isdir("/sysroot/usr"), mount.attached() == verified().digest.value.hex(), os.listdir("/run/bootseal"))
+print(os.path.isdir("/sysroot/usr"), mount.attached_digest() == verified().digest.value.hex(), os.listdir("/run/bootseal"))
 if os.fork() == 0:
     syscall.unshare(mountapi.CLONE_NEWNS)
     syscall.umount("/sysroot", mountapi.MNT_DETACH)
@@ -411,7 +413,7 @@ mounted, namespace = run(image)
 mount._MANAGER = "1"
 try: mount.attach(mounted, namespace)
 except Refusal as refusal: print(refusal.verdict.name, "service manager" in refusal.what)
-print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(booted.PATH))
+print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(ostreebooted.PATH))
 """,
         image,
         tmp_path,
@@ -433,7 +435,7 @@ def attach(tree, dirfd, path, *, beneath=False):
 mountapi.attach = attach
 try: mount.attach(mounted, namespace)
 except Refusal as refusal: print(refusal.verdict.name)
-print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(booted.PATH))
+print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(ostreebooted.PATH))
 """,
         image,
         tmp_path,
@@ -610,7 +612,7 @@ print("overlay" in found, "erofs" in found)
 def test_a_private_namespace_leaves_nothing_behind(tmp_path: Path) -> None:
     """A process that is killed takes its mounts with it, and nobody else ever saw them."""
     code = (
-        "import signal,sys;from bootseal import mount;from bootseal.linux import syscall\n"
+        "import signal,sys;from bootseal.stages import mount;from bootseal.linux import syscall\n"
         "mount.private_namespace();syscall.mount('tmpfs',sys.argv[1],'tmpfs',0);open(sys.argv[1]+'/in','w');print('ready',flush=True);"
         "signal.pause()"
     )
@@ -665,11 +667,11 @@ STACKS: dict[str, tuple[list[mountapi.MountInfo], str | None]] = {
 @pytest.mark.parametrize(("mounts", "expected"), STACKS.values(), ids=STACKS)
 def test_attached(mounts: list[mountapi.MountInfo], expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mountapi, "mounts", lambda process: mounts)
-    assert mount.attached() == expected
+    assert mount.attached_digest() == expected
 
 
 def test_the_options_that_make_the_root_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else changes: verity=require is asked for, and the objects are a data-only layer by descriptor."""
-    source = (TREE / "service/bootseal/mount.py").read_text()
+    source = (TREE / "service/bootseal/stages/mount.py").read_text()
     for option in ('("verity", "require")', '("metacopy", "on")', '("redirect_dir", "on")', "::/proc/self/fd/"):
         assert option in source

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bootseal import release
 from bootseal.linux import files
+from bootseal.stages import release
 from bootseal.values import Release
 from unit.support import oserror, raising, refusal
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from bootseal import messages, report
+from bootseal import report, verdicts
 from bootseal.errors import Refusal
 from bootseal.linux import journal
-from bootseal.values import BootKeyring, Certificate, Missing, Mounted, Release
-from tools import schema
+from bootseal.values import BootKeyring, Certificate, Gap, Mounted, Release
+from unit.host import schema
 from unit.support import candidate, certificate, deployment, enrolled, kernel_keys, pinned, trusting, verified
 
 MEMBERS = {
@@ -109,7 +109,7 @@ def whole(**changes: Any) -> report.Recorder:
     return recorder
 
 
-def refusal_of(verdict: messages.Verdict, what: str = "what was wrong", path: str = "/where") -> Refusal:
+def refusal_of(verdict: verdicts.Verdict, what: str = "what was wrong", path: str = "/where") -> Refusal:
     return Refusal(verdict, what, path)
 
 
@@ -150,7 +150,7 @@ def test_what_the_record_holds(world: World) -> None:
 
 
 def test_absent_means_unknown(world: World) -> None:
-    report.refused(report.Recorder(), refusal_of(messages.NO_KEYS))
+    report.refused(report.Recorder(), refusal_of(verdicts.NO_KEYS))
     assert set(world.record()) == {"version", "verdict", "message", "hint", "boot_id", "kernel", "bootseal", "milliseconds"}
 
 
@@ -159,8 +159,8 @@ def test_unknown_bytes_are_absent(world: World) -> None:
     assert "bytes_written" not in world.record()["enrollment"]
 
 
-@pytest.mark.parametrize("verdict", [v for v in messages.VERDICTS if v is not messages.VERIFIED], ids=lambda v: v.name)
-def test_a_refusal(verdict: messages.Verdict, world: World) -> None:
+@pytest.mark.parametrize("verdict", [v for v in verdicts.VERDICTS if v is not verdicts.VERIFIED], ids=lambda v: v.name)
+def test_a_refusal(verdict: verdicts.Verdict, world: World) -> None:
     assert report.refused(report.Recorder(), refusal_of(verdict)) == verdict.exit_status != 0
     line = f"refused ({verdict.name}): what was wrong: /where"
     assert world.console() == [f"bootseal: {line}", f"bootseal: hint: {verdict.hint}"]
@@ -174,7 +174,7 @@ def test_a_refusal(verdict: messages.Verdict, world: World) -> None:
 
 
 def test_a_hint_of_its_own(world: World) -> None:
-    report.refused(report.Recorder(), Refusal(messages.BAD_SIGNATURE, "what", "/where", "do this"))
+    report.refused(report.Recorder(), Refusal(verdicts.BAD_SIGNATURE, "what", "/where", "do this"))
     assert world.console()[1] == "bootseal: hint: do this"
     assert world.record()["hint"] == "do this"
 
@@ -229,7 +229,7 @@ def test_an_image_that_does_not_say_all(release: Release, said: str, members: di
         ({}, "checked by the kernel, method keyring;"),
         ({"method": "fsverity", "first_boot": True}, "checked by the kernel, method fsverity, first boot;"),
         ({"method": "none", "kernel_checked": False}, "checked by userspace alone, method none;"),
-        ({"missing": (Missing("x", lacking=True),)}, "checked by the kernel, method keyring, enrolling incomplete;"),
+        ({"missing": (Gap("x", unsupported=True),)}, "checked by the kernel, method keyring, enrolling incomplete;"),
     ],
     ids=["keyring", "fsverity", "none", "incomplete"],
 )
@@ -249,7 +249,7 @@ def test_a_certificate_that_is_not_in_the_kernel_is_said_everywhere(world: World
 
 
 def test_what_is_missing_is_said_everywhere(world: World) -> None:
-    report.verified(whole(enrolled=enrolled((Missing("the kernel lacks it", True), Missing("and that", False)))))
+    report.verified(whole(enrolled=enrolled((Gap("the kernel lacks it", True), Gap("and that", False)))))
     assert world.record()["enrollment"]["missing"] == ["the kernel lacks it", "and that"]
     assert "enrolling incomplete" in world.record()["message"]
     console = world.console()
@@ -272,18 +272,18 @@ def test_skipped_certificates_are_said_everywhere(world: World) -> None:
 
 def test_each_note_is_an_entry_of_its_own(world: World) -> None:
     recorder = report.Recorder()
-    for note in messages.NOTES:
+    for note in verdicts.NOTES:
         recorder.note(note, f"about {note.name}")
-    report.refused(recorder, refusal_of(messages.IMAGE_MISMATCH))
+    report.refused(recorder, refusal_of(verdicts.IMAGE_MISMATCH))
     assert {e["MESSAGE_ID"]: e["MESSAGE"] for e in world.entries()[2:]} == {
-        note.message_id: f"note: about {note.name}" for note in messages.NOTES
+        note.message_id: f"note: about {note.name}" for note in verdicts.NOTES
     }
 
 
 def test_skipped_certificates_are_said_on_a_refusal(world: World) -> None:
     recorder = report.Recorder()
     recorder.keyring(trusting("p256")._replace(skipped=("x.pem: why",)))
-    report.refused(recorder, refusal_of(messages.NO_DEPLOYMENT))
+    report.refused(recorder, refusal_of(verdicts.NO_DEPLOYMENT))
     assert world.console()[2:] == ["bootseal: note: certificate skipped: x.pem: why"]
 
 
@@ -309,7 +309,7 @@ def texts(value: object) -> Iterator[str]:
 
 def test_no_control_character_of_the_disk_gets_anywhere(world: World) -> None:
     evil = deployment(stateroot=EVIL, path=f"ostree/deploy/{EVIL}/deploy/x.0")
-    recorder = whole(deployment=evil, enrolled=enrolled((Missing(EVIL, False),)))
+    recorder = whole(deployment=evil, enrolled=enrolled((Gap(EVIL, False),)))
     recorder.pinned(pinned()._replace(path=f"/sysroot/{evil.path}/.ostree.cfs"))
     report.verified(recorder)
     assert all(map(is_printable, world.console()))
@@ -319,7 +319,7 @@ def test_no_control_character_of_the_disk_gets_anywhere(world: World) -> None:
 
 
 def test_no_control_character_of_a_refusal_gets_anywhere(world: World) -> None:
-    report.refused(report.Recorder(), Refusal(messages.NO_DEPLOYMENT, EVIL, EVIL, EVIL))
+    report.refused(report.Recorder(), Refusal(verdicts.NO_DEPLOYMENT, EVIL, EVIL, EVIL))
     console = world.console()
     assert len(console) == 2
     assert all(map(is_printable, console))
@@ -399,7 +399,7 @@ def test_a_report_that_fails_changes_nothing(
     if broken in ("manager", "all"):
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "none"))
     assert report.verified(whole()) == 0
-    assert report.refused(whole(), refusal_of(messages.MOUNT_FAILED)) == 71
+    assert report.refused(whole(), refusal_of(verdicts.MOUNT_FAILED)) == 71
 
 
 def test_the_console_itself_lets_nothing_through(world: World) -> None:
@@ -462,7 +462,7 @@ def test_details_of_a_refusal(world: World) -> None:
     recorder.keyring(BootKeyring((trusted(1), trusted(2)), ()))
     recorder.verified(verified())
     details = (("image has", "sha256:00"), ("signed is", "sha256:11"))
-    found = details_after(recorder, Refusal(messages.IMAGE_MISMATCH, "what", "/where", details=details), world)
+    found = details_after(recorder, Refusal(verdicts.IMAGE_MISMATCH, "what", "/where", details=details), world)
     assert [name for name, _ in found] == ["image has", "signed is", "signer", "trusted", "trusted"]
     assert found[0][1] == "sha256:00"
     signature = world.record()["signature"]
@@ -474,14 +474,14 @@ def test_details_of_a_refusal(world: World) -> None:
 def test_no_details_where_nothing_was_compared(world: World) -> None:
     recorder = report.Recorder()
     recorder.trusted = (trusted(1),)
-    assert details_after(recorder, refusal_of(messages.NO_DIGEST), world) == []
+    assert details_after(recorder, refusal_of(verdicts.NO_DIGEST), world) == []
 
 
 @pytest.mark.parametrize(("count", "more"), [(8, 0), (9, 1), (10, 2)])
 def test_details_name_few_certificates(count: int, more: int, world: World) -> None:
     recorder = report.Recorder()
     recorder.trusted = tuple(trusted(number) for number in range(count))
-    found = details_after(recorder, refusal_of(messages.UNTRUSTED_SIGNER), world)
+    found = details_after(recorder, refusal_of(verdicts.UNTRUSTED_SIGNER), world)
     assert [name for name, _ in found] == ["trusted"] * (8 + bool(more))
     assert [text for _, text in found[8:]] == ([f"and {more} more"] if more else [])
 

@@ -17,8 +17,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from bootseal import cms, der, keyring, verify
 from bootseal.errors import Refusal
+from bootseal.formats import der, pkcs7
+from bootseal.stages import keyring, verify
 from unit.support import MANIFEST, VECTORS, PrivateKey, candidate, signature
 
 MADE_OF: dict[str, dict[str, Any]] = {vector["id"]: vector for vector in MANIFEST["vectors"]}
@@ -55,7 +56,7 @@ def test_every_signature_is_made(made: Path) -> None:
 def said(vector: dict[str, Any], message: bytes) -> tuple[Any, str]:
     """Return what the reader finds, except the value, and the verifier's verdict; or why they refuse."""
     try:
-        read: Any = cms.parse(message)._replace(value=b"")
+        read: Any = pkcs7.parse(message)._replace(value=b"")
     except der.Malformed as error:
         read = _without_sizes(str(error))
     try:

@@ -7,9 +7,11 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
-from bootseal import cms, digest, keyring, verify
+from bootseal import digest
 from bootseal.digest import Digest
-from bootseal.values import BootKeyring, Candidate
+from bootseal.formats import pkcs7
+from bootseal.stages import keyring, verify
+from bootseal.values import BootKeyring, Unverified
 from unit.support import (
     MANIFEST,
     VECTORS,
@@ -74,7 +76,7 @@ def test_what_a_verified_digest_holds() -> None:
     assert found.digest == Digest("sha256", content())
     assert found.signed == digest.of_bytes(content(), "sha256")
     assert found.signature == signed
-    assert found.value == cms.parse(signed).value
+    assert found.value == pkcs7.parse(signed).value
     assert (found.hash_name, found.signer.algorithm) == ("sha256", "ecdsa-sha256")
     assert found.signer.certificate is trust.certificates[0]
 
@@ -133,7 +135,7 @@ def test_what_a_signer_calls_himself_does_not_crowd_out_the_verdict() -> None:
     spoof = "x" * 70 + " bootseal: verified" + " " * 7000
     issuer = tlv(0x30, tlv(0x31, tlv(0x30, b"\x06\x03\x55\x04\x03", tlv(0x0C, spoof.encode()))))
     odd = good._replace(serial=tlv(2, b"\x41" * 8000), issuer=issuer).der()
-    assert len(odd) <= cms.MAX_SIZE
+    assert len(odd) <= pkcs7.MAX_SIZE
     found = refusal(verify.verify, candidate(odd), trusting("p256"))
     assert found.verdict.name == "untrusted-signer"
     assert len(str(found)) < 500
@@ -231,7 +233,7 @@ def test_hash_of_another_strength_in_the_value() -> None:
 @pytest.mark.parametrize("shift", ["r + n", "s + n"])
 def test_ecdsa_numbers_beyond_the_order(shift: str) -> None:
     order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-    good = cms.parse(signature("A-fsv-p256"))
+    good = pkcs7.parse(signature("A-fsv-p256"))
     r, s = utils.decode_dss_signature(good.value)
     value = utils.encode_dss_signature(r + order * (shift == "r + n"), s + order * (shift == "s + n"))
     changed = message(certificate("p256"), private_key("p256"), signed_bytes())._replace(value=value)
@@ -281,7 +283,7 @@ def test_pss_value_is_refused() -> None:
 def test_the_candidate_is_not_changed() -> None:
     before = candidate(signature("A-fsv-p256"))
     verify.verify(before, trusting("p256"))
-    assert before == Candidate(content(), False, signature("A-fsv-p256"), "/sysroot/d/.ostree.cfs")
+    assert before == Unverified(content(), False, signature("A-fsv-p256"), "/sysroot/d/.ostree.cfs")
 
 
 @pytest.mark.parametrize(("size", "shown"), [(160, "x" * 160), (161, "x" * 160 + "...")])

@@ -22,8 +22,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
-from bootseal.cms import MAX_SIZE
 from bootseal.digest import Digest
+from bootseal.formats.pkcs7 import MAX_SIZE
 from unit.support import (
     ECDSA_OIDS,
     HASH_OIDS,

@@ -14,7 +14,7 @@ import guest
 import support
 from guest_cache import SCRIPTS
 
-from bootseal import messages
+from bootseal import verdicts
 
 # The contract's table: exit status of the unit by verdict. `interrupted` has none of its own.
 EXIT_STATUS = {
@@ -227,8 +227,8 @@ def _check_greeting(outcome: Outcome, message: str) -> None:
         assert outcome.console.index(f"bootseal: {name}: {value}") < start
 
 
-def _verdict(name: str) -> messages.Verdict:
-    return next(verdict for verdict in messages.VERDICTS if verdict.name == name)
+def _verdict(name: str) -> verdicts.Verdict:
+    return next(verdict for verdict in verdicts.VERDICTS if verdict.name == name)
 
 
 def _check_record(outcome: Outcome, verdict: str, message: str) -> None:

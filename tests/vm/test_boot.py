@@ -12,7 +12,7 @@ from support import Job
 from support_boot import Boots, Chain, Inside
 
 import bootseal
-from bootseal import messages
+from bootseal import verdicts
 
 pytest_plugins = ["background"]
 
@@ -163,7 +163,7 @@ def test_the_journal_has_one_entry_with_all_fields(job: Job[Boots]) -> None:
             "BOOTSEAL_ENROLL": boots.chain.method,
         }
         assert entry["MESSAGE"] == inside.record["message"]
-        assert entry["MESSAGE_ID"] == messages.VERIFIED.message_id
+        assert entry["MESSAGE_ID"] == verdicts.VERIFIED.message_id
         assert entry["_UID"] == "0"
         assert "See bootseal.service(8)." in inside.said["catalog"]
 

@@ -15,8 +15,8 @@ import support
 from support import Job
 from support_dracut import contents
 
-from bootseal.host import bypasses as host_bypasses
-from bootseal.host import reader
+from bootseal.host.initrd import bypasses as host_bypasses
+from bootseal.host.initrd import reader
 from bootseal.host.inside import File
 
 pytest_plugins = ["background"]

@@ -79,7 +79,7 @@ def _swapped_image(image: guest.Image, disk: Path) -> None:
 
 def _broken_stage(image_unused: None = None) -> Mapping[str, guest.Content]:
     del image_unused
-    return {"usr/lib/bootseal/bootseal/deployment.py": b"def locate(request):\n    return request.no_such_name\n"}
+    return {"usr/lib/bootseal/bootseal/stages/deployment.py": b"def locate(request):\n    return request.no_such_name\n"}
 
 
 CASES = (

@@ -16,7 +16,7 @@ from support import Job
 from support_refusals import commands
 from support_tools import INITRD, changed_disk, initrd_disk, json_of, put_file, signed
 
-from tools import program
+from unit.host import program
 
 pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm

@@ -14,8 +14,8 @@ from support import Job
 from support_refusals import Outcome, put
 from support_status import Seen, Told
 
-from bootseal import messages
-from tools.schema import errors
+from bootseal import verdicts
+from unit.host.schema import errors
 
 pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
@@ -293,7 +293,7 @@ def test_a_refused_boot_explains_itself_in_the_initrd(job: Job[Outcome]) -> None
     outcome = job.result()
     support.ended(outcome.result, guest.REFUSED)
     lines = [line.strip() for line in outcome.sections["systemctl"].splitlines()]
-    message, hint = outcome.record["message"], messages.UNTRUSTED_SIGNER.hint
+    message, hint = outcome.record["message"], verdicts.UNTRUSTED_SIGNER.hint
     assert message.startswith("refused (untrusted-signer): ")
     assert "CN=guest p256" in message, "who is trusted"
     assert any(line.startswith("Active: failed (Result: exit-code) since ") for line in lines)

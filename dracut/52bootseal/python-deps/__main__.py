@@ -49,15 +49,10 @@ def rehearse(directory: str) -> None:
     sys.modules["bcrypt"] = sys.modules["_hmac"] = None  # type: ignore[assignment]
     from contextlib import suppress
 
-    import bootseal.__main__
-    import bootseal.boot
-    import bootseal.cleanup
-    import bootseal.greeting
-    import bootseal.initrd
-    import bootseal.linux.loop
-    import bootseal.patterns  # noqa: F401
-    from bootseal import cms, config, der, digest, errors, keyring, messages, report, verify
+    from bootseal import digest, errors, report, verdicts
+    from bootseal.formats import der, pkcs7
     from bootseal.linux import keyctl, mountapi
+    from bootseal.stages import config, keyring, verify
 
     example = digest.of_bytes(b"example", "sha256")
     config.load(directory)
@@ -66,16 +61,16 @@ def rehearse(directory: str) -> None:
     for kind, certificate in zip(("rsa", "ecdsa"), found.certificates, strict=True):
         with open(f"{directory}/{kind}.sig", "rb") as file:
             value = file.read()
-        info = cms.SignerInfo(certificate.issuer, certificate.serial, kind, "sha256", value)
+        info = pkcs7.SignerInfo(certificate.issuer, certificate.serial, kind, "sha256", value)
         assert verify._made(info, certificate, example)
         assert not verify._made(info, certificate, digest.of_bytes(b"another", "sha512"))
         assert not verify._made(info._replace(hash_name="sha512", value=value[::-1]), certificate, example)
-    for call in (lambda: cms.parse(b"0"), lambda: keyring.certificate("", b"0"), mountapi.mounts, keyctl.listed_keys):
+    for call in (lambda: pkcs7.parse(b"0"), lambda: keyring.certificate("", b"0"), mountapi.mounts, keyctl.listed_keys):
         with suppress(der.Malformed, keyring.Unusable, OSError):
             call()
     report.PATH = f"{directory}/boot.json"
     report.RUN = directory
-    report._save(report.Recorder().end(messages.INTERNAL, errors.printable("\u00e9\udc80\n"), ""))
+    report._save(report.Recorder().end(verdicts.INTERNAL, errors.printable("\u00e9\udc80\n"), ""))
     report.load()
 
 

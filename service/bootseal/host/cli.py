@@ -10,18 +10,18 @@ import threading
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from .. import __version__, messages
+from .. import __version__, verdicts
 from ..errors import DISK_FAILED, EXHAUSTED, Refusal, reason
 from . import output
 from .output import IO_ERROR, OS_ERROR, USAGE, Failure
 
-# Command: (module, one line of help)
+# Command, with one line of help; a module of commands/ has its name.
 _COMMANDS = {
-    "status": ("status", "show what verified this boot, what is not covered, and whether it is still so"),
-    "sign": ("sign", "make IMAGE.digest and IMAGE.sig for a composefs image"),
-    "deploy": ("deploy", "put digest and signature into an ostree deployment, and switch on fs-verity"),
-    "verify": ("check", "say whether a deployment would boot, and what it would miss"),
-    "gate": ("gate", "refuse a staged deployment that would not boot (run by ostree-finalize-staged.service)"),
+    "status": "show what verified this boot, what is not covered, and whether it is still so",
+    "sign": "make IMAGE.digest and IMAGE.sig for a composefs image",
+    "deploy": "put digest and signature into an ostree deployment, and switch on fs-verity",
+    "verify": "say whether a deployment would boot, and what it would miss",
+    "gate": "refuse a staged deployment that would not boot (run by ostree-finalize-staged.service)",
 }
 
 
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             return IO_ERROR if error.errno in DISK_FAILED else OS_ERROR
         what = f"Failed to go on: {error.__class__.__name__}: {error}"
         output.error(what, "this is a bug of bootseal: run it again with BOOTSEAL_DEBUG=1 in the environment, and report it")
-        return messages.INTERNAL.exit_status
+        return verdicts.INTERNAL.exit_status
 
 
 def _main(argv: list[str]) -> int:
@@ -108,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="bootseal", description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"bootseal {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, (_, help_) in _COMMANDS.items():
+    for name, help_ in _COMMANDS.items():
         sub = commands.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".", allow_abbrev=False)
         sub.add_argument("--json", choices=("pretty", "short", "off"), default="off", help="how data is printed (default: off)")
         _module(name).add_arguments(sub)
@@ -117,4 +117,4 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _module(command: str) -> ModuleType:
     """The module of a command, with add_arguments() and run()."""
-    return importlib.import_module(f".{_COMMANDS[command][0]}", __package__)
+    return importlib.import_module(f".commands.{command}", __package__)

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from .. import messages
+from .. import verdicts
 from ..report import Record
 
 _SHOWN = 8  # of a kind
@@ -14,7 +14,7 @@ Key = dict[str, str]
 
 def recorded(record: Record) -> list[Key] | None:
     """Read the certificates that the running boot trusted from its record; None if it does not say so."""
-    if record.get("verdict") != messages.VERIFIED.name:
+    if record.get("verdict") != verdicts.VERIFIED.name:
         return None
     return trusted(record)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
-from .. import messages
+from .. import verdicts
 from ..errors import DISK_FAILED
 from ..linux import files
 from .output import DATA, IO_ERROR, Failure, os_failure
@@ -79,7 +79,7 @@ def tolerated(path: str) -> Iterator[None]:
 def check_disk(error: OSError, path: str) -> None:
     """Raises Failure if the disk failed."""
     if error.errno in DISK_FAILED:
-        raise os_failure(IO_ERROR, f"Failed to read {path}", error, messages.IO_ERROR.hint) from error
+        raise os_failure(IO_ERROR, f"Failed to read {path}", error, verdicts.IO_ERROR.hint) from error
 
 
 def listed(directory: int, path: str, suffix: str = "") -> list[str]:

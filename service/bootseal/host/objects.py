@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..digest import BLOCK_SIZE, NUMBERS
 from ..linux import files, fsverity, syscall
-from .imagefile import MAX_SIZE
+from .imagedigest import MAX_SIZE
 from .output import OS_ERROR, Progress, os_failure
 
 # Where an object is stands in the image as a "redirect" extended attribute, as plain text.

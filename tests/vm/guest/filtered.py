@@ -49,14 +49,14 @@ def load(names: set[str]) -> None:
 
 def inside() -> None:
     import bootseal.boot
-    import bootseal.cleanup  # noqa: F401
-    from bootseal import keyring, mount, verify
+    import bootseal.failure  # noqa: F401
     from bootseal.linux import files, keyctl, mountapi, syscall
-    from bootseal.values import BootKeyring, Candidate
+    from bootseal.stages import keyring, mount, verify
+    from bootseal.values import BootKeyring, Unverified
 
     certificates = BootKeyring(tuple(keyring.load_file(f"{HERE}/p256.der")), ())
     with open(f"{HERE}/digest", "rb") as digest, open(f"{HERE}/signature", "rb") as signature:
-        verify.verify(Candidate(digest.read(), False, signature.read(), "x"), certificates)
+        verify.verify(Unverified(digest.read(), False, signature.read(), "x"), certificates)
     print("verified")
     key = keyctl.add_key("user", "filtered", b"x", keyctl.PROCESS_KEYRING)
     assert keyctl.read(key) == b"x"

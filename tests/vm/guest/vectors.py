@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, "/usr/lib/bootseal")
-from bootseal import keyring, verify
 from bootseal.errors import Refusal
-from bootseal.values import Candidate, Verified
+from bootseal.stages import keyring, verify
+from bootseal.values import Unverified, Verified
 
 VECTORS = Path(__file__).parent
 ADD_KEY, KEYCTL = 248, 250
@@ -73,7 +73,7 @@ def judge(vector: dict[str, Any]) -> tuple[str, Verified | None]:
     content, signature = ((VECTORS / vector[name]).read_bytes() for name in ("content", "signature"))
     try:
         trusted = keyring.load([str(VECTORS / path) for path in vector["trust"]])
-        return "accept", verify.verify(Candidate(content, False, signature, "/image"), trusted)
+        return "accept", verify.verify(Unverified(content, False, signature, "/image"), trusted)
     except Refusal as refusal:
         return refusal.verdict.name, None
 

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the initrd build runs inside the finished tree: the boot's own code reads the boot's own configuration and keyring.
+
+So a build fails where a boot would, and a module that is missing from the initrd is found out at once.
+"""
+
+import sys
+
+from .errors import Refusal
+from .stages import config, keyring
+from .values import Policy
+
+
+def check() -> int:
+    """Prints the value of OnRefusal= and the kernel options that are needed; returns 0.
+
+    On an error prints one line to stderr and returns the exit status that the boot would have.
+    """
+    try:
+        policy = config.load()
+        found = keyring.load(config.certificates("/", keyring.DIRECTORY, keyring.SUFFIXES, policy.voa))
+    except Refusal as refusal:
+        print(f"{refusal.what}: {refusal.path}", file=sys.stderr)
+        return refusal.verdict.exit_status
+    if found.skipped:
+        print(f"no usable certificate: {'; '.join(found.skipped)}", file=sys.stderr)
+        return 78
+    if policy.voa and not config.voa("/", policy.voa):
+        print(f"[Keyring] VOA={policy.voa}: no certificate in voa/{policy.voa}/{config.VOA_PURPOSE}", file=sys.stderr)
+        return 78
+    print(policy.on_refusal, *kernel_options(policy))
+    return 0
+
+
+def kernel_options(policy: Policy) -> list[str]:
+    """Without CONFIG_: what no boot can do without, and with Required=yes what enrolling needs."""
+    options = ["FS_VERITY", "EROFS_FS", "OVERLAY_FS"]
+    if policy.method != "none" and policy.required:
+        options += ["FS_VERITY_BUILTIN_SIGNATURES", "ASYMMETRIC_PUBLIC_KEY_SUBTYPE"]
+    return options

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""bootseal sign: IMAGE.digest and IMAGE.sig. Nothing is written that the boot's own code does not accept."""
+
+import argparse
+import contextlib
+import errno
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ... import digest
+from ...digest import Digest
+from ...errors import Refusal
+from ...formats import derwrite
+from ...linux import files
+from ...stages import verify
+from ...values import BootKeyring, Certificate, Signer, Unverified
+from .. import imagedigest, sidecars, signingkeys
+from ..output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, USAGE, Failure, emit, note, os_failure, warning
+
+EPHEMERAL_CERTIFICATE = "ephemeral.crt"
+_HASHES = ("sha256", "sha384", "sha512")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="composefs image; IMAGE.digest and IMAGE.sig are written beside it")
+    key = parser.add_argument_group("a key in a file")
+    key.add_argument("--key", metavar="FILE", help="private key, PEM or DER, RSA or ECDSA")
+    key.add_argument("--cert", metavar="FILE", help="its certificate, PEM or DER")
+    key.add_argument("--passphrase-file", metavar="FILE", help="the key's passphrase (default: asked for)")
+    what = parser.add_argument_group("what is signed")
+    what.add_argument("--algorithm", choices=tuple(digest.SIZES), help="of the image's fs-verity digest (default: sha256)")
+    what.add_argument("--digest", metavar="ALGORITHM:HEX", help="the image's fs-verity digest, when the image is not here")
+    elsewhere = parser.add_argument_group("a key elsewhere, in two steps")
+    elsewhere.add_argument("--to-be-signed", metavar="FILE", help="write the bytes to sign (- for stdout), and nothing else")
+    elsewhere.add_argument("--signature", metavar="FILE", help="the bare signature over them; with --cert")
+    ephemeral = parser.add_argument_group("a key for this build alone")
+    ephemeral.add_argument(
+        "--ephemeral", metavar="DIR", help=f"write its certificate to DIR/{EPHEMERAL_CERTIFICATE}, run COMMAND, sign IMAGE"
+    )
+
+
+def run(arguments: argparse.Namespace, command: list[str]) -> int:
+    """Signs; `command` is what follows "--". Returns the exit status, raises Failure."""
+    _check_usage(arguments, command)
+    if arguments.ephemeral:
+        return _ephemeral(arguments, command)
+    image_digest = _image_digest(arguments)
+    to_sign = digest.of_bytes(image_digest.value, "sha256").formatted()
+    if arguments.to_be_signed:
+        return _write_to_be_signed(arguments.to_be_signed, to_sign)
+    certificates = signingkeys.load_certificates(arguments.cert)
+    if arguments.signature:
+        signature = _assembled(_raw_signature(arguments.signature), certificates, image_digest, arguments.image)
+    else:
+        key = signingkeys.load_key(arguments.key, arguments.passphrase_file)
+        certificate = signingkeys.matching(certificates, key, arguments.cert)
+        signature = _signed(key, certificate, to_sign)
+    return _finish(arguments, image_digest, signature, certificates)
+
+
+def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
+    given = [name for name in ("key", "to_be_signed", "signature", "ephemeral") if getattr(arguments, name)]
+    if len(given) != 1:
+        raise Failure(
+            USAGE, "Failed to sign: one of --key=, --to-be-signed=, --signature= and --ephemeral= is needed", "see bootseal(8)"
+        )
+    if given[0] in ("key", "signature") and not arguments.cert:
+        raise Failure(USAGE, f"Failed to sign: --{given[0]}= needs --cert=")
+    if os.path.basename(arguments.image) in ("", ".", ".."):
+        raise Failure(USAGE, f"Failed to sign: {arguments.image!r} is not the name of a file")
+    if arguments.digest and arguments.algorithm:
+        raise Failure(USAGE, "Failed to sign: --digest= names its algorithm; --algorithm= is too much")
+    if given[0] == "ephemeral" and (not command or arguments.digest or arguments.cert):
+        raise Failure(USAGE, "Failed to sign: --ephemeral=DIR takes IMAGE -- COMMAND..., and neither --cert= nor --digest=")
+    if given[0] != "ephemeral" and command:
+        raise Failure(USAGE, "Failed to sign: a COMMAND goes with --ephemeral= only")
+
+
+def _image_digest(arguments: argparse.Namespace) -> Digest:
+    if arguments.digest:
+        return imagedigest.parse(arguments.digest)
+    hint = "COMMAND is to make it" if arguments.ephemeral else "to sign without the image, give its --digest="
+    return imagedigest.compute(arguments.image, arguments.algorithm or "sha256", hint)
+
+
+def _signed(key: signingkeys.PrivateKey, certificate: Certificate, to_sign: bytes) -> bytes:
+    return derwrite.signed_data(certificate, _scheme(certificate), signingkeys.HASH_NAME, signingkeys.sign(key, to_sign))
+
+
+def _scheme(certificate: Certificate) -> str:
+    return "ecdsa" if isinstance(certificate.key, ec.EllipticCurvePublicKey) else "rsa"
+
+
+def _assembled(raw: bytes, certificates: list[Certificate], image_digest: Digest, image: str) -> bytes:
+    """A PKCS#7 message around a signature made elsewhere, for the certificate and hash that it verifies with."""
+    for certificate in certificates:
+        for hash_name in _HASHES:
+            for value in _values(raw, certificate):
+                message = derwrite.signed_data(certificate, _scheme(certificate), hash_name, value)
+                with contextlib.suppress(Refusal):
+                    _verified(image_digest, message, [certificate], image)
+                    return message
+    hint = "sign exactly the bytes of --to-be-signed=, with this certificate's key, SHA-256, and PKCS#1 v1.5 or ECDSA"
+    raise Failure(DATA, f"Failed to assemble the signature of {image}: it does not verify", hint)
+
+
+def _values(raw: bytes, certificate: Certificate) -> Iterator[bytes]:
+    yield raw
+    if isinstance(certificate.key, ec.EllipticCurvePublicKey) and len(raw) == 2 * ((certificate.key.key_size + 7) // 8):
+        yield derwrite.ecdsa_value(raw)
+
+
+def _verified(image_digest: Digest, signature: bytes, certificates: list[Certificate], image: str) -> Signer:
+    """Verifies as at boot. Raises Refusal."""
+    candidate = Unverified(image_digest.value, stands_in=False, signature=signature, image_path=image)
+    return verify.verify(candidate, BootKeyring(tuple(certificates), ())).signer
+
+
+def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: bytes, certificates: list[Certificate]) -> int:
+    try:
+        signer = _verified(image_digest, signature, certificates, arguments.image)
+    except Refusal as refusal:
+        raise Failure(
+            DATA, f"Failed to sign {arguments.image}: the signature is not what the boot accepts: {refusal.what}"
+        ) from refusal
+    _write(arguments.image, sidecars.Pair(image_digest.value, signature))
+    _look_at_dates(signer.certificate)
+    value = {
+        "version": 1,
+        "image": arguments.image,
+        "digest": str(image_digest),
+        "algorithm": signer.algorithm,
+        "files": [arguments.image + ".digest", arguments.image + ".sig"],
+    }
+    emit(value, arguments.json, f"{image_digest} {arguments.image}")
+    return 0
+
+
+def _look_at_dates(certificate: Certificate) -> None:
+    """The boot has no clock to go by, and ignores them; a build host has one."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if not certificate.not_before <= now <= certificate.not_after:
+        dates = f"{certificate.not_before} to {certificate.not_after}"
+        warning(f"the certificate of {certificate.subject_text} is for {dates}: the boot takes it all the same")
+
+
+def _write(image: str, content: sidecars.Pair) -> None:
+    directory, name = os.path.split(image)
+    what, hint = f"Failed to write {image}.digest and {image}.sig", ""
+    try:
+        fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _is_immutable(fd):
+                hint = "a deployment's directory is immutable: sign a copy of the image, and use 'bootseal deploy'"
+            place = sidecars.Place(fd, name, fd, f".{name}.bootseal")
+            with sidecars.staged(place, content):
+                sidecars.install(place, content)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise os_failure(CANNOT_CREATE, what, error, hint) from error
+
+
+def _is_immutable(fd: int) -> bool:
+    with contextlib.suppress(OSError):  # a filesystem without flags
+        return files.is_immutable(fd)
+    return False
+
+
+def _write_to_be_signed(path: str, content: bytes) -> int:
+    try:
+        with open(1 if path == "-" else path, "wb", closefd=path != "-") as file:
+            file.write(content)
+    except OSError as error:
+        raise os_failure(CANNOT_CREATE, f"Failed to write {path}", error) from error
+    return 0
+
+
+def _raw_signature(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(1 << 16)
+    except OSError as error:
+        raise os_failure(NO_INPUT, f"Failed to read the signature {path}", error) from error
+
+
+def _ephemeral(arguments: argparse.Namespace, command: list[str]) -> int:
+    signingkeys.keep_memory_private()
+    key, certificate_pem = signingkeys.make_ephemeral()
+    path = os.path.join(arguments.ephemeral, EPHEMERAL_CERTIFICATE)
+    _write_certificate(path, certificate_pem)
+    certificates = signingkeys.load_certificates(path)
+    note(f"certificate of this build: {path} (sha256 {certificates[0].sha256})")
+    _run(command)
+    image_digest = _image_digest(arguments)
+    to_sign = digest.of_bytes(image_digest.value, "sha256").formatted()
+    # The certificate that was read at first, not the file: the command may have changed that.
+    signature = _signed(key, signingkeys.matching(certificates, key, path), to_sign)
+    del key
+    return _finish(arguments, image_digest, signature, certificates)
+
+
+def _write_certificate(path: str, content: bytes) -> None:
+    temporary = path + ".new"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        hint = "--ephemeral= takes a directory that is there" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
+        raise os_failure(CANNOT_CREATE, f"Failed to write the certificate {path}", error, hint) from error
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _run(command: list[str]) -> None:
+    """The build. What it prints is no data of ours: it goes to stderr."""
+    try:
+        status = subprocess.run(command, check=False, stdout=2).returncode
+    except OSError as error:
+        raise os_failure(NO_INPUT, f"Failed to run {command[0]}", error) from error
+    if status:
+        how = f"exit status {status}" if status > 0 else f"signal {-status}"
+        raise Failure(OS_ERROR, f"Failed to build with {command[0]}: {how}", "nothing was signed; the key is gone")

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""bootseal status: what verified this boot, what it does not cover, and whether it is still so."""
+
+import argparse
+import os
+import sys
+from typing import Any, NamedTuple
+
+from ... import report, verdicts
+from ...errors import printable
+from ...report import Record
+from ...stages import mount
+from ..live import blockdevices, chain, drift, systemd
+from ..live.blockdevices import Device
+from ..live.systemd import Answer
+from ..output import NO_INPUT, NO_PERMISSION, emit, error, note, painted, table
+
+VERSION = 1
+_COLOURS = {
+    chain.KERNEL: "green", chain.BOOTSEAL: "green", chain.FIRMWARE: "green", chain.NOT_VERIFIED: "yellow",
+    drift.UNKNOWN: "yellow", drift.DIFFERS: "red",
+}  # fmt: skip
+_HINT = "do not trust this system: boot again, and find out who mounted or changed it (findmnt, journalctl -b)"
+_UNUSED = "was this system booted with bootseal in its initrd?"
+
+
+class Picture(NamedTuple):
+    """Everything that status prints. `unknown`: one line for each thing that could not be found out."""
+
+    record: Record
+    answer: Answer | None
+    links: list[chain.Link]
+    checks: list[drift.Check]
+    not_covered: list[chain.Uncovered]
+    devices: list[Device]
+    unknown: list[str]
+
+
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """None of its own; --json is every command's."""
+
+
+def run(arguments: argparse.Namespace, _command: list[str]) -> int:
+    picture = gather()
+    emit(as_json(picture), arguments.json, as_text(picture))
+    for line in picture.unknown:
+        note(f"not known: {line}")
+    return _conclude(picture)
+
+
+def gather() -> Picture:
+    """Asks everybody; what gives no answer becomes a line in `unknown`."""
+    record, unknown = report.load(), list[str]()
+    mounts, firmware = drift.mounts(), chain.firmware()
+    verified = record.get("verdict") == verdicts.VERIFIED.name
+    checks = drift.checks(record, mounts) if verified else []
+    unknown += [check.text for check in checks if check.state == drift.UNKNOWN]
+    answer = _asked(unknown)
+    soft_reboots = answer.soft_reboots if answer else None
+    if verified and answer and soft_reboots is None:
+        unknown.append("whether there was a soft reboot since: systemd counts them since version 256")
+    return Picture(
+        record=record,
+        answer=answer,
+        links=chain.links(record, firmware, checks, mounts) if verified else [],
+        checks=checks,
+        not_covered=chain.not_covered(record, firmware, mounts, soft_reboots) if verified else [],
+        devices=_behind(mounts, unknown),
+        unknown=unknown,
+    )
+
+
+def as_json(picture: Picture) -> Record:
+    """boot.json's content, and the members `unit`, `soft_reboots` and `status`; see bootseal.json(5)."""
+    members: Record = {"version": report.VERSION} | picture.record
+    if picture.answer:
+        members["unit"] = picture.answer.unit._asdict()
+        if picture.answer.soft_reboots is not None:
+            members["soft_reboots"] = picture.answer.soft_reboots
+    members["status"] = {
+        "version": VERSION,
+        "result": _result(picture),
+        "chain": [link._asdict() for link in picture.links],
+        "checks": [check._asdict() for check in picture.checks],
+        "not_covered": [place._asdict() for place in picture.not_covered],
+        "devices": [_known(device._asdict()) for device in picture.devices],
+        "unknown": picture.unknown,
+    }
+    return members
+
+
+def as_text(picture: Picture) -> str:
+    """One screen: the verdict, the chain, what is not covered, the devices."""
+    parts = [_head(picture)]
+    if picture.links:
+        parts.append(_tree(picture.links))
+    if picture.not_covered:
+        parts.append("Not covered by the signature:\n" + table([[f"  {p.what}", p.why] for p in picture.not_covered], {}))
+    if picture.devices:
+        parts.append("Block devices behind the root:\n" + table([_device_row(device) for device in picture.devices], {}))
+    return "\n\n".join(parts)
+
+
+def _conclude(picture: Picture) -> int:
+    """Says on stderr why this is no success, and returns the exit status."""
+    record, differing = picture.record, [check for check in picture.checks if check.state == drift.DIFFERS]
+    for check in differing:
+        error(f"Failed to find what was verified at boot: {check.text}")
+    if differing:
+        note(f"hint: {_HINT}")
+        return NO_PERMISSION
+    if record.get("verdict") == verdicts.VERIFIED.name:
+        return 0
+    if record:
+        error(printable(str(record.get("message"))), printable(str(record.get("hint", ""))))
+        return next((v.exit_status for v in verdicts.VERDICTS if v.name == record.get("verdict")), NO_INPUT)
+    why = "cannot be read, or is of another version" if os.path.exists(report.PATH) else "there is none"
+    active = picture.answer is not None and picture.answer.unit.active_state == "active"
+    hint = f"{systemd.UNIT} did run in this boot: somebody removed or changed the record" if active else _UNUSED
+    error(f"Failed to read the record of this boot, {report.PATH}: {why}", hint)
+    return NO_INPUT
+
+
+def _asked(unknown: list[str]) -> Answer | None:
+    try:
+        return systemd.ask()
+    except systemd.Unavailable as unavailable:
+        unknown.append(str(unavailable))
+        return None
+
+
+def _behind(mounts: drift.Mounts, unknown: list[str]) -> list[Device]:
+    """The devices of the physical root; on a root without one, of the root itself."""
+    top = {m.target: m for m in mounts.everything}
+    mounted = top.get(mount.SYSROOT) or mounts.root
+    if mounted is None:
+        unknown.append("the block devices behind the root: no mount of it in the mount table")
+        return []
+    try:
+        found, notes = blockdevices.behind(mounted)
+    except blockdevices.Unavailable as unavailable:
+        unknown.append(str(unavailable))
+        return []
+    unknown += notes
+    return found
+
+
+def _result(picture: Picture) -> str:
+    """verified: and still so; differs: verified, and not so any more; refused; none: no record."""
+    if any(check.state == drift.DIFFERS for check in picture.checks):
+        return "differs"
+    if picture.record.get("verdict") == verdicts.VERIFIED.name:
+        return "verified"
+    return "refused" if picture.record else "none"
+
+
+def _head(picture: Picture) -> str:
+    words = {
+        "verified": "verified, and still so as far as can be seen",
+        "differs": "verified at boot, but not so any more",
+        "refused": f"refused ({printable(str(picture.record.get('verdict')))})",
+        "none": "not verified by bootseal, as far as can be seen",
+    }
+    result = _result(picture)
+    colours = {text: "green" if name == "verified" else "red" for name, text in words.items()}
+    if any(link.name == "root" and link.mark == chain.NOT_VERIFIED for link in picture.links):
+        words["verified"] = "verified; what is merged over it since is not"
+        colours[words["verified"]] = "yellow"
+    lines = [["Boot", words[result]], *_recorded(picture.record)]
+    if picture.answer:
+        lines.append(["Unit", _unit_text(picture.answer)])
+        lines += [["Status", picture.answer.unit.status_text]] if result == "none" and picture.answer.unit.status_text else []
+    return table(lines, colours)
+
+
+def _recorded(record: Record) -> list[list[str]]:
+    """What the record says of the deployment, as far as a boot came."""
+    lines = []
+    if drift.at(record, "image"):
+        names = [str(name) for member in ("id", "version") if (name := drift.at(record, "image", member))]
+        lines += [["Image", f"{' '.join(names)}, as its own os-release says"]] if names else []
+        lines.append(["Digest", f"{drift.at(record, 'image', 'algorithm')}:{drift.at(record, 'image', 'digest')}"])
+    if drift.at(record, "deployment"):
+        stateroot, checksum, serial = (str(drift.at(record, "deployment", k)) for k in ("stateroot", "checksum", "serial"))
+        name = f"{stateroot}/{checksum[:12]}.{serial}"
+        lines.append(["Root", f"{name}, as the disk names it; bootseal {record.get('bootseal')}"])
+    if drift.at(record, "enrollment"):
+        lines.append(["Method", _method(record)])
+    lines += [["Note", text] for text in _notes(record)]
+    return [[label, printable(text)] for label, text in lines]
+
+
+def _method(record: Record) -> str:
+    enrollment = drift.at(record, "enrollment")
+    words = [str(drift.at(enrollment, "method"))]
+    words += ["checked by the kernel" if drift.at(enrollment, "kernel_checked") else "checked by userspace alone"]
+    words += ["first boot"] if drift.at(enrollment, "first_boot") else []
+    written = drift.at(enrollment, "bytes_written")
+    return ", ".join(words if written is None else [*words, f"{written or 'no'} bytes written"])
+
+
+def _notes(record: Record) -> list[str]:
+    """What the boot went on without."""
+    notes = record.get("notes")
+    return [str(note) for note in notes] if isinstance(notes, list) else []
+
+
+def _unit_text(answer: Answer) -> str:
+    unit = answer.unit
+    if unit.load_state != "loaded":
+        return f"{systemd.UNIT}: {unit.load_state}: it is not installed in the booted system"
+    return f"{systemd.UNIT}: {unit.active_state} ({unit.sub_state}), result {unit.result}, exit status {unit.exit_status}"
+
+
+def _tree(links: list[chain.Link]) -> str:
+    """Each link below the one that vouches for it; the mark first, so that a long digest moves nothing."""
+    corner = "└ " if (sys.stdout.encoding or "").lower().startswith("utf") else "` "
+    marks = max(len(link.mark) for link in links)
+    lines = ["What vouches for what, and who checked it:"]
+    for depth, link in enumerate(links):
+        mark = painted(link.mark, _COLOURS[link.mark]) + " " * (marks - len(link.mark))
+        lines.append(f"  {mark}  {' ' * max(depth - 1, 0)}{corner if depth else ''}{link.name}: {link.text}")
+    return "\n".join(lines)
+
+
+def _device_row(device: Device) -> list[str]:
+    access = {True: "read-only", False: "writable", None: ""}[device.read_only]
+    return [f"  {'  ' * device.below}{device.node}", device.kind, access, device.model]
+
+
+def _known(members: dict[str, Any]) -> dict[str, Any]:
+    """Absent means unknown, as in boot.json."""
+    return {key: value for key, value in members.items() if value is not None}

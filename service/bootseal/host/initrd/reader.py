@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read initrds and unified kernel images in a confined process: open the files here, and check what comes back."""
+
+import json
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
+
+from ...errors import DISK_FAILED
+from ...linux.files import NotRegular
+from ..inside import File
+from . import archive, confined
+from .archive import Contents
+from .decompress import Damaged as Damaged
+
+MAX_FILES = 64
+MAX_RECORDS = 4096
+MAX_COMMAND_LINE = 1 << 16
+_HEADER = struct.Struct("<cHI")  # of a record: kind, size of the name, size of the content
+_FILE, _MASKED, _NAME = b"f", b"m", b"n"
+_STRANGE = "the process that reads it gave a strange answer"
+_Record = tuple[bytes, str, bytes]
+
+
+class Opened(NamedTuple):
+    """Hold the files of one initrd. Equal identities mean equal contents, as far as the filesystem tells a change."""
+
+    descriptors: tuple[int, ...]
+    identity: tuple[str, ...]
+
+
+@contextmanager
+def opened(files: Sequence[File]) -> Iterator[Opened]:
+    """Open the files, or disks that have an initrd from their start. Raises Damaged, OSError."""
+    if len(files) > MAX_FILES:
+        raise Damaged(f"more than {MAX_FILES} files")
+    with ExitStack() as stack:
+        descriptors = tuple(_open(file, stack) for file in files)
+        status = [os.fstat(fd) for fd in descriptors]
+        yield Opened(descriptors, tuple(f"{s.st_dev}:{s.st_ino}:{s.st_mtime_ns}:{s.st_size}" for s in status))
+
+
+def contents(initrd: Opened, directories: Sequence[str], names: Sequence[str]) -> Contents:
+    """Return what these files, one after the other, hold of these directories and names. Raises Damaged, OSError."""
+    found = Contents({}, dict.fromkeys(names, False))
+    for kind, name, content in _ask("contents", initrd.descriptors, directories=directories, names=names):
+        directory, _, base = name.rpartition("/")
+        if kind == _NAME and name in found.names and not content:
+            found.names[name] = True
+        elif kind in (_FILE, _MASKED) and _is_asked(directory, directories) and _is_name(base):
+            found.files[name] = content if kind == _FILE else None
+        else:
+            raise Damaged(_STRANGE)
+    if any(os.path.dirname(name) in found.files for name in found.files):
+        raise Damaged(_STRANGE)
+    return found
+
+
+def command_lines(files: Sequence[File]) -> dict[File, str]:
+    """Return the command lines in unified kernel images, by file, of those that can be read. Raises Damaged, OSError."""
+    if len(files) > MAX_FILES:
+        raise Damaged(f"more than {MAX_FILES} files")
+    with ExitStack() as stack:
+        found: list[tuple[File, int]] = []
+        for file in files:
+            with suppress(Damaged):
+                found += [(file, fd) for fd in _opened_unless_gone(file, stack)]
+        records = list(_ask("command-lines", [fd for _, fd in found])) if found else []
+    by_number = {str(number): file for number, (file, _) in enumerate(found)}
+    if not {number for _, number, _ in records} <= by_number.keys():
+        raise Damaged(_STRANGE)
+    return {by_number[number]: content.rstrip(b"\0").decode(errors="replace").strip() for _, number, content in records}
+
+
+def main(question: str) -> None:
+    """In the confined process: answer one question on stdout."""
+    task, descriptors, words = json.loads(question)
+    # Seeking gives the size of a disk, which fstat() does not.
+    sizes = [min(os.lseek(fd, 0, os.SEEK_END), archive.MAX_SIZE + 1) for fd in descriptors]
+    tasks: dict[str, Callable[..., Iterator[_Record]]] = {"contents": _contents, "command-lines": _command_lines}
+    work = tasks[task]
+    confined.answer(lambda: _packed(work(_mapped(descriptors, sizes), **words)), Damaged, sum(sizes))
+
+
+def _is_asked(directory: str, directories: Sequence[str]) -> bool:
+    """Tell whether it is one of these directories; "*" stands for any one component."""
+    given = directory.split("/")
+    return any(len(asked) == len(given) and all(map(_fits, asked, given)) for asked in (d.split("/") for d in directories))
+
+
+def _fits(asked: str, given: str) -> bool:
+    return asked == given or (asked == "*" and _is_name(given))
+
+
+def _is_name(base: str) -> bool:
+    return base not in ("", ".", "..") and "\0" not in base and len(os.fsencode(base)) <= archive.NAME_MAX
+
+
+def _opened_unless_gone(file: File, stack: ExitStack) -> list[int]:
+    """Open a file of a listing. One that cannot be opened is none of these, unless the disk failed. Raises Damaged, OSError."""
+    try:
+        return [_open(file, stack)]
+    except OSError as error:
+        if error.errno in DISK_FAILED:
+            raise
+        return []
+
+
+def _open(file: File, stack: ExitStack) -> int:
+    """Open a file or a disk, and no pipe or device that never ends. Raises Damaged, OSError."""
+    try:
+        fd = stack.enter_context(file.opened())
+    except NotRegular as error:
+        raise Damaged("not a regular file") from error
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        raise Damaged("not a regular file")
+    return fd
+
+
+def _ask(task: str, descriptors: Sequence[int], **words: Sequence[str]) -> Iterator[_Record]:
+    """Ask the confined process, and return its records. Raises Damaged, OSError."""
+    try:
+        answer = confined.run(json.dumps([task, descriptors, words]), descriptors)
+    except confined.Refused as refused:
+        raise Damaged(str(refused)) from refused
+    return _unpacked(answer)
+
+
+def _packed(records: Iterable[_Record]) -> bytes:
+    packed = bytearray()
+    for count, (kind, name, content) in enumerate(records, 1):
+        encoded = os.fsencode(name)
+        packed += _HEADER.pack(kind, len(encoded), len(content)) + encoded + content
+        if len(packed) > confined.MAX_ANSWER or count > MAX_RECORDS:
+            what = f"{MAX_RECORDS} files or {confined.MAX_ANSWER} bytes"
+            raise Damaged(f"more than {what} of configuration and certificates")
+    return bytes(packed)
+
+
+def _unpacked(answer: bytes) -> Iterator[_Record]:
+    """Split an answer into records. Raises Damaged."""
+    position = count = 0
+    while position < len(answer):
+        count += 1
+        if count > MAX_RECORDS:
+            raise Damaged(_STRANGE)
+        try:
+            kind, *sizes = _HEADER.unpack_from(answer, position)
+        except struct.error as error:
+            raise Damaged(_STRANGE) from error
+        middle = position + _HEADER.size + sizes[0]
+        name, position = answer[position + _HEADER.size : middle], middle + sizes[1]
+        if position > len(answer):
+            raise Damaged(_STRANGE)
+        yield kind, os.fsdecode(name), answer[middle:position]
+
+
+# --- in the confined process
+
+
+def _mapped(descriptors: Iterable[int], sizes: Iterable[int]) -> list[memoryview]:
+    """Map the files: the kernel reads a page when it is needed, and can forget it. Raises OSError."""
+    pairs = zip(descriptors, sizes, strict=True)
+    return [memoryview(mmap.mmap(fd, size, prot=mmap.PROT_READ) if size else b"") for fd, size in pairs]
+
+
+def _contents(files: Sequence[memoryview], directories: Sequence[str], names: Sequence[str]) -> Iterator[_Record]:
+    if sum(map(len, files)) > archive.MAX_SIZE:
+        raise Damaged(f"larger than {archive.MAX_SIZE} bytes")
+    found = archive.unpack(*map(archive.initrd, files)).contents(directories, names)
+    yield from ((_NAME, name, b"") for name, exists in found.names.items() if exists)
+    yield from ((_MASKED if content is None else _FILE, path, content or b"") for path, content in found.files.items())
+
+
+def _command_lines(files: Sequence[memoryview]) -> Iterator[_Record]:
+    for number, content in enumerate(files):
+        with suppress(Damaged):
+            found = archive.sections(content, (".cmdline",)).get(".cmdline", b"")
+            yield _FILE, str(number), bytes(found[:MAX_COMMAND_LINE])

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is mounted and enrolled now, against the record of this boot. Reads; changes nothing.
+
+Each check says `same`, `differs` or `unknown`. What only root may read is `unknown` to others, and says so.
+"""
+
+import os
+from typing import Any, NamedTuple
+
+from ...errors import Refusal, printable, reason
+from ...linux import files, keyctl, mountapi
+from ...linux.mountapi import MountInfo
+from ...report import Record
+from ...stages import image, kernelkeys, mount
+from ...values import Deployment
+from .. import inside
+
+SAME, DIFFERS, UNKNOWN = "same", "differs", "unknown"
+# Where the kernel or systemd mounts something of its own; a verified root has empty directories there.
+_OWN = frozenset({"/proc", "/sys", "/dev", "/run", "/tmp"})
+# Part of every ostree root; boot.json says which of them are not covered.
+_OSTREE = frozenset({"/etc", "/var", "/boot", "/sysroot"})
+EXTENSIONS = ("sysext", "confext")
+_EXTENDED = frozenset({"/usr", "/opt", "/etc"})
+_TRANSIENT_ETC = "upperdir=/run/ostree/transient-etc."  # as mount.py makes it
+_UNLOCKED = "lowerdir=usr"  # the relative name is how ostree mounts it
+_ETC = "/etc"
+_NEEDS_ROOT = "only root may look"
+
+
+class Check(NamedTuple):
+    """`name`: boot, root, tree, image or keyring."""
+
+    name: str
+    state: str
+    text: str
+
+
+Mount = MountInfo
+
+
+class Mounts(NamedTuple):
+    """The mount table, and the mount that this process has as its root (None: not in the table, as in a chroot).
+
+    `unread`: how many lines of the table could not be parsed.
+    """
+
+    root: Mount | None
+    everything: list[Mount]
+    unread: int = 0
+
+
+def mounts() -> Mounts:
+    lines = files.read_lines("/proc/self/mountinfo")
+    everything = mountapi.parsed(lines)
+    unread = len(lines) - len(everything)
+    fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        root = mountapi.mount_of(fd).id
+    except LookupError:
+        return Mounts(None, everything, unread)
+    finally:
+        os.close(fd)
+    return Mounts(next((m for m in everything if m.id == root), None), everything, unread)
+
+
+def checks(record: Record, now: Mounts, sysroot: str = mount.SYSROOT) -> list[Check]:
+    """Every check of a boot that was verified."""
+    found = [_boot(record), _root(record, now.root), _tree(record, now, sysroot), _image(record, sysroot)]
+    return found if at(record, "enrollment", "method") == "none" else [*found, _keyring(record)]
+
+
+def at(record: Any, *keys: str) -> Any:
+    """A member of a member; None where there is none. The record comes from a file."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
+
+
+def covering(now: Mounts) -> list[Mount]:
+    """The mounts that hide something of the verified root, but for what belongs to every system.
+
+    Those right on it, and all below /usr: one on top of an extension has that for its parent.
+    """
+    root = now.root
+    if root is None:
+        return []
+    hiding = [m for m in now.everything if m.parent == root.id or _is_below_usr(m)]
+    return [m for m in hiding if m.target not in _OWN | _OSTREE and not _shows_itself(m, root)]
+
+
+def extensions(now: Mounts) -> list[Mount]:
+    """What systemd-sysext(8) and systemd-confext(8) merged, also where it lies on top of another mount."""
+    return [m for m in now.everything if m.fstype == "overlay" and m.source in EXTENSIONS and m.target in _EXTENDED]
+
+
+def described(mounted: Mount) -> str:
+    """What is mounted, in a few words."""
+    if mounted.target == "/usr" and mounted.fstype == "overlay" and _UNLOCKED in mounted.super_options.split(","):
+        return "overlay, as 'ostree admin unlock' makes it"
+    return f"{mounted.fstype} from {mounted.source}"
+
+
+def _is_below_usr(mounted: Mount) -> bool:
+    return f"{mounted.target}/".startswith("/usr/")
+
+
+def _shows_itself(mounted: Mount, root: Mount) -> bool:
+    """A sandbox (ProtectSystem= and the like) mounts parts of the root over themselves, to make them read-only."""
+    return mounted.device == root.device and mounted.root == mounted.target
+
+
+def _boot(record: Record) -> Check:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        running = file.read().strip()
+    if at(record, "boot_id") != running:
+        return Check("boot", DIFFERS, f"the record is of boot {printable(str(at(record, 'boot_id')))}, running is {running}")
+    return Check("boot", SAME, "the record is of this boot")
+
+
+def _root(record: Record, root: MountInfo | None) -> Check:
+    if root is None:
+        return Check("root", UNKNOWN, "the mount at / is not in the mount table of this process")
+    expected = f"{mount._SOURCE_PREFIX}{at(record, 'image', 'digest')}"
+    if root.fstype != "overlay" or root.source != expected:
+        what = f"mounted at / is {root.fstype} from {root.source}, verified was overlay from {expected}"
+        return Check("root", DIFFERS, printable(what))
+    if "verity=require" not in root.super_options.split(","):
+        return Check("root", DIFFERS, f"the overlay at / has no verity=require ({printable(root.super_options)})")
+    return Check("root", SAME, f"{expected[:22]}..., verity=require")
+
+
+def _tree(record: Record, now: Mounts, sysroot: str) -> Check:
+    if now.root is None:
+        return Check("tree", UNKNOWN, "the mount table of this process does not have the mount at /")
+    merged = {m.id for m in extensions(now)}
+    replaced = [m for m in covering(now) if (m.target == "/" or _is_below_usr(m)) and m.id not in merged]
+    try:
+        replaced += _other_etc(record, now, sysroot)
+    except OSError as error:
+        why = _NEEDS_ROOT if isinstance(error, PermissionError) else reason(error)
+        if not replaced:
+            return Check("tree", UNKNOWN, f"/etc was not compared with the deployment's: {why}")
+    if replaced:
+        what = ", ".join(f"{m.target} ({described(m)})" for m in replaced)
+        return Check("tree", DIFFERS, f"mounted over the verified root: {printable(what)}")
+    if now.unread:
+        return Check("tree", UNKNOWN, f"the mount table has {now.unread} line{'s' * (now.unread > 1)} that cannot be parsed")
+    return Check("tree", SAME, "only extensions are mounted over it" if merged else "nothing is mounted over / or /usr")
+
+
+def _other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
+    """What is mounted at /etc, if it is neither what the boot mounted there nor an extension. Raises OSError."""
+    mounted = [m for m in now.everything if m.target == "/etc"]
+    top = [m for m in mounted if m.id not in {other.parent for other in mounted}]
+    if not top or any(m.id == top[0].id for m in extensions(now)):
+        return []
+    listed = at(record, "not_covered")
+    if isinstance(listed, list) and "/etc" in listed:
+        with inside.opened(sysroot, f"{printable(str(at(record, 'deployment', 'path')))}/etc") as etc:
+            same = os.path.samestat(os.stat(_ETC), os.fstat(etc))
+    else:
+        same = any(option.startswith(_TRANSIENT_ETC) for option in top[0].super_options.split(","))
+    return [] if same else top
+
+
+def _image(record: Record, sysroot: str) -> Check:
+    path = printable(str(at(record, "deployment", "path")))
+    expected = f"{at(record, 'image', 'algorithm')}:{at(record, 'image', 'digest')}"
+    try:
+        enforced = str(_enforced(path, sysroot))
+    except Refusal as refusal:
+        if isinstance(refusal.__cause__, PermissionError):
+            return Check("image", UNKNOWN, f"the image was not measured: {_NEEDS_ROOT}")
+        state = UNKNOWN if isinstance(refusal.__cause__, LookupError) else DIFFERS
+        return Check("image", state, f"{refusal.what}: {refusal.path}")
+    except PermissionError:
+        return Check("image", UNKNOWN, f"the image was not measured: {_NEEDS_ROOT}")
+    except OSError as error:
+        return Check("image", DIFFERS, printable(f"the deployment cannot be opened: {reason(error)}: {sysroot}/{path}"))
+    if enforced != expected:
+        return Check("image", DIFFERS, printable(f"the image has the digest {enforced} now, verified was {expected}"))
+    return Check("image", SAME, "measured now, and the same")
+
+
+def _enforced(path: str, sysroot: str) -> object:
+    with inside.opened(sysroot, path) as fd:
+        return image.enforced_digest(Deployment("ostree", "", "", 0, path, -1, fd, -1, -1, -1), sysroot)
+
+
+def _keyring(record: Record) -> Check:
+    if os.geteuid() != 0:
+        return Check("keyring", UNKNOWN, f"the digest in the kernel was not read: {_NEEDS_ROOT}")
+    try:
+        return _enrolled(record)
+    except OSError as error:
+        return Check("keyring", UNKNOWN, f"the digest in the kernel cannot be read: {reason(error)}")
+
+
+def _enrolled(record: Record) -> Check:
+    anchor = kernelkeys._find_anchor()
+    if anchor is None:
+        return _unless_missing(record, f"there is no keyring {kernelkeys.KERNEL_KEYRING}")
+    if at(record, "keyring", "sealed") and not kernelkeys._locked(anchor):
+        return Check("keyring", DIFFERS, f"{kernelkeys.KERNEL_KEYRING} was sealed at boot, and can be written now")
+    ring = kernelkeys._members(anchor).get(kernelkeys.RING)
+    if ring is None:
+        return _unless_missing(record, f"{kernelkeys.KERNEL_KEYRING} holds no keyring '{kernelkeys.RING}'")
+    return _held(record, ring)
+
+
+def _held(record: Record, ring: int) -> Check:
+    expected = f"{at(record, 'image', 'algorithm')}:{at(record, 'image', 'digest')}"
+    held = [keyctl.read(key).decode(errors="replace") for key in keyctl.members(ring)]
+    if held != [expected]:
+        what = f"the kernel keyring holds {', '.join(held) or 'no digest'}, verified was {expected}"
+        return _unless_missing(record, printable(what)) if not held else Check("keyring", DIFFERS, printable(what))
+    return Check("keyring", SAME, f"the kernel keyring holds {expected}")
+
+
+def _unless_missing(record: Record, what: str) -> Check:
+    """An absence is no difference where the boot already said that enrolling was incomplete."""
+    if at(record, "enrollment", "missing"):
+        return Check("keyring", UNKNOWN, f"{what}; enrolling was incomplete at boot")
+    return Check("keyring", DIFFERS, what)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Private keys and certificates for signing: files, and keys that exist in memory only."""
+
+import ctypes
+import datetime
+import getpass
+import os
+import resource
+import sys
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ..errors import printable
+from ..linux import files
+from ..stages import keyring
+from ..values import Certificate
+from .output import DATA, NO_INPUT, NO_PERMISSION, OS_ERROR, Failure, os_failure, warning
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+# 'fsverity sign' hashes with SHA-256 whatever the key; so do we.
+HASH_NAME = "sha256"
+_PR_SET_DUMPABLE = 4
+_MCL_CURRENT, _MCL_FUTURE = 1, 2
+
+
+def load_key(path: str, passphrase_file: str | None) -> PrivateKey:
+    """A private key in PEM or DER, encrypted or not. Raises Failure."""
+    data = _content(path, "the private key")
+    try:
+        key = _parse(data, None)
+    except TypeError:  # cryptography's way to say that a passphrase is needed
+        key = _decrypted(data, path, _passphrase(path, passphrase_file))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        hint = "a private key in PEM or DER: PKCS#8, PKCS#1 or SEC1; RSA or ECDSA"
+        raise Failure(DATA, f"Failed to read the private key {path}: not a key that can be used", hint) from error
+    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        raise Failure(
+            DATA, f"Failed to use the private key {path}: neither RSA nor ECDSA", "the kernel checks no other signatures"
+        )
+    return key
+
+
+def load_certificates(path: str) -> list[Certificate]:
+    """The certificates of a file, by the boot's own rules. Raises Failure."""
+    try:
+        return keyring.load_file(path)
+    except keyring.Unusable as error:
+        hint = "the boot would not take it either: bootseal.conf(5) says which certificates can be used"
+        raise Failure(DATA, f"Failed to use the certificate {path}: {error}", hint) from error
+    except OSError as error:
+        raise os_failure(NO_INPUT, f"Failed to read the certificate {path}", error) from error
+
+
+def matching(certificates: list[Certificate], key: PrivateKey, path: str) -> Certificate:
+    """The certificate that belongs to a private key. Raises Failure."""
+    numbers = key.public_key().public_numbers()
+    for certificate in certificates:
+        if certificate.key.public_numbers() == numbers:
+            return certificate
+    raise Failure(
+        DATA, f"Failed to sign: the certificate {path} does not belong to the private key", "give the key's own certificate"
+    )
+
+
+def sign(key: PrivateKey, data: bytes) -> bytes:
+    """The bare signature over the data's SHA-256: PKCS#1 v1.5 or the DER of an ECDSA value."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(data, padding.PKCS1v15(), hashes.SHA256())
+    return key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+
+def make_ephemeral() -> tuple[PrivateKey, bytes]:
+    """A new P-256 key, and its certificate in PEM. The certificate never expires: the key is gone within the hour."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"bootseal ephemeral {now:%Y-%m-%d %H:%M:%S} UTC")])
+    usage = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign",
+         "encipher_only", "decipher_only"), False
+    )  # fmt: skip
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(datetime.datetime(9999, 12, 31, 23, 59, 59))  # RFC 5280, 4.1.2.5: no well-defined expiration
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(digital_signature=True, **usage), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return key, certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def keep_memory_private() -> None:
+    """No swap, no core dump, no ptrace by the same user. Raises Failure if the memory could be swapped out."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        warning(f"cannot forbid core dumps: {os.strerror(ctypes.get_errno())}")
+    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) == 0:
+        return
+    what = f"Failed to lock the memory against swapping: {os.strerror(ctypes.get_errno())}"
+    if _swap_in_use():
+        raise Failure(OS_ERROR, what, "run as root, raise the limit ('ulimit -l unlimited'), or switch swap off")
+
+
+def _swap_in_use() -> bool:
+    try:
+        return len(files.read_lines("/proc/swaps")) > 1
+    except OSError:
+        return True
+
+
+def _parse(data: bytes, passphrase: bytes | None) -> object:
+    load = serialization.load_pem_private_key if b"-----BEGIN" in data else serialization.load_der_private_key
+    return load(data, passphrase)
+
+
+def _decrypted(data: bytes, path: str, passphrase: bytes) -> object:
+    what = f"Failed to decrypt the private key {path}"
+    try:
+        return _parse(data, passphrase)
+    except UnsupportedAlgorithm as error:
+        hint = "encrypt it anew: 'openssl pkcs8 -topk8'"
+        raise Failure(DATA, f"{what}: encrypted in a way that is not supported", hint) from error
+    except (ValueError, TypeError) as error:  # TypeError: cryptography takes an empty passphrase for none
+        raise Failure(NO_PERMISSION, f"{what}: wrong passphrase, or damaged", "check the passphrase") from error
+
+
+def _passphrase(path: str, passphrase_file: str | None) -> bytes:
+    if passphrase_file:
+        return _content(passphrase_file, "the passphrase").rstrip(b"\r\n")
+    if not sys.stdin.isatty():
+        hint = "give it with --passphrase-file="
+        raise Failure(
+            NO_INPUT, f"Failed to decrypt the private key {path}: it needs a passphrase and there is no terminal", hint
+        )
+    try:
+        return os.fsencode(getpass.getpass(f"Passphrase of {printable(path)}: "))
+    except (EOFError, UnicodeError):  # Ctrl-D, or bytes that are no text: no passphrase
+        return b""
+
+
+def _content(path: str, what: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(1 << 20)
+    except OSError as error:
+        raise os_failure(NO_INPUT, f"Failed to read {what} {path}", error) from error

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stage 3: Request and the physical root -> Deployment. Finds; reads no file; never leaves the physical root."""
+
+import errno
+import os
+import re
+
+from .. import verdicts
+from ..errors import LEADS_NOWHERE, Refusal, failed
+from ..linux import files
+from ..values import Deployment, Request
+
+# ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL, see ostree(1). No signature covers these names: they are the disk's, and must
+# not be able to say anything where they are printed.
+_TOP = "ostree/deploy/"
+_PATH = re.compile(rf"{_TOP}(?!\.{{1,2}}/)([A-Za-z0-9._-]{{1,64}})/deploy/([0-9a-f]{{64}})\.([0-9]{{1,9}})")
+
+
+def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
+    """The deployment that ostree= leads to.
+
+    Raises Refusal: `no-deployment`, `unsupported` (openat2), `io-error`, `mount-failed`.
+    """
+    sysroot_fd = physical_root(sysroot)
+    where = sysroot + request.ostree
+    path = resolve(sysroot_fd, request.ostree, where)
+    stateroot, checksum, serial = parts(path, where)
+    return Deployment(
+        layout="ostree",
+        stateroot=stateroot,
+        checksum=checksum,
+        serial=serial,
+        path=path,
+        sysroot_fd=sysroot_fd,
+        fd=directory(sysroot_fd, path, sysroot),
+        etc_fd=directory(sysroot_fd, f"{path}/etc", sysroot),
+        var_fd=directory(sysroot_fd, f"ostree/deploy/{stateroot}/var", sysroot),
+        objects_fd=directory(sysroot_fd, "ostree/repo/objects", sysroot),
+    )
+
+
+def parts(path: str, where: str) -> tuple[str, str, int]:
+    """Stateroot, checksum and serial of a deployment's path below the physical root. Raises Refusal `no-deployment`."""
+    match = _PATH.fullmatch(path)
+    if match:
+        return match[1], match[2], int(match[3])
+    _, _, rest = path.removeprefix(_TOP).partition("/")
+    if path.startswith(_TOP) and _PATH.fullmatch(f"{_TOP}x/{rest}"):
+        what = "the name of the stateroot is not of the form [A-Za-z0-9._-]{1,64}"
+        raise Refusal(verdicts.NO_DEPLOYMENT, what, where)
+    what = "leads to no ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL below the physical root"
+    raise Refusal(verdicts.NO_DEPLOYMENT, what, where)
+
+
+def physical_root(sysroot: str) -> int:
+    """Open the physical root. Raises Refusal as locate does."""
+    try:
+        return os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        verdict = verdicts.NO_DEPLOYMENT if error.errno in LEADS_NOWHERE else verdicts.MOUNT_FAILED
+        raise failed(error, verdict, "the physical root cannot be opened", sysroot) from error
+
+
+def directory(sysroot_fd: int, path: str, sysroot: str) -> int:
+    """Open a directory below the physical root, without following a link. Raises Refusal as locate does."""
+    try:
+        return files.open_directory(sysroot_fd, path)
+    except OSError as error:
+        raise _unopened(error, f"{sysroot}/{path}") from error
+
+
+def resolve(sysroot_fd: int, target: str, where: str) -> str:
+    """The path, relative to the physical root, of the directory that a name with links in it leads to. Raises Refusal."""
+    try:
+        fd = files.open_directory(sysroot_fd, target, files.CONFINED)
+    except OSError as error:
+        raise _unopened(error, where) from error
+    # The kernel's own name for the directory. It is opened anew under that name, without links.
+    root, path = (os.readlink(f"/proc/self/fd/{n}") for n in (sysroot_fd, fd))
+    os.close(fd)
+    return path.removeprefix(root).lstrip("/")
+
+
+def _unopened(error: OSError, where: str) -> Refusal:
+    if error.errno == errno.ENOENT:
+        return Refusal(verdicts.NO_DEPLOYMENT, "no such directory below the physical root", where)
+    if error.errno == errno.ENOSYS:
+        return Refusal(verdicts.UNSUPPORTED, "the kernel has no openat2(2): Linux 5.6 or later is needed", where)
+    if error.errno in (errno.EXDEV, errno.ELOOP):
+        return failed(error, verdicts.NO_DEPLOYMENT, "cannot be opened without leaving the physical root", where)
+    verdict = verdicts.NO_DEPLOYMENT if error.errno in LEADS_NOWHERE else verdicts.MOUNT_FAILED
+    return failed(error, verdict, "cannot be opened", where)

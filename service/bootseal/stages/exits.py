@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stage 7: links of the image that lead out of it from places where the booted system looks for code.
+
+The digest covers such a link, and nothing behind it: with /usr/local -> /var/usrlocal, PID 1 runs generators of the disk.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+
+from ..errors import printable
+
+# Directories of units and generators: systemd's path-lookup.c; of its settings that run or load something: CONF_PATHS in
+# constants.h. PATH: path-util.h. Libraries: ld.so(8). /opt: hier(7).
+_IN_LIB = (
+    "systemd/system", "systemd/system-generators", "systemd/system-environment-generators", "systemd/system-preset",
+    "systemd/system-shutdown", "systemd/system-sleep", "systemd/user", "systemd/user-generators", "udev/rules.d", "binfmt.d",
+    "environment.d", "modules-load.d", "sysctl.d", "sysusers.d", "tmpfiles.d",
+)  # fmt: skip
+_PLACES = (
+    "bin", "sbin", "lib", "lib64", "opt", "usr/bin", "usr/sbin", "usr/lib64", "usr/lib/modules", "usr/lib/firmware",
+    "usr/libexec", "usr/local/bin", "usr/local/sbin", "usr/local/lib64", "usr/local/libexec", "usr/local/share/systemd/user",
+    *(f"{top}/{name}" for top in ("usr/lib", "usr/local/lib", "etc") for name in _IN_LIB),
+)  # fmt: skip
+# Where something else is mounted, or everybody may write.
+_OUTSIDE = frozenset({"boot", "efi", "etc", "home", "media", "mnt", "run", "srv", "sysroot", "tmp", "var"})
+_MAX_LINKS = 40  # as in the kernel
+
+
+def find(root_fd: int, *, transient_etc: bool) -> list[str]:
+    """Each of these links once, as 'LINK -> TARGET'. A transient /etc is the image's usr/etc. Raises OSError.
+
+    Nothing may be mounted in the root yet. No link is followed: a path is read only if none of its parents is one.
+    """
+    outside = _OUTSIDE - {"etc"} if transient_etc else _OUTSIDE
+    known: dict[str, str | None] = {}
+
+    def target(path: str) -> str | None:  # of a path in /etc only if that is usr/etc
+        if path not in known:
+            known[path] = _target(root_fd, f"usr/{path}" if path.startswith("etc/") else path)
+        return known[path]
+
+    return list({way: None for place in _PLACES if (way := _way_out(place, target, outside))})
+
+
+def _way_out(place: str, target: Callable[[str], str | None], outside: frozenset[str]) -> str:
+    """The first link on the way to a place that leads out, and to where; nothing if there is none."""
+    done: list[str] = []  # what no link is in
+    left, links = place.split("/"), 0
+    link, rest = "", 0  # the link that is being followed, and how much of `left` comes after it
+    while left and links <= _MAX_LINKS:
+        link = link if len(left) > rest else ""
+        name, *left = left
+        path = "/".join((*done, name))
+        if name == "..":
+            del done[-1:]
+        elif name in ("", "."):
+            continue
+        elif path in outside:
+            behind = filter(None, (name, *left[: len(left) - rest]))
+            return printable(f"/{link} -> /{'/'.join(behind)}") if link else ""
+        elif (found := target(path)) is None:
+            return ""
+        elif not found:
+            done.append(name)
+        else:
+            link, rest = (link, rest) if link else (path, len(left))
+            left, links = [*found.split("/"), *left], links + 1
+            done = [] if found[0] == "/" else done
+    return ""
+
+
+def _target(root_fd: int, path: str) -> str | None:
+    """Where a link leads; empty for what is no link, None for what is not there."""
+    try:
+        return os.readlink(path, dir_fd=root_fd)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return ""
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        raise

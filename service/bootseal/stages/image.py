@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stage 5: Verified and Deployment -> Pinned. Opens the image once and compares what the kernel enforces for it."""
+
+import errno
+import os
+
+from .. import verdicts
+from ..digest import SIZES, Digest
+from ..errors import Refusal, failed, unreadable
+from ..linux import files, fsverity, mountapi
+from ..values import Deployment, Pinned, Verified
+
+IMAGE = ".ostree.cfs"
+# Filesystems whose fs-verity the kernel itself implements. Another one (FUSE, network) could answer what it likes.
+FILESYSTEMS = ("ext4", "btrfs", "f2fs")
+
+
+def pin(deployment: Deployment, verified: Verified, sysroot: str = "/sysroot") -> Pinned:
+    """The open image, if its enforced fs-verity digest is the verified one.
+
+    Raises Refusal: `no-image`, `bad-image`, `image-unsealed`, `image-mismatch`, `unsupported`, `io-error`, `mount-failed`.
+    """
+    path = f"{sysroot}/{deployment.path}/{IMAGE}"
+    fd = _open(deployment, path)
+    size = os.fstat(fd).st_size
+    if size == 0:
+        raise Refusal(verdicts.BAD_IMAGE, "empty", path)
+    enforced = _enforced(fd, path)
+    if enforced != verified.digest:
+        what = f"the image has the digest {enforced}, signed is {verified.digest}"
+        details = (("image has", str(enforced)), ("signed is", str(verified.digest)))
+        raise Refusal(verdicts.IMAGE_MISMATCH, what, path, details=details)
+    return Pinned(verified, fd, path, size)
+
+
+def enforced_digest(deployment: Deployment, sysroot: str = "/sysroot") -> Digest:
+    """The digest that the kernel enforces for the image. Raises Refusal as pin does."""
+    path = f"{sysroot}/{deployment.path}/{IMAGE}"
+    fd = _open(deployment, path)
+    try:
+        return _enforced(fd, path)
+    finally:
+        os.close(fd)
+
+
+def _open(deployment: Deployment, path: str) -> int:
+    try:
+        return files.open_regular(deployment.fd, IMAGE)
+    except FileNotFoundError as error:
+        raise Refusal(verdicts.NO_IMAGE, "missing", path) from error
+    except files.NotRegular as error:
+        raise Refusal(verdicts.BAD_IMAGE, "not a regular file", path) from error
+    except OSError as error:
+        raise unreadable(error, verdicts.BAD_IMAGE, path) from error
+
+
+def _filesystem(fd: int, path: str) -> str:
+    try:
+        return mountapi.mount_of(fd).fstype
+    except LookupError as error:  # in a chroot, say
+        raise Refusal(verdicts.UNSUPPORTED, "the mount table of this process does not have its filesystem", path) from error
+
+
+def _enforced(fd: int, path: str) -> Digest:
+    fstype = _filesystem(fd, path)
+    if fstype not in FILESYSTEMS:
+        raise Refusal(verdicts.UNSUPPORTED, f"{fstype} has no fs-verity that can be relied on", path)
+    try:
+        number, value = fsverity.measure(fd)
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            raise Refusal(verdicts.IMAGE_UNSEALED, "fs-verity is not enabled on the image", path) from error
+        lacking = error.errno in (errno.ENOTTY, errno.EOPNOTSUPP)
+        verdict = verdicts.UNSUPPORTED if lacking else verdicts.IMAGE_MISMATCH
+        raise failed(error, verdict, f"the kernel gives no fs-verity digest on this {fstype}", path) from error
+    algorithm = fsverity.ALGORITHMS.get(number, "")
+    if SIZES.get(algorithm) != len(value):
+        what = f"an fs-verity digest of {len(value)} bytes with algorithm number {number}"
+        raise Refusal(verdicts.IMAGE_MISMATCH, what, path)
+    return Digest(algorithm, value)

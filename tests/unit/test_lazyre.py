@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""patterns.py: compiled on first use, and everything as usual afterwards."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cryptography
+import pytest
+
+from bootseal import lazyre
+from unit.support import SERVICE
+
+
+def test_a_pattern_works_when_it_is_used() -> None:
+    with lazyre.Later():
+        made = re.compile("(A)(b)", re.IGNORECASE)
+        named = re.compile(pattern="a+", flags=re.IGNORECASE)
+    assert type(made).__name__ == "_Pattern"
+    found = made.fullmatch("aB")
+    assert found
+    assert found.groups() == ("a", "B")
+    assert made.pattern == "(A)(b)"
+    assert named.findall("xAay") == ["Aa"]
+
+
+def test_a_bad_pattern_says_so_when_it_is_used() -> None:
+    with lazyre.Later():
+        made = re.compile("(")
+    with pytest.raises(re.error):
+        made.match("x")
+
+
+def test_only_within() -> None:
+    with pytest.raises(ImportError), lazyre.Later():
+        raise ImportError
+    assert isinstance(re.compile("x"), re.Pattern)
+
+
+def test_a_boot_compiles_no_grammar_of_names() -> None:
+    site = str(Path(cryptography.__file__).parents[1])
+    code = f"""import sys
+sys.path[:0] = [{str(SERVICE)!r}, {site!r}]
+import re
+from bootseal import patterns
+with patterns.Later():
+    import bootseal.boot
+from cryptography.x509 import name
+import cryptography.x509
+print(isinstance(name._RFC4514NameParser._STRING_RE, re.Pattern))
+print(cryptography.x509.Name.from_rfc4514_string("CN=a b").rfc4514_string())"""
+    done = subprocess.run([sys.executable, "-ISB", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["False", "CN=a b"]
