@@ -20,11 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import guest
-import guest_qemu
-import guest_tree
-from demo import IMAGE, end_on_sigterm, make_key, sign
-from guest_cache import CHECKOUT, SCRIPTS, cached, digest_of, must_run, say, scratch
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
+from vm.demo import IMAGE, end_on_sigterm, make_key, sign
+from vm.harness import guest, qemu, tree
+from vm.harness.cache import CHECKOUT, SCRIPTS, cached, digest_of, must_run, say, scratch
 
 SUITE = "forky"
 LARGE = "large.cfs"
@@ -106,18 +105,18 @@ class Bench:
 
 def large_image() -> Path:
     """The composefs image of such a system with many more files, made by ostree; nobody reads their objects."""
-    base = guest_tree.base_tree(SUITE)
+    base = tree.base_tree(SUITE)
 
     def build(path: Path) -> None:
         with scratch() as work:
             aids = work / "aids"
             shutil.copytree(SCRIPTS / "tree", aids, symlinks=True)
-            (aids / "usr/lib/bootseal-test/guest-exit").write_bytes(guest_tree.guest_exit())
+            (aids / "usr/lib/bootseal-test/guest-exit").write_bytes(tree.guest_exit())
             for directory in (aids / f"usr/share/bench/{number}" for number in range(DIRECTORIES)):
                 directory.mkdir(parents=True)
                 for number in range(FILES):
                     (directory / f"{number:x<{NAME}}").touch()
-            must_run("os.sh", base, aids, work / "tree", *guest_tree.packages().glob("*.deb"))
+            must_run("os.sh", base, aids, work / "tree", *tree.packages().glob("*.deb"))
             must_run("deploy.sh", base, work / "tree", work / "deployment", work / "view")
             shutil.copy(work / "deployment/image.cfs", path / LARGE)
 
@@ -207,7 +206,7 @@ def measure_all(bench: Bench) -> dict[str, Figures]:
         Case("bootseal, keyring, large image", large),
         Case("bootseal, fsverity, first boot, large image", large, method="fsverity"),
     ]
-    with ThreadPoolExecutor(guest_qemu.SLOTS) as pool:
+    with ThreadPoolExecutor(qemu.SLOTS) as pool:
         measured = pool.map(lambda case: measure(bench, case), cases)  # that cancels what is left when one of them fails
         found = {case.title: this for case, this in zip(cases, measured, strict=True)}
     first = found["bootseal, fsverity, first boot"].overlay
@@ -313,7 +312,7 @@ def verify_line(bench: Bench, work: Path) -> str:
         append="quiet fsck.mode=skip",
         disks=disks,
         script=VERIFY_SCRIPT,
-        timeout=guest_qemu.LONG,
+        timeout=qemu.LONG,
         title="verify --all",
     )
     if result.status != guest.PASSED:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import guest
-import guest_cache
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
+from vm.harness import cache, guest
+from vm.harness.cache import scratch
 
 SUITE = "forky"
 IMAGE = ".ostree.cfs"
@@ -82,7 +83,7 @@ class Show:
         self._colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._start = time.monotonic()
         self._number = 0
-        guest_cache.say = self.progress
+        cache.say = self.progress
         self._durations: list[tuple[str, float]] = []
         self._checks: list[tuple[str, bool]] = []
 
@@ -317,7 +318,7 @@ def demo() -> int:
     show = Show()
     show.line("bootseal demo: a root filesystem that boots only if its digest is signed by a key in the initrd")
     show.line("(no virtualization is used: guests are emulated, and some tens of times slower than a real machine)")
-    with guest_cache.scratch() as work:
+    with scratch() as work:
         sealed = build(show, work)
         disk = first_boot(show, sealed)
         for boot in (second_boot, refused_boot):

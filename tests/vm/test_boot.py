@@ -7,14 +7,13 @@ import re
 from typing import Any
 
 import pytest
-import support
-from support import Job
-from support_boot import Boots, Chain, Inside
 
 import bootseal
 from bootseal import verdicts
-
-pytest_plugins = ["background"]
+from vm.chains import Boots, Chain, Inside
+from vm.harness import parse, signed
+from vm.harness.cache import output_of
+from vm.harness.jobs import Job
 
 # What the first boot with `fsverity` may write, bytes. btrfs copies its metadata trees up to their roots, each block twice.
 LIMITS = {"ext4": 128 * 1024, "btrfs": 1024 * 1024}
@@ -89,9 +88,9 @@ def test_the_record_says_what_was_booted(job: Job[Boots]) -> None:
             "path": deployment.path,
         }
         assert record["image"] == {
-            "path": f"/sysroot/{deployment.path}/{support.IMAGE}",
+            "path": f"/sysroot/{deployment.path}/{signed.IMAGE}",
             "algorithm": boots.chain.algorithm,
-            "digest": boots.beside[support.DIGEST].hex(),
+            "digest": boots.beside[signed.DIGEST].hex(),
             "size": deployment.cfs.stat().st_size,
             **release_of(inside),
         }
@@ -121,7 +120,7 @@ def test_the_record_names_the_signer(job: Job[Boots]) -> None:
     boots = job.result()
     certificate = boots.key.certificate
     fields = ("-noout", "-serial", "-fingerprint", "-sha256")
-    serial, fingerprint = support.run("openssl", "x509", "-in", certificate, *fields).split("\n")[:2]
+    serial, fingerprint = output_of("openssl", "x509", "-in", certificate, *fields).split("\n")[:2]
     for inside in boots.inside:
         signature = dict(inside.record["signature"])
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", signature.pop("not_before"))
@@ -152,13 +151,13 @@ def test_the_record_says_what_is_covered(job: Job[Boots]) -> None:
 def test_the_journal_has_one_entry_with_all_fields(job: Job[Boots]) -> None:
     boots = job.result()
     for inside in boots.inside:
-        (entry,) = support.json_lines(inside.said["journal"])
+        (entry,) = parse.json_lines(inside.said["journal"])
         ours = {name: value for name, value in entry.items() if name.startswith("BOOTSEAL_")}
         assert ours == {
             "BOOTSEAL_VERDICT": "verified",
             "BOOTSEAL_IMAGE": " ".join(release_of(inside).values()),
             "BOOTSEAL_DEPLOYMENT": boots.directory,
-            "BOOTSEAL_DIGEST": f"{boots.chain.algorithm}:{boots.beside[support.DIGEST].hex()}",
+            "BOOTSEAL_DIGEST": f"{boots.chain.algorithm}:{boots.beside[signed.DIGEST].hex()}",
             "BOOTSEAL_SIGNER": f"CN=guest {boots.chain.kind}",
             "BOOTSEAL_ENROLL": boots.chain.method,
         }
@@ -174,7 +173,7 @@ def test_the_root_is_the_signed_image_and_nothing_else(job: Job[Boots]) -> None:
     for inside in boots.inside:
         for section, prefix in (("initrd_mounts", "/sysroot"), ("mounts", "")):
             root = inside.mounts(section)[prefix or "/"]
-            assert (root.fstype, root.source) == ("overlay", f"composefs:{boots.beside[support.DIGEST].hex()}")
+            assert (root.fstype, root.source) == ("overlay", f"composefs:{boots.beside[signed.DIGEST].hex()}")
             assert {"verity=require", "metacopy=on"} <= set(root.super_options)
             sysroot = inside.mounts(section)[f"{prefix}/sysroot"]
             assert (sysroot.root, sysroot.source) == ("/", "/dev/vda")
@@ -315,7 +314,7 @@ def test_fsverity_builds_the_signature_into_the_digest_file(job: Job[Boots]) -> 
     boots = job.result()
     for inside in boots.inside:
         assert inside.said["digest"].startswith("sha256:")
-        assert inside.said["built_in"] == boots.beside[support.SIGNATURE].hex()
+        assert inside.said["built_in"] == boots.beside[signed.SIGNATURE].hex()
         assert "i" in inside.said["flags"].split()[0]  # the deployment's directory is immutable, as ostree made it
 
 

@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import guest
 import pytest
-import support
-import support_refusals as refusals
-from support import Job
-from support_refusals import Change, Outcome, commands, end_in_initrd, ended_at, put, several
 
-pytest_plugins = ["background"]
+from vm import scenario
+from vm.harness import guest, parse, signed
+from vm.harness.ask import ask
+from vm.harness.changes import Change, commands, put, several
+from vm.harness.jobs import Job
+from vm.harness.units import end_in_initrd, ended_at
+from vm.scenario import Outcome
+
 pytestmark = pytest.mark.vm
 
 FSVERITY = "[Enroll]\nMethod=fsverity\n"
@@ -39,13 +41,13 @@ EOF"""
 
 def _seen() -> Mapping[str, guest.Content]:
     """Ends a verified boot in the initrd with its record, the mounts, and the state of the digest file."""
-    state = _STATE.replace("DEPLOYMENT", support.image().deployment.path)
-    return end_in_initrd(support.script(record="cat /run/bootseal/boot.json", mounts="cat /proc/self/mountinfo", state=state))
+    state = _STATE.replace("DEPLOYMENT", signed.image().deployment.path)
+    return end_in_initrd(ask(record="cat /run/bootseal/boot.json", mounts="cat /proc/self/mountinfo", state=state))
 
 
 def _record(result: guest.Result) -> dict[str, Any]:
-    support.ended(result, guest.PASSED)
-    record: dict[str, Any] = json.loads(support.sections(result.report)["record"])
+    parse.ended(result, guest.PASSED)
+    record: dict[str, Any] = json.loads(parse.sections(result.report)["record"])
     assert record["verdict"] == "verified"
     return record
 
@@ -54,9 +56,9 @@ def _check_enrolled(result: guest.Result) -> dict[str, Any]:
     """The digest file is whole, enrolled and can be opened; nothing else is left of the work."""
     record = _record(result)
     assert record["enrollment"]["missing"] == []
-    state = json.loads(support.sections(result.report)["state"])
+    state = json.loads(parse.sections(result.report)["state"])
     assert state == {"immutable": True, "verity": True, "size": 32, "leftovers": []}
-    physical = [line for line in support.sections(result.report)["mounts"].splitlines() if " /sysroot/sysroot " in line]
+    physical = [line for line in parse.sections(result.report)["mounts"].splitlines() if " /sysroot/sysroot " in line]
     assert [line.split(" - ")[1].split()[2].split(",")[0] for line in physical] == ["ro"]
     return record
 
@@ -66,11 +68,11 @@ def _check_enrolled(result: guest.Result) -> dict[str, Any]:
 
 def _killed(step: str, suite: str) -> Job[Outcome]:
     return Job(
-        lambda: refusals.boot(
+        lambda: scenario.boot(
             suite=suite,
-            append=refusals.UNREAD_DISK,
+            append=scenario.UNREAD_DISK,
             extra_initrd_files=ended_at(f"kill 1 {step}"),
-            emergency_script=refusals.WITNESS,
+            emergency_script=scenario.WITNESS,
             title=f"killed on {suite}: {step}",
         )
     )
@@ -87,15 +89,15 @@ KILLS = {
 @pytest.mark.parametrize("job", KILLS.values(), ids=list(KILLS))
 def test_killed_around_the_switch_of_roots(job: Job[Outcome]) -> None:
     outcome = job.result()
-    refusals.check_interrupted(outcome, "killed")
+    scenario.check_interrupted(outcome, "killed")
     assert outcome.written == 0
 
 
 BROKEN_IMPORT = Job(
-    lambda: refusals.boot(
-        append=refusals.UNREAD_DISK,
+    lambda: scenario.boot(
+        append=scenario.UNREAD_DISK,
         extra_initrd_files={f"{LIBRARY}/boot.py": b"import no_such_module\n"},
-        emergency_script=refusals.WITNESS,
+        emergency_script=scenario.WITNESS,
         title="module missing from the initrd",
     )
 )
@@ -103,17 +105,17 @@ BROKEN_IMPORT = Job(
 
 @pytest.mark.parametrize("job", [pytest.param(BROKEN_IMPORT, id="import")])
 def test_a_module_missing_from_the_initrd(job: Job[Outcome]) -> None:
-    refusals.check_interrupted(job.result(), "it ended with status 1 and left no verdict", "internal")
+    scenario.check_interrupted(job.result(), "it ended with status 1 and left no verdict", "internal")
 
 
 # --- refused, started again, repaired by hand, started again
 
 
 def _repair() -> Outcome:
-    image = support.image()
-    digest = support.image_digest(image.deployment.cfs)
-    path = f"/sysroot/{image.deployment.path}/{support.SIGNATURE}"
-    script = support.script(
+    image = signed.image()
+    digest = signed.image_digest(image.deployment.cfs)
+    path = f"/sysroot/{image.deployment.path}/{signed.SIGNATURE}"
+    script = ask(
         again="systemctl restart bootseal.service 2>/dev/null || echo refused\ncat /run/bootseal/boot.json",
         repair=f"mount -o remount,rw /sysroot\ncat /right.sig >{path}\nmount -o remount,ro /sysroot",
         started="systemctl restart bootseal.service && systemctl is-active bootseal.service",
@@ -121,9 +123,9 @@ def _repair() -> Outcome:
         mounts="cat /proc/self/mountinfo",
         twice="systemctl restart bootseal.service && systemctl start bootseal.service && cat /proc/self/mountinfo",
     )
-    return refusals.boot(
-        put("{signature}", support.sign(digest, support.key(name="stranger"))),
-        extra_initrd_files={"right.sig": support.sign(digest, support.key())},
+    return scenario.boot(
+        put("{signature}", signed.sign(digest, signed.key(name="stranger"))),
+        extra_initrd_files={"right.sig": signed.sign(digest, signed.key())},
         emergency_script=script,
         title="repaired in the emergency shell",
     )
@@ -132,7 +134,7 @@ def _repair() -> Outcome:
 @pytest.mark.parametrize("job", [pytest.param(Job(_repair), id="repair")])
 def test_started_again_from_the_emergency_shell(job: Job[Outcome]) -> None:
     outcome = job.result()
-    support.ended(outcome.result, guest.REFUSED)
+    parse.ended(outcome.result, guest.REFUSED)
     found = outcome.sections
     first, _, record = found["again"].partition("\n")
     assert (first, json.loads(record)["verdict"]) == ("refused", "untrusted-signer")
@@ -144,12 +146,12 @@ def test_started_again_from_the_emergency_shell(job: Job[Outcome]) -> None:
 
 def _go_on() -> Outcome:
     """As the greeting of the emergency shell says: check again, and leave it; then its units run 'systemctl default'."""
-    image = support.image()
-    digest = support.image_digest(image.deployment.cfs)
-    path = f"/sysroot/{image.deployment.path}/{support.SIGNATURE}"
-    return refusals.boot(
-        put("{signature}", support.sign(digest, support.key(name="stranger"))),
-        extra_initrd_files={"right.sig": support.sign(digest, support.key())},
+    image = signed.image()
+    digest = signed.image_digest(image.deployment.cfs)
+    path = f"/sysroot/{image.deployment.path}/{signed.SIGNATURE}"
+    return scenario.boot(
+        put("{signature}", signed.sign(digest, signed.key(name="stranger"))),
+        extra_initrd_files={"right.sig": signed.sign(digest, signed.key())},
         emergency_script=f"""\
 mount -o remount,rw /sysroot
 cat /right.sig >{path}
@@ -158,7 +160,7 @@ systemctl restart bootseal.service
 systemctl --no-block default
 sleep 200
 """,
-        script=support.script(record="cat /run/bootseal/boot.json", unit="systemctl is-active bootseal.service"),
+        script=ask(record="cat /run/bootseal/boot.json", unit="systemctl is-active bootseal.service"),
         title="repaired, and on with the boot",
     )
 
@@ -166,9 +168,9 @@ sleep 200
 @pytest.mark.parametrize("job", [pytest.param(Job(_go_on), id="go-on")])
 def test_a_repaired_boot_goes_on(job: Job[Outcome]) -> None:
     result = job.result().result
-    support.ended(result, guest.PASSED)
+    parse.ended(result, guest.PASSED)
     assert "bootseal: this boot was refused" in result.console
-    found = support.sections(result.report.rpartition("guest: emergency script\n")[2])
+    found = parse.sections(result.report.rpartition("guest: emergency script\n")[2])
     assert (json.loads(found["record"])["verdict"], found["unit"]) == ("verified", "active")
 
 
@@ -188,8 +190,8 @@ def _leftovers(image: guest.Image, disk: Path) -> None:
 
 
 def _fsverity(title: str, change: Change | None = None, **options: Any) -> guest.Result:
-    files = {**_seen(), **support.settings(FSVERITY)}
-    return refusals.boot(change, extra_initrd_files=files, title=title, **options).result
+    files = {**_seen(), **signed.settings(FSVERITY)}
+    return scenario.boot(change, extra_initrd_files=files, title=title, **options).result
 
 
 LEFTOVERS = Job(lambda: _fsverity("leftovers of an earlier boot", _leftovers))
@@ -200,7 +202,7 @@ def test_leftovers_are_cleared_away(job: Job[guest.Result]) -> None:
     assert _check_enrolled(job.result())["enrollment"]["first_boot"] is True
 
 
-READ_ONLY = Job(lambda: _fsverity("read-only medium", readonly=True, append=refusals.UNREAD_DISK))
+READ_ONLY = Job(lambda: _fsverity("read-only medium", readonly=True, append=scenario.UNREAD_DISK))
 
 
 @pytest.mark.parametrize("job", [pytest.param(READ_ONLY, id="read-only")])
@@ -209,4 +211,4 @@ def test_a_read_only_medium_boots_and_says_what_is_missing(job: Job[guest.Result
     enrollment = _record(result)["enrollment"]
     assert (enrollment["method"], enrollment["first_boot"], len(enrollment["missing"])) == ("fsverity", False, 1)
     assert f"bootseal: note: enrolling incomplete: {enrollment['missing'][0]}" in result.console
-    assert json.loads(support.sections(result.report)["state"])["verity"] is False
+    assert json.loads(parse.sections(result.report)["state"])["verity"] is False

@@ -15,16 +15,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import guest
-import guest_qemu
 import pytest
-import support
-from support import Job
-from support_refusals import commands, put, several
-from support_tools import INITRD, changed_disk, initrd_disk, json_of, put_file, signed
-from test_refusals import OTHER_DIGEST
 
-pytest_plugins = ["background"]
+from vm.disks import INITRD, changed_disk, initrd_disk
+from vm.harness import guest, parse, qemu, signed
+from vm.harness.ask import ask, put_file
+from vm.harness.changes import commands, put, several
+from vm.harness.jobs import Job
+from vm.harness.parse import json_of
+from vm.test_refusals import OTHER_DIGEST
+
 pytestmark = pytest.mark.vm
 
 OBJECT = "/usr/share/bootseal-test/tamper"
@@ -46,8 +46,8 @@ class Chain:
         """What one of them reported."""
         last = list(self.results.items())[-1]
         assert name in self.results, f"the chain ended early, with {last[0]}: {last[1].ended} {last[1].status}"
-        support.ended(self.results[name], guest.PASSED)
-        return support.sections(self.results[name].report)
+        parse.ended(self.results[name], guest.PASSED)
+        return parse.sections(self.results[name].report)
 
 
 def _run() -> Chain:
@@ -67,22 +67,22 @@ chain = pytest.mark.parametrize("job", [pytest.param(CHAIN, id="chain")])
 
 
 def _signature() -> bytes:
-    key = support.key()
-    made = signed(support.image().deployment.cfs, "--key", key.key, "--cert", key.certificate)
-    return made[support.SIGNATURE]
+    key = signed.key()
+    made = signed.made_by_sign(signed.image().deployment.cfs, "--key", key.key, "--cert", key.certificate)
+    return made[signed.SIGNATURE]
 
 
 # --- deploy, onto a second disk
 
 
 def _deploy_script(signature: bytes) -> str:
-    image = support.image().deployment
+    image = signed.image().deployment
     deployment, file = f"/run/target/{image.path}", f"/run/target/{image.object_of(OBJECT)}"
     deploy = f"bootseal deploy --sysroot /run/readonly --initrd {INITRD} --json=short"
     state = f"cd {deployment}; lsattr -d .; stat -c '%n %s %Y %i' .ostree.cfs*; ls -a ..; findmnt -n -o OPTIONS /run/readonly"
     prepare = (
         put_file("/run/good.sig", signature)
-        + put_file("/run/other.sig", support.sign(OTHER_DIGEST, support.key()))
+        + put_file("/run/other.sig", signed.sign(OTHER_DIGEST, signed.key()))
         + "mkdir -p /run/target /run/readonly\nmount /dev/disk/by-id/virtio-target /run/target\n"
         + f"cp {file} {file}.new\nmv -f {file}.new {file}\n"  # without fs-verity
         + "mount --bind /run/target /run/readonly\nmount -o remount,bind,ro /run/readonly\n"
@@ -94,7 +94,7 @@ def _deploy_script(signature: bytes) -> str:
         "ostree --repo=/run/target/ostree/repo commit --branch=guest --generate-composefs-metadata --owner-uid=0 --owner-gid=0"
         f" --tree=ref=guest --tree=dir={more}\nrm -r {more}"
     )
-    return prepare + support.script(
+    return prepare + ask(
         before=state,
         refused=f'{deploy} --signature /run/other.sig || echo "status $?"',
         after_refused=state,
@@ -112,11 +112,11 @@ def _deploy_script(signature: bytes) -> str:
 def _deploy(chain: Chain) -> guest.Result:
     target = changed_disk(UNSEALED, "target", readonly=False)
     result = guest.boot(
-        support.image(),
-        support.initrd(),
+        signed.image(),
+        signed.initrd(),
         script=_deploy_script(chain.signature),
         disks=[initrd_disk(), target],
-        timeout=guest_qemu.LONG,
+        timeout=qemu.LONG,
         title="deploy",
     )
     return replace(result, overlay=target.path)
@@ -219,10 +219,10 @@ _SIGN = "cp {update}/.ostree.cfs /run/image; bootseal sign /run/image --key /run
 def _shut_down(**sections: str) -> str:
     """A script that ends in a real shutdown, with a witness that reports what came of it."""
     return (
-        put_file("/run/guest-witness", support.script(**_AFTER_SHUTDOWN).encode())
+        put_file("/run/guest-witness", ask(**_AFTER_SHUTDOWN).encode())
         + put_file(WITNESS, _WITNESS.encode())
         + _PRELUDE
-        + support.script(**sections, time="cat /proc/uptime")
+        + ask(**sections, time="cat /proc/uptime")
         + "systemctl --no-block reboot\nsleep 600\nexit 1\n"
     )
 
@@ -230,19 +230,19 @@ def _shut_down(**sections: str) -> str:
 def _next(chain: Chain, title: str, script: str, *, method: str, karg: str | None = None) -> guest.Result:
     """Boots the disk as the boot before left it."""
     return guest.boot(
-        support.image(),
-        support.initrd(),
+        signed.image(),
+        signed.initrd(),
         disk=list(chain.results.values())[-1].overlay,
         karg=karg,
-        extra_initrd_files=support.settings(conf=f"[Enroll]\nMethod={method}\nRequired=yes\n"),
+        extra_initrd_files=signed.settings(conf=f"[Enroll]\nMethod={method}\nRequired=yes\n"),
         script=script,
-        timeout=guest_qemu.LONG,
+        timeout=qemu.LONG,
         title=title,
     )
 
 
 def _held(chain: Chain) -> guest.Result:
-    killed = _KILLED.format(directory=_DEPLOYMENTS, old=support.image().deployment.checksum)
+    killed = _KILLED.format(directory=_DEPLOYMENTS, old=signed.image().deployment.checksum)
     script = _shut_down(
         **_RECORD,
         killed=killed,
@@ -257,13 +257,13 @@ def _held(chain: Chain) -> guest.Result:
 
 
 def _passed(chain: Chain) -> guest.Result:
-    key = support.key()
+    key = signed.key()
     files = put_file("/run/key.pem", key.key.read_bytes()) + put_file("/run/cert.pem", key.certificate.read_bytes())
     script = files + _shut_down(
         **_RECORD,
         default="bootseal verify --all || :",
         stage=f"{_STAGE}; gate_ran 1",
-        sign=_SIGN.format(update=_UPDATE.format(old=support.image().deployment.checksum)),
+        sign=_SIGN.format(update=_UPDATE.format(old=signed.image().deployment.checksum)),
         deploy="bootseal deploy --signature /run/image.sig",
         early=f"gate_ran 2; {_GATE}",
         table="bootseal verify --all || :",
@@ -332,7 +332,7 @@ def test_the_gate_holds_what_would_not_boot(job: Job[Chain]) -> None:
     chain = job.result()
     said = chain.said("held")
     assert said["outcome"].splitlines() == ["ActiveState=failed", "Result=exit-code"]
-    assert list(_entries(said["entries"]).values()) == [support.image().deployment.karg]
+    assert list(_entries(said["entries"]).values()) == [signed.image().deployment.karg]
     for section in ("status", "journal"):
         assert "it would not boot: refused (no-digest)" in said[section]
     assert [row[1] for row in _rows(chain.said("passed")["default"])] == ["booted", ""]
@@ -342,7 +342,7 @@ def test_the_gate_holds_what_would_not_boot(job: Job[Chain]) -> None:
 @pytest.mark.parametrize(("before", "after"), [("killed", "completed"), ("killed_again", "flags")], ids=["service", "shutdown"])
 def test_the_gate_completes_a_killed_deploy(job: Job[Chain], before: str, after: str) -> None:
     """In its own sandbox, and in that of ostree's unit."""
-    said, name = job.result().said("held"), f" {support.image().deployment.checksum}.0"
+    said, name = job.result().said("held"), f" {signed.image().deployment.checksum}.0"
     flags = {section: next(line for line in said[section].splitlines() if line.endswith(name)) for section in (before, after)}
     assert ("i" in flags[before].split()[0], "i" in flags[after].split()[0]) == (False, True)
     assert ".bootseal" not in said[after]
@@ -362,7 +362,7 @@ def test_a_signature_after_staging_is_judged_at_once(job: Job[Chain]) -> None:
 def test_the_gate_lets_pass_what_was_signed(job: Job[Chain]) -> None:
     said = job.result().said("passed")
     assert said["outcome"].splitlines() == ["ActiveState=inactive", "Result=success"]
-    old = support.image().deployment.karg
+    old = signed.image().deployment.karg
     assert [_kernel_of(old)] == [_kernel_of(t) for t in _entries(said["entries"]).values() if t != _default(said["entries"])]
     assert _kernel_of(_default(said["entries"])) != _kernel_of(old)
 

@@ -8,18 +8,15 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-import guest
-import guest_tree
 import pytest
-import support
-from support import Job
-from support_dracut import contents
 
 from bootseal.host.initrd import bypasses as host_bypasses
 from bootseal.host.initrd import reader
 from bootseal.host.inside import File
+from vm.harness import guest, signed, tree
+from vm.harness.cpio import contents
+from vm.harness.jobs import Job
 
-pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -46,7 +43,7 @@ COMPOSEFS = _module("37composefs", 'install() { inst "$moddir/unit" "$systemdsys
 COMPOSEFS |= {f"{MODULES}/37composefs/unit": b"[Unit]\n"}
 # dracut takes fstab-sys by itself, as soon as the initrd is to have lines of fstab(5).
 FSTAB = 'fstab_lines+=("tmpfs /mnt tmpfs")\n'
-WITHOUT = guest_tree.OMITTED_MODULES.split()
+WITHOUT = tree.OMITTED_MODULES.split()
 
 
 def _omitting(*but: str) -> str:
@@ -73,7 +70,7 @@ def _build(
     dracut_conf: str = "",
     hostonly: bool = False,
 ) -> guest.Initrd:
-    chosen = [support.named(support.key().certificate)] if keys is None else keys
+    chosen = [signed.named(signed.key().certificate)] if keys is None else keys
     return guest.initrd(suite, keys=chosen, extra_files=dict(files), conf=conf, dracut_conf=dracut_conf, hostonly=hostonly)
 
 
@@ -216,8 +213,8 @@ def test_our_code_is_there_as_bytecode_only(job: Job[guest.Initrd]) -> None:
 @every_good
 def test_the_certificates_and_the_configuration_are_there(job: Job[guest.Initrd]) -> None:
     files = files_of(job)
-    assert files[support.CERTIFICATE] == support.key().certificate.read_bytes()
-    assert files[support.PREPARE_ROOT] == b"[composefs]\nenabled=verity\n"
+    assert files[signed.CERTIFICATE] == signed.key().certificate.read_bytes()
+    assert files[signed.PREPARE_ROOT] == b"[composefs]\nenabled=verity\n"
     assert [name for name in files if "PRIVATE KEY" in files[name][:64].decode(errors="replace")] == []
 
 

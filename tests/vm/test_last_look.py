@@ -9,17 +9,16 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import guest
-import guest_tree
 import pytest
-import support
-import support_refusals as refusals
-from support import Job
-from support_refusals import Outcome
 
 import bootseal
+from vm import scenario
+from vm.harness import guest, parse, signed, tree
+from vm.harness.ask import ask
+from vm.harness.cache import output_of, temporary
+from vm.harness.jobs import Job
+from vm.scenario import Outcome
 
-pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 HOOKS = "var/lib/dracut/hooks/pre-pivot"
@@ -31,7 +30,7 @@ mkdir -p /sysroot/usr/share/crypto-policies/back-ends/FIPS /sysroot/etc/crypto-p
 : >/sysroot/usr/share/crypto-policies/default-fips-config
 echo DEFAULT >/sysroot/etc/crypto-policies/config
 """
-WITNESS = support.script(
+WITNESS = ask(
     unit="systemctl show -p ActiveState,Result,StatusText bootseal.service",
     switch="systemctl show -p ActiveState,Result initrd-switch-root.service",
     journal="journalctl --quiet --boot --output=json SYSLOG_IDENTIFIER=bootseal",
@@ -49,7 +48,7 @@ def fips_hook(suite: str) -> Mapping[str, guest.Content]:
     return {
         f"{HOOKS}/00-guest.sh": FIPS_FILES.encode(),
         f"{HOOKS}/01-fips-crypto-policies.sh": found.read_bytes(),
-        **support.settings(prepare_root=TRANSIENT_ROOT),
+        **signed.settings(prepare_root=TRANSIENT_ROOT),
     }
 
 
@@ -81,9 +80,9 @@ CHANGES: Mapping[str, tuple[Callable[[str], Mapping[str, guest.Content]], str]] 
 def _changed(name: str, suite: str) -> Job[Outcome]:
     files, _ = CHANGES[name]
     return Job(
-        lambda: refusals.boot(
+        lambda: scenario.boot(
             suite=suite,
-            append=f"{refusals.UNREAD_DISK} fips=1",
+            append=f"{scenario.UNREAD_DISK} fips=1",
             extra_initrd_files=files(suite),
             emergency_script=WITNESS,
             rw=name == "fips",  # its hook writes to /etc
@@ -98,16 +97,16 @@ CASES = [("directory", "forky"), ("file", "trixie"), ("unmount", "forky"), ("rep
 @pytest.mark.parametrize(("name", "job"), [pytest.param(name, _changed(name, suite), id=name) for name, suite in CASES])
 def test_a_changed_root_is_not_switched_to(name: str, job: Job[Outcome]) -> None:
     outcome = job.result()
-    support.ended(outcome.result, guest.REFUSED)
+    parse.ended(outcome.result, guest.REFUSED)
     said = [line for line in outcome.console if line.startswith("bootseal: ")]
     assert said[0].startswith("bootseal: verified ")
     what = f"other mounts than bootseal.service attached: {CHANGES[name][1]}"
     assert re.fullmatch(rf"bootseal: refused \(changed\): {what}: /sysroot", said[1]), said
     assert said[2].startswith("bootseal: hint: ")
     assert (outcome.record["verdict"], outcome.record["message"]) == ("changed", said[1].removeprefix("bootseal: "))
-    assert outcome.record["image"]["digest"] == support.image_digest(outcome.image.deployment.cfs).hex()
+    assert outcome.record["image"]["digest"] == signed.image_digest(outcome.image.deployment.cfs).hex()
     assert "ActiveState=failed" in outcome.sections["switch"]
-    assert [e["BOOTSEAL_VERDICT"] for e in support.json_lines(outcome.sections["journal"]) if "BOOTSEAL_VERDICT" in e] == [
+    assert [e["BOOTSEAL_VERDICT"] for e in parse.json_lines(outcome.sections["journal"]) if "BOOTSEAL_VERDICT" in e] == [
         "verified", "changed",
     ]  # fmt: skip
     assert "bootseal: this boot was refused" in outcome.console
@@ -117,10 +116,10 @@ def test_a_changed_root_is_not_switched_to(name: str, job: Job[Outcome]) -> None
 
 
 def _rebooting() -> Outcome:
-    keys = [support.named(support.key().certificate)]
+    keys = [signed.named(signed.key().certificate)]
     made = guest.initrd("forky", keys=keys, conf="[Policy]\nOnRefusal=reboot\n")
     files, _ = CHANGES["directory"]
-    return refusals.boot(initrd=made.path, extra_initrd_files=files("forky"), title="last look: OnRefusal=reboot")
+    return scenario.boot(initrd=made.path, extra_initrd_files=files("forky"), title="last look: OnRefusal=reboot")
 
 
 @pytest.mark.parametrize("job", [pytest.param(Job(_rebooting), id="reboot")])
@@ -134,7 +133,7 @@ def test_on_refusal(job: Job[Outcome]) -> None:
 
 # --- boots that pass
 
-PASSED = support.script(
+PASSED = ask(
     record="cat /run/bootseal/boot.json",
     mounts="cat /proc/self/mountinfo",
 )
@@ -146,7 +145,7 @@ LUKS_MODULES = ("systemd-cryptsetup", "crypt", "dm")
 def _converted(*command: str | Path) -> bool:
     """False where qemu-img measured its own key derivation to take no time at all, as it may on any machine."""
     try:
-        support.run(*command)
+        output_of(*command)
     except guest.GuestError as error:
         if "accurate CPU usage" in str(error):
             return False
@@ -156,7 +155,7 @@ def _converted(*command: str | Path) -> bool:
 
 def _encrypted(disk: Path) -> tuple[Path, str]:
     """A LUKS container with the content of a disk, and its UUID."""
-    made = support.temporary() / "luks.raw"
+    made = temporary() / "luks.raw"
     secret = ("--object", f"secret,id=key,data={LUKS_KEY.decode()}", "-O", "luks", "-o", "key-secret=key,iter-time=10")
     while not _converted("qemu-img", "convert", *secret, "-f", "raw", disk, made):
         pass
@@ -165,14 +164,14 @@ def _encrypted(disk: Path) -> tuple[Path, str]:
 
 
 def _luks() -> Outcome:
-    image = support.image("forky")
+    image = signed.image("forky")
     disk, uuid = _encrypted(image.disk)
-    kept = " ".join(name for name in guest_tree.OMITTED_MODULES.split() if name not in LUKS_MODULES)
+    kept = " ".join(name for name in tree.OMITTED_MODULES.split() if name not in LUKS_MODULES)
     conf = f'omit_dracutmodules=" ostree {kept} "\nadd_dracutmodules+=" {" ".join(LUKS_MODULES)} "\n'
-    made = guest.initrd("forky", keys=[support.named(support.key().certificate)], dracut_conf=conf)
+    made = guest.initrd("forky", keys=[signed.named(signed.key().certificate)], dracut_conf=conf)
     if made.status:
         raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
-    files = {"etc/guest.key": (LUKS_KEY, 0o600), **support.settings(prepare_root=TRANSIENT_ROOT)}
+    files = {"etc/guest.key": (LUKS_KEY, 0o600), **signed.settings(prepare_root=TRANSIENT_ROOT)}
     try:
         result = guest.boot(
             image, made.path, disk=disk, append=LUKS_UUID.format(uuid=uuid), extra_initrd_files=files, script=PASSED,
@@ -193,7 +192,7 @@ def _without_beneath() -> Mapping[str, guest.Content]:
 
 
 def _passing(suite: str, files: Callable[[], Mapping[str, guest.Content]]) -> Job[Outcome]:
-    return Job(lambda: refusals.boot(suite=suite, extra_initrd_files=files(), script=PASSED, title=f"last look: {suite}"))
+    return Job(lambda: scenario.boot(suite=suite, extra_initrd_files=files(), script=PASSED, title=f"last look: {suite}"))
 
 
 PASSING = {
@@ -205,7 +204,7 @@ PASSING = {
 @pytest.mark.parametrize("job", PASSING.values(), ids=list(PASSING))
 def test_an_unchanged_root_passes(job: Job[Outcome]) -> None:
     outcome = job.result()
-    support.ended(outcome.result, guest.PASSED)
+    parse.ended(outcome.result, guest.PASSED)
     assert json.loads(outcome.sections["record"])["verdict"] == "verified"
     assert "bootseal: refused" not in outcome.result.console
     roots = [line for line in outcome.sections["mounts"].splitlines() if line.split()[4] == "/"]

@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import guest_cache
-import guest_tree
 import pytest
 
-pytestmark = [pytest.mark.vm, pytest.mark.parametrize("suite", guest_tree.SUITES)]
+from vm.harness import tree
+from vm.harness.cache import CHECKOUT, must_run, scratch
+
+pytestmark = [pytest.mark.vm, pytest.mark.parametrize("suite", tree.SUITES)]
 
 LIBRARY = "/usr/lib/bootseal/"
 # Besides what 'make install' installs: what Debian's policy wants, and what compiles modules again for another Python.
@@ -45,17 +46,17 @@ def _path(line: str) -> str:
 
 @cache
 def _deb(package: str) -> Path:
-    (found,) = guest_tree.packages().glob(f"{package}_*.deb")
+    (found,) = tree.packages().glob(f"{package}_*.deb")
     return found
 
 
 @cache
 def _life(suite: str) -> Life:
-    base = guest_tree.base_tree(suite)
-    with guest_cache.scratch() as work:
+    base = tree.base_tree(suite)
+    with scratch() as work:
         out = work / "out"
         out.mkdir()
-        guest_cache.must_run("package.sh", base, work / "views", out, _deb("bootseal"), _deb("bootseal-tools"))
+        must_run("package.sh", base, work / "views", out, _deb("bootseal"), _deb("bootseal-tools"))
         texts = {path.name: path.read_text().splitlines() for path in out.iterdir()}
     moments = {name.removeprefix("FILES."): set(lines) for name, lines in texts.items() if name.startswith("FILES.")}
     return Life(moments, {name: lines for name, lines in texts.items() if not name.startswith("FILES.")})
@@ -69,16 +70,16 @@ def _owned(life: Life, which: str) -> set[str]:
 
 @cache
 def _installed_by_make() -> frozenset[str]:
-    with guest_cache.scratch() as work:
+    with scratch() as work:
         places = [f"DESTDIR={work}", "PREFIX=/usr", "ZSHDIR=/usr/share/zsh/vendor-completions"]
-        command = ["make", "-s", "-C", str(guest_cache.CHECKOUT), "install", *places]
+        command = ["make", "-s", "-C", str(CHECKOUT), "install", *places]
         subprocess.run(command, check=True, capture_output=True)
         return frozenset("/" + str(path.relative_to(work)) for path in work.rglob("*") if path.is_file())
 
 
 def _closure(suite: str, package: str) -> set[str]:
     """What comes with a package: the first alternative that the base tree has, of each dependency."""
-    admin = guest_tree.base_tree(suite) / "var/lib/dpkg"
+    admin = tree.base_tree(suite) / "var/lib/dpkg"
     form = "${Package}\t${Provides}\t${Pre-Depends}, ${Depends}\n"
     listed = subprocess.run(
         ["dpkg-query", f"--admindir={admin}", "-W", "-f", form], check=True, capture_output=True, text=True
@@ -123,7 +124,7 @@ def test_the_service_brings_no_dbus(suite: str) -> None:
 def test_what_describes_the_service_comes_with_it(suite: str) -> None:
     """The record is the service's, and its unit names bootseal(8)."""
     service = {path.removesuffix(".gz") for path in _owned(_life(suite), "service")}
-    pages = {f"/usr/share/man/man{path.suffix[1:]}/{path.name}" for path in (guest_cache.CHECKOUT / "packaging/man").iterdir()}
+    pages = {f"/usr/share/man/man{path.suffix[1:]}/{path.name}" for path in (CHECKOUT / "packaging/man").iterdir()}
     assert pages | {"/usr/share/bootseal/boot.schema.json"} <= service
 
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import guest
 import pytest
-import support
-import support_refusals as refusals
-from support import Job
-from support_refusals import Change, Outcome, commands, flip, object_of, put, several
 
-pytest_plugins = ["background"]
+from vm import scenario
+from vm.harness import guest, signed
+from vm.harness.cache import output_of, temporary
+from vm.harness.changes import Change, commands, flip, object_of, put, several
+from vm.harness.jobs import Job
+from vm.scenario import Outcome
+
 pytestmark = pytest.mark.vm
 
 INIT = "/usr/lib/systemd/systemd"
@@ -45,15 +46,15 @@ class Case:
 
 
 def _settings(conf: str | None = None, prepare_root: str | None = None) -> Callable[[], Mapping[str, guest.Content]]:
-    return lambda: support.settings(conf, prepare_root)
+    return lambda: signed.settings(conf, prepare_root)
 
 
 def _signature(digest: Callable[[guest.Image], bytes], by: str = "guest") -> Change:
-    return put("{signature}", lambda image: support.sign(digest(image), support.key(name=by)))
+    return put("{signature}", lambda image: signed.sign(digest(image), signed.key(name=by)))
 
 
 def _own_digest(image: guest.Image) -> bytes:
-    return support.image_digest(image.deployment.cfs)
+    return signed.image_digest(image.deployment.cfs)
 
 
 def _pair(digest: Callable[[guest.Image], bytes]) -> Change:
@@ -62,9 +63,9 @@ def _pair(digest: Callable[[guest.Image], bytes]) -> Change:
 
 
 def _pem(image: guest.Image) -> bytes:
-    der = support.temporary() / "signature"
-    der.write_bytes(support.sign(_own_digest(image), support.key()))
-    return support.run("openssl", "pkcs7", "-inform", "DER", "-in", der).encode()
+    der = temporary() / "signature"
+    der.write_bytes(signed.sign(_own_digest(image), signed.key()))
+    return output_of("openssl", "pkcs7", "-inform", "DER", "-in", der).encode()
 
 
 def _another_sealed_file(image: guest.Image, disk_change: str) -> str:
@@ -179,13 +180,13 @@ CASES = (
         "other-algorithm",
         "image-mismatch",
         rf"the image has the digest sha256:[0-9a-f]{{64}}, signed is sha512:[0-9a-f]{{128}}: {IMAGE}",
-        _pair(lambda image: support.image_digest(image.deployment.cfs, "sha512")),
+        _pair(lambda image: signed.image_digest(image.deployment.cfs, "sha512")),
     ),
     Case(
         "junk-certificate",
         "no-keys",
         r"no usable certificate in the boot keyring \(/etc/bootseal/keys\.d/guest\.pem: .*\): /etc/bootseal/keys\.d",
-        files=lambda: {support.CERTIFICATE: b"junk"},
+        files=lambda: {signed.CERTIFICATE: b"junk"},
     ),
     Case(
         "unknown-key",
@@ -239,21 +240,21 @@ CASES = (
 
 
 def _boot(case: Case) -> Outcome:
-    return refusals.boot(
+    return scenario.boot(
         case.change,
-        append=f"{refusals.UNREAD_DISK} {case.append}",
+        append=f"{scenario.UNREAD_DISK} {case.append}",
         karg=case.karg,
         extra_initrd_files=case.files(),
-        emergency_script=refusals.WITNESS,
+        emergency_script=scenario.WITNESS,
         title=f"refusal: {case.id}",
     )
 
 
 @pytest.mark.parametrize(("case", "job"), [pytest.param(c, Job(lambda c=c: _boot(c)), id=c.id) for c in CASES])  # type: ignore[misc]
 def test_refused(case: Case, job: Job[Outcome]) -> None:
-    refusals.check_refusal(job.result(), case.verdict, case.what, written=case.written)
+    scenario.check_refusal(job.result(), case.verdict, case.what, written=case.written)
 
 
 def test_every_verdict_has_a_case() -> None:
     elsewhere = {"verified", "interrupted", "changed"}
-    assert {case.verdict for case in CASES} | elsewhere == set(refusals.EXIT_STATUS) | elsewhere
+    assert {case.verdict for case in CASES} | elsewhere == set(scenario.EXIT_STATUS) | elsewhere

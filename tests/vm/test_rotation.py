@@ -13,48 +13,48 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import guest
-import guest_qemu
 import pytest
-import support
-from guest_cache import SCRIPTS
-from support import Job
-from support_refusals import PLAN, check_cut, end_in_initrd, ended_at, put
-from support_tools import json_of, put_file
 
-pytest_plugins = ["background"]
+from vm.harness import guest, parse, qemu, signed
+from vm.harness.ask import ask, put_file
+from vm.harness.cache import SCRIPTS, output_of, temporary
+from vm.harness.changes import put
+from vm.harness.jobs import Job
+from vm.harness.parse import json_of
+from vm.harness.units import PLAN, check_cut, end_in_initrd, ended_at
+
 pytestmark = pytest.mark.vm
 
 AIDS = "/usr/lib/bootseal-test"
 _lock = threading.Lock()
 
 
-def _new() -> support.Key:
-    return support.key(name="new")
+def _new() -> signed.Key:
+    return signed.key(name="new")
 
 
 def _signature(kind: str = "signature") -> bytes:
     """By the new key; another kind is another signature."""
-    return support.sign(support.image_digest(support.image().deployment.cfs), _new(), kind=kind)
+    return signed.sign(signed.image_digest(signed.image().deployment.cfs), _new(), kind=kind)
 
 
 def _settings(method: str) -> dict[str, guest.Content]:
     """Files for the initrd: the new key's certificate, and what looks at the digest file."""
     look = {f"{AIDS[1:]}/enrolled.py": (SCRIPTS / "enrolled.py").read_bytes()}
-    return {**support.settings(f"[Enroll]\nMethod={method}\n", keys=[_new()]), **look}
+    return {**signed.settings(f"[Enroll]\nMethod={method}\n", keys=[_new()]), **look}
 
 
 def _look(verb: str, sysroot: str, aids: str = AIDS) -> str:
-    return f"python3 -I {aids}/enrolled.py {verb} {sysroot} {support.image().deployment.path}"
+    return f"python3 -I {aids}/enrolled.py {verb} {sysroot} {signed.image().deployment.path}"
 
 
 @functools.cache
 def _made() -> Path:
-    image, raw = support.image(), support.temporary() / "rotated.raw"
-    files = {**end_in_initrd("true"), **support.settings("[Enroll]\nMethod=fsverity\n")}
-    first = guest.boot(image, support.initrd(), extra_initrd_files=files, title="enrolled with the old key")
-    support.ended(first, guest.PASSED)
-    support.run("qemu-img", "convert", "-O", "raw", first.overlay, raw)
+    image, raw = signed.image(), temporary() / "rotated.raw"
+    files = {**end_in_initrd("true"), **signed.settings("[Enroll]\nMethod=fsverity\n")}
+    first = guest.boot(image, signed.initrd(), extra_initrd_files=files, title="enrolled with the old key")
+    parse.ended(first, guest.PASSED)
+    output_of("qemu-img", "convert", "-O", "raw", first.overlay, raw)
     put("{signature}", _signature())(image, raw)
     return raw
 
@@ -66,12 +66,12 @@ def _boot(
     with _lock:
         rotated = _made()
     return guest.boot(
-        support.image(),
-        support.initrd(),
+        signed.image(),
+        signed.initrd(),
         disk=disk or rotated,
         snapshot=disk is None,
         extra_initrd_files={**_settings(method), **(files or {})},
-        timeout=guest_qemu.LONG,
+        timeout=qemu.LONG,
         **options,
     )
 
@@ -88,7 +88,7 @@ def _state(section: str) -> dict[str, Any]:
     return found
 
 
-BESIDE = {"files": [support.IMAGE, support.DIGEST, support.SIGNATURE]}
+BESIDE = {"files": [signed.IMAGE, signed.DIGEST, signed.SIGNATURE]}
 GONE = {"opens": "ENOKEY", **BESIDE}
 PLAIN = {"opens": True, "size": 32, "verity": False, **BESIDE}
 ENROLLED = {**PLAIN, "verity": True}
@@ -98,10 +98,10 @@ ENROLLED = {**PLAIN, "verity": True}
 
 
 def _undisturbed() -> guest.Result:
-    path = support.image().deployment.path
-    script = put_file("/run/enrolled.py", (SCRIPTS / "enrolled.py").read_bytes()) + support.script(
+    path = signed.image().deployment.path
+    script = put_file("/run/enrolled.py", (SCRIPTS / "enrolled.py").read_bytes()) + ask(
         record="cat /run/bootseal/boot.json",
-        digest=f"fsverity measure /sysroot/{path}/{support.DIGEST}",
+        digest=f"fsverity measure /sysroot/{path}/{signed.DIGEST}",
         state=_look("state", "/sysroot", "/run"),
     )
     return _boot("fsverity", script=script, title="rotated key, fsverity")
@@ -110,8 +110,8 @@ def _undisturbed() -> guest.Result:
 @pytest.mark.parametrize("job", [pytest.param(Job(_undisturbed), id="fsverity")])
 def test_a_rotated_key_under_an_enrolled_digest_file(job: Job[guest.Result]) -> None:
     result = job.result()
-    support.ended(result, guest.PASSED)
-    found = support.sections(result.report)
+    parse.ended(result, guest.PASSED)
+    found = parse.sections(result.report)
     record = json.loads(found["record"])
     assert record["signature"]["subject"] == "CN=new p256"
     assert (record["enrollment"]["first_boot"], record["enrollment"]["missing"]) == (True, [])
@@ -151,7 +151,7 @@ def _kill_script() -> str:
         keep = "" if number else _writable(_look("keep", "/sysroot"))
         record = "cat /run/bootseal/boot.json"
         sections[f"good_{name}"] = f"{keep}\nrm {PLAN}\n{START}\n{record}\n{_look('state', '/sysroot/sysroot')}\n{UNDO}"
-    return support.script(**sections, cut=f"{_again(CUT_AT)}\n{START}")
+    return ask(**sections, cut=f"{_again(CUT_AT)}\n{START}")
 
 
 def _again(plan: str) -> str:
@@ -166,13 +166,13 @@ def _killed_and_cut() -> tuple[guest.Result, guest.Result]:
 
 def _seen_in_initrd(cut: guest.Result, title: str) -> guest.Result:
     """The boot after a power cut."""
-    seen = support.script(record="cat /run/bootseal/boot.json", state=_look("state", "/sysroot/sysroot"))
+    seen = ask(record="cat /run/bootseal/boot.json", state=_look("state", "/sysroot/sysroot"))
     return _boot("fsverity", files=end_in_initrd(seen), disk=cut.overlay, title=title)
 
 
 def _section(result: guest.Result, name: str) -> str:
     """A section of a boot that ends with a power cut, or earlier than it should."""
-    found = support.sections(result.report)
+    found = parse.sections(result.report)
     assert name in found, f"{result.ended} {result.status}\n{result.console[-4000:]}\n--- report\n{result.report[-4000:]}"
     return found[name]
 
@@ -194,8 +194,8 @@ def _after_cut(cut: guest.Result, after: guest.Result) -> dict[str, str]:
     """What the boot after a power cut reports."""
     _section(cut, "cut")
     check_cut(cut)
-    support.ended(after, guest.PASSED)
-    return support.sections(after.report)
+    parse.ended(after, guest.PASSED)
+    return parse.sections(after.report)
 
 
 def _check_good(record: dict[str, Any], state: dict[str, Any], *, first: bool, left: Sequence[str] = ()) -> None:
@@ -232,7 +232,7 @@ def _in_booted(**sections: str) -> str:
     files = {f"/run/{name}.py": (SCRIPTS / f"{name}.py").read_bytes() for name in ("cut", "enrolled")}
     files |= {"/run/keys.d/new.pem": _new().certificate.read_bytes()}
     files |= {"/run/old.sig": _signature(), "/run/new.sig": _signature("signature-again")}
-    return "".join(put_file(path, content) for path, content in files.items()) + support.script(
+    return "".join(put_file(path, content) for path, content in files.items()) + ask(
         record="cat /run/bootseal/boot.json", **sections
     )
 
@@ -246,7 +246,7 @@ def _deploy(which: str, plan: str = "") -> str:
 
 def _deployed_and_cut() -> tuple[guest.Result, guest.Result]:
     state = _look("state", "/sysroot", "/run")
-    digest = f"/sysroot/{support.image().deployment.path}/{support.DIGEST}"
+    digest = f"/sysroot/{signed.image().deployment.path}/{signed.DIGEST}"
     kills = {
         f"killed_{name}": f'{_deploy("new", plan)} || echo "status $?"\n{state}' for name, (plan, _) in DEPLOY_KILLS.items()
     }

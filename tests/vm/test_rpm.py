@@ -14,13 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import guest_cache
-import guest_tree
 import pytest
+
+from vm.harness import tree
+from vm.harness.cache import CHECKOUT
 
 PACKAGES = ("bootseal", "bootseal-tools")
 LIBRARY = "/usr/lib/bootseal/"
-RPM = guest_cache.CHECKOUT / "packaging/rpm"
+RPM = CHECKOUT / "packaging/rpm"
 # What one of the two formats has alone, by the path, and why.
 ONLY_DEB = {
     r"/usr/share/doc/[^/]+/changelog\.gz": "Debian's policy; an RPM has its changes in the header",
@@ -59,13 +60,13 @@ def _said(*command: str | Path) -> str:
 
 @cache
 def _deb(package: str) -> Path:
-    (found,) = guest_tree.packages().glob(f"{package}_*.deb")
+    (found,) = tree.packages().glob(f"{package}_*.deb")
     return found
 
 
 @cache
 def _rpm(package: str) -> Path:
-    (found,) = guest_tree.rpm_packages().glob(f"{package}-[0-9]*.noarch.rpm")
+    (found,) = tree.rpm_packages().glob(f"{package}-[0-9]*.noarch.rpm")
     return found
 
 
@@ -170,7 +171,7 @@ def test_dependencies(package: str, field: str) -> None:
 
 def test_the_changes_are_the_same() -> None:
     head, *lines = _said("rpm", "-qp", "--changelog", _rpm("bootseal")).splitlines()
-    changelog = guest_cache.CHECKOUT / "packaging/deb/changelog"
+    changelog = CHECKOUT / "packaging/deb/changelog"
 
     def last(field: str) -> str:
         return _said("dpkg-parsechangelog", "-l", changelog, "-S", field).strip()
@@ -191,7 +192,7 @@ def test_scriptlets_are_about_the_gate_alone() -> None:
 
 
 def test_rpmlint_is_silent() -> None:
-    packages = sorted(guest_tree.rpm_packages().glob("*.rpm"))
+    packages = sorted(tree.rpm_packages().glob("*.rpm"))
     assert len(packages) == 3
     command = ["rpmlint", "--strict", "-c", f"{RPM}/rpmlint.toml", *map(str, packages), f"{RPM}/bootseal.spec"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 
-import guest
-import guest_qemu
 import pytest
-import support
-from support import Job
-from support_refusals import commands
-from support_tools import INITRD, changed_disk, initrd_disk, json_of, put_file, signed
 
 from unit.host import program
+from vm.disks import INITRD, changed_disk, initrd_disk
+from vm.harness import guest, parse, qemu, signed
+from vm.harness.ask import ask, put_file
+from vm.harness.cache import temporary
+from vm.harness.changes import commands
+from vm.harness.jobs import Job
+from vm.harness.parse import json_of
 
-pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 SUITE = "trixie"
@@ -26,7 +26,7 @@ SUITE = "trixie"
 
 def _enable(name: str) -> str:
     """A section: fs-verity with a built-in signature, by a key that was just added; and with one byte of it changed."""
-    path = support.temporary() / name
+    path = temporary() / name
     path.mkdir()
     image = program.image(path)
     program.signed(image, "--key", program.key(name), "--cert", program.certificate(name))
@@ -48,15 +48,15 @@ def _enable(name: str) -> str:
 
 def _sha512_script() -> str:
     """What `sign` made on this machine for a SHA-512 image is deployed and judged in the guest."""
-    key = support.key()
-    cfs = support.image(algorithm="sha512").deployment.cfs
-    made = signed(cfs, "--key", key.key, "--cert", key.certificate, "--algorithm", "sha512")
+    key = signed.key()
+    cfs = signed.image(algorithm="sha512").deployment.cfs
+    made = signed.made_by_sign(cfs, "--key", key.key, "--cert", key.certificate, "--algorithm", "sha512")
     where = f"--sysroot /run/target --initrd {INITRD} --json=short"
     deploy = f"bootseal deploy {where} --digest /run/digest --signature /run/sig"
-    prepare = put_file("/run/digest", made[support.DIGEST]) + put_file("/run/sig", made[support.SIGNATURE])
+    prepare = put_file("/run/digest", made[signed.DIGEST]) + put_file("/run/sig", made[signed.SIGNATURE])
     prepare += "mkdir /run/target; mount /dev/disk/by-id/virtio-target /run/target"
     verify = f"bootseal verify {where}"
-    return support.script(
+    return ask(
         prepare=prepare,
         unsigned=f'{verify} || echo "status $?"',
         deploy=deploy,
@@ -69,18 +69,18 @@ def _sha512_script() -> str:
 def _run() -> guest.Result:
     change = commands("rm /{digest}", "rm /{signature}")
     target = changed_disk(change, "target", algorithm="sha512", readonly=False)
-    keys = support.script(**{name: _enable(name) for name in program.KEYS})
+    keys = ask(**{name: _enable(name) for name in program.KEYS})
     script = (
         "export NO_COLOR=1\nanchor=0x$(sed -n '/ keyring  *[.]fs-verity/s/ .*//p' /proc/keys)\n"
-        f"{keys}{support.script(own=f'bootseal verify --initrd {INITRD} --json=short')}{_sha512_script()}"
+        f"{keys}{ask(own=f'bootseal verify --initrd {INITRD} --json=short')}{_sha512_script()}"
     )
     return guest.boot(
-        support.image(SUITE),
-        support.initrd(SUITE),
-        extra_initrd_files=support.settings(conf="[Keyring]\nSeal=no\n"),
+        signed.image(SUITE),
+        signed.initrd(SUITE),
+        extra_initrd_files=signed.settings(conf="[Keyring]\nSeal=no\n"),
         disks=[initrd_disk(SUITE), target],
         script=script,
-        timeout=guest_qemu.LONG,
+        timeout=qemu.LONG,
         title="signatures by every type of key",
     )
 
@@ -89,8 +89,8 @@ job = pytest.mark.parametrize("job", [pytest.param(Job(_run), id=SUITE)])
 
 
 def _said(job: Job[guest.Result]) -> dict[str, str]:
-    support.ended(job.result(), guest.PASSED)
-    return support.sections(job.result().report)
+    parse.ended(job.result(), guest.PASSED)
+    return parse.sections(job.result().report)
 
 
 @job

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import guest
 import pytest
-import support
-import support_refusals as refusals
-import support_status as status
-from support import Job
-from support_refusals import Outcome, put
-from support_status import Seen, Told
 
 from bootseal import verdicts
 from unit.host.schema import errors
+from vm import scenario, status
+from vm.harness import guest, parse, signed
+from vm.harness.ask import ask
+from vm.harness.changes import put
+from vm.harness.jobs import Job
+from vm.harness.parse import Told
+from vm.scenario import Outcome
+from vm.status import Seen
 
-pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 NOT_COVERED = ["/etc", "/var", "/boot", "/opt -> /var/opt", "initrd", "kernel command line"]
@@ -69,11 +69,11 @@ class Boot:
 
     @property
     def deployment(self) -> guest.Deployment:
-        return support.image(self.suite).deployment
+        return signed.image(self.suite).deployment
 
     @property
     def digest(self) -> str:
-        return support.image_digest(self.deployment.cfs).hex()
+        return signed.image_digest(self.deployment.cfs).hex()
 
 
 BOOTS = {
@@ -278,20 +278,20 @@ def test_all_is_well_again(job: Job[list[Seen]], section: str) -> None:
 
 
 def _refused() -> Outcome:
-    digest = support.image_digest(support.image().deployment.cfs)
-    text = support.script(
+    digest = signed.image_digest(signed.image().deployment.cfs)
+    text = ask(
         systemctl="systemctl status --no-pager --full bootseal.service || echo status $?",
         program="command -v bootseal || echo none",
         record="cat /run/bootseal/boot.json",
     )
-    stranger = support.sign(digest, support.key(name="stranger"))
-    return refusals.boot(put("{signature}", stranger), emergency_script=text, title="status, refused")
+    stranger = signed.sign(digest, signed.key(name="stranger"))
+    return scenario.boot(put("{signature}", stranger), emergency_script=text, title="status, refused")
 
 
 @pytest.mark.parametrize("job", [pytest.param(Job(_refused), id="untrusted-signer")])
 def test_a_refused_boot_explains_itself_in_the_initrd(job: Job[Outcome]) -> None:
     outcome = job.result()
-    support.ended(outcome.result, guest.REFUSED)
+    parse.ended(outcome.result, guest.REFUSED)
     lines = [line.strip() for line in outcome.sections["systemctl"].splitlines()]
     message, hint = outcome.record["message"], verdicts.UNTRUSTED_SIGNER.hint
     assert message.startswith("refused (untrusted-signer): ")

@@ -9,15 +9,18 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-import guest
 import pytest
-import support
-import support_refusals as refusals
-from guest_writes import Write, read_log, replay
-from support import Job
-from support_refusals import Outcome, end_in_initrd, ended_at, flip, object_of, put
 
-pytest_plugins = ["background"]
+from vm import scenario
+from vm.harness import guest, parse, signed
+from vm.harness.ask import ask
+from vm.harness.cache import temporary
+from vm.harness.changes import flip, object_of, put
+from vm.harness.jobs import Job
+from vm.harness.units import end_in_initrd, ended_at
+from vm.harness.writes import Write, read_log, replay
+from vm.scenario import Outcome
+
 pytestmark = pytest.mark.vm
 
 FSVERITY = "[Enroll]\nMethod=fsverity\n"
@@ -25,7 +28,7 @@ TAMPERED = "/usr/share/bootseal-test/tamper"
 UNIT = "etc/systemd/system/bootseal.service"
 
 # In the initrd, after the verified root was mounted and before the switch.
-SEEN = support.script(
+SEEN = ask(
     record="cat /run/bootseal/boot.json",
     mounts="cat /proc/self/mountinfo",
     run="ls -A /run/bootseal",
@@ -35,11 +38,11 @@ SEEN = support.script(
 
 def _refused(title: str, files: Mapping[str, guest.Content], *, initrd: Path | None = None, append: str = "") -> Job[Outcome]:
     return Job(
-        lambda: refusals.boot(
+        lambda: scenario.boot(
             initrd=initrd,
-            append=f"{refusals.UNREAD_DISK} {append}",
+            append=f"{scenario.UNREAD_DISK} {append}",
             extra_initrd_files=files,
-            emergency_script=refusals.WITNESS,
+            emergency_script=scenario.WITNESS,
             title=title,
         )
     )
@@ -54,7 +57,7 @@ DISTURBED = {
     "killed": (_refused("killed", ended_at("kill 1 new_filesystem overlay")), "killed"),
     "hanging": (_refused("hanging", ended_at("stop 1 new_filesystem overlay")), "out of time"),
     "killed-while-writable": (
-        _refused("killed while writable", {**ended_at("kill 1 enable"), **support.settings(FSVERITY)}),
+        _refused("killed while writable", {**ended_at("kill 1 enable"), **signed.settings(FSVERITY)}),
         "killed",
     ),
 }
@@ -62,14 +65,14 @@ DISTURBED = {
 
 @pytest.mark.parametrize(("job", "what"), DISTURBED.values(), ids=list(DISTURBED))
 def test_interrupted(job: Job[Outcome], what: str) -> None:
-    refusals.check_interrupted(job.result(), what)
+    scenario.check_interrupted(job.result(), what)
 
 
 def _ending(on_refusal: str) -> Job[Outcome]:
     def run() -> Outcome:
-        keys = [support.named(support.key().certificate)]
+        keys = [signed.named(signed.key().certificate)]
         made = guest.initrd("forky", keys=keys, conf=f"[Policy]\nOnRefusal={on_refusal}\n")
-        return refusals.boot(initrd=made.path, append="rd.bootseal.nonsense", title=f"OnRefusal={on_refusal}")
+        return scenario.boot(initrd=made.path, append="rd.bootseal.nonsense", title=f"OnRefusal={on_refusal}")
 
     return Job(run)
 
@@ -94,9 +97,9 @@ def test_on_refusal(job: Job[Outcome], said: str) -> None:
 
 FSTAB = b"/evil /usr none bind 0 0\n/dev/vda /usr/share ext4 x-initrd.mount 0 0\ntmpfs /opt tmpfs x-initrd.mount 0 0\n"
 FSTAB_JOB = Job(
-    lambda: refusals.boot(
+    lambda: scenario.boot(
         put("{deployment}/etc/fstab", FSTAB),
-        append=f"{refusals.UNREAD_DISK} rd.systemd.mask=bootseal.service",
+        append=f"{scenario.UNREAD_DISK} rd.systemd.mask=bootseal.service",
         extra_initrd_files=end_in_initrd(SEEN),
         title="fstab of the disk",
     )
@@ -110,7 +113,7 @@ def _targets(mountinfo: str) -> list[str]:
 @pytest.mark.parametrize("job", [pytest.param(FSTAB_JOB, id="fstab")])
 def test_nothing_is_mounted_over_the_verified_root(job: Job[Outcome]) -> None:
     outcome = job.result()
-    support.ended(outcome.result, guest.PASSED)
+    parse.ended(outcome.result, guest.PASSED)
     assert json.loads(outcome.sections["record"])["verdict"] == "verified"
     expected = ["/sysroot", "/sysroot/boot", "/sysroot/etc", "/sysroot/sysroot", "/sysroot/var"]
     assert _targets(outcome.sections["mounts"]) == expected
@@ -163,12 +166,10 @@ EOF"""
 OWN_VAR = b"guest-var /var tmpfs mode=0755 0 0\n"
 ATTACK_JOBS = {
     suite: Job(
-        lambda suite=suite: refusals.boot(  # type: ignore[misc]
+        lambda suite=suite: scenario.boot(  # type: ignore[misc]
             put("{deployment}/etc/fstab", OWN_VAR),
             suite=suite,
-            script=support.script(
-                record="cat /run/bootseal/boot.json", attack=ATTACK, var="findmnt --noheadings --output=SOURCE /var"
-            ),
+            script=ask(record="cat /run/bootseal/boot.json", attack=ATTACK, var="findmnt --noheadings --output=SOURCE /var"),
             title=f"attack on {suite}",
         )
     )
@@ -179,7 +180,7 @@ ATTACK_JOBS = {
 @pytest.mark.parametrize("job", ATTACK_JOBS.values(), ids=list(ATTACK_JOBS))
 def test_root_cannot_change_the_keyrings(job: Job[Outcome]) -> None:
     outcome = job.result()
-    support.ended(outcome.result, guest.PASSED)
+    parse.ended(outcome.result, guest.PASSED)
     image = json.loads(outcome.sections["record"])["image"]
     found = json.loads(outcome.sections["attack"])
     assert found["succeeded"] == []
@@ -194,7 +195,7 @@ def test_root_cannot_change_the_keyrings(job: Job[Outcome]) -> None:
 def test_a_var_of_its_own_is_mounted(job: Job[Outcome]) -> None:
     """One on another partition, say. systemd mounts nothing where something is mounted already."""
     outcome = job.result()
-    support.ended(outcome.result, guest.PASSED)
+    parse.ended(outcome.result, guest.PASSED)
     assert outcome.sections["var"].split() == ["guest-var"]
     assert "/var" in json.loads(outcome.sections["record"])["not_covered"]
 
@@ -202,9 +203,9 @@ def test_a_var_of_its_own_is_mounted(job: Job[Outcome]) -> None:
 # --- a changed object
 
 OBJECT_JOB = Job(
-    lambda: refusals.boot(
+    lambda: scenario.boot(
         flip(object_of(TAMPERED), 20000),
-        script=support.script(
+        script=ask(
             tampered=f"cat {TAMPERED} 2>&1 >/dev/null || true",
             others="cat /usr/bin/* /usr/lib/systemd/system/*.service >/dev/null && echo whole",
         ),
@@ -216,7 +217,7 @@ OBJECT_JOB = Job(
 @pytest.mark.parametrize("job", [pytest.param(OBJECT_JOB, id="object")])
 def test_a_changed_object_cannot_be_read(job: Job[Outcome]) -> None:
     outcome = job.result()
-    support.ended(outcome.result, guest.PASSED)
+    parse.ended(outcome.result, guest.PASSED)
     assert "Input/output error" in outcome.sections["tampered"]
     assert outcome.sections["others"] == "whole"
 
@@ -224,7 +225,7 @@ def test_a_changed_object_cannot_be_read(job: Job[Outcome]) -> None:
 # --- power cuts, with the method that writes
 
 POINTS = 12  # a first boot writes twelve times, on ext4: one cut before each, and one behind the last
-SEEN_ENROLLED = support.script(
+SEEN_ENROLLED = ask(
     record="cat /run/bootseal/boot.json",
     mounts="cat /proc/self/mountinfo",
     leftovers="ls -A /sysroot/sysroot/ostree/deploy/guest/deploy",
@@ -234,11 +235,11 @@ _lock = threading.Lock()
 
 def _boot_to_initrd(title: str, disk: Path | None = None, writes: Path | None = None) -> guest.Result:
     """A boot that enrolls and ends in the initrd, from a new disk or one that it goes on to write to."""
-    files = {**end_in_initrd(SEEN_ENROLLED), **support.settings(FSVERITY)}
+    files = {**end_in_initrd(SEEN_ENROLLED), **signed.settings(FSVERITY)}
     return guest.boot(
-        support.image(),
-        support.initrd(),
-        append=refusals.UNREAD_DISK,
+        signed.image(),
+        signed.initrd(),
+        append=scenario.UNREAD_DISK,
         disk=disk,
         snapshot=disk is None,
         extra_initrd_files=files,
@@ -250,8 +251,8 @@ def _boot_to_initrd(title: str, disk: Path | None = None, writes: Path | None = 
 @functools.cache
 def _writes() -> list[Write]:
     """All that a first boot writes to its disk."""
-    log = support.temporary() / "writes"
-    support.ended(_boot_to_initrd("first boot, its writes recorded", writes=log), guest.PASSED)
+    log = temporary() / "writes"
+    parse.ended(_boot_to_initrd("first boot, its writes recorded", writes=log), guest.PASSED)
     writes = read_log(log)
     assert len(writes) > POINTS // 2, "hardly two of the points differ"
     return writes
@@ -262,7 +263,7 @@ def _after_cut(point: int) -> guest.Result:
     with _lock:
         writes = _writes()
     count = len(writes) * point // POINTS
-    disk = guest.overlay(support.image().disk, support.temporary() / "cut.qcow2")
+    disk = guest.overlay(signed.image().disk, temporary() / "cut.qcow2")
     replay(writes[:count], disk)
     return _boot_to_initrd(f"boot after a power cut behind write {count} of {len(writes)}", disk)
 
@@ -273,8 +274,8 @@ CUTS = [pytest.param(Job(functools.partial(_after_cut, point)), point, id=f"{poi
 @pytest.mark.parametrize(("job", "point"), CUTS)
 def test_a_power_cut_while_enrolling(job: Job[guest.Result], point: int) -> None:
     result = job.result()
-    support.ended(result, guest.PASSED)
-    found = support.sections(result.report)
+    parse.ended(result, guest.PASSED)
+    found = parse.sections(result.report)
     record = json.loads(found["record"])
     assert record["verdict"] == "verified"
     assert record["enrollment"]["missing"] == []

@@ -11,17 +11,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import guest
-import guest_qemu
 import pytest
-import support
-from guest_boot import arguments
-from support import Job
-from support_refusals import EXIT_STATUS
-from support_tools import INITRD, changed_disk, initrd_disk, json_of, put_file
-from test_refusals import CASES, Case
 
-pytest_plugins = ["background"]
+from vm.disks import INITRD, changed_disk, initrd_disk
+from vm.harness import guest, parse, qemu, signed
+from vm.harness.ask import put_file
+from vm.harness.boot import arguments
+from vm.harness.jobs import Job
+from vm.harness.parse import json_of
+from vm.scenario import EXIT_STATUS
+from vm.test_refusals import CASES, Case
+
 pytestmark = pytest.mark.vm
 
 GOOD = Case("good", "verified", "")
@@ -37,8 +37,8 @@ MOUNTED = "/run/case"
 
 def _cmdline(case: Case) -> str:
     """The kernel command line that the boot of a case has."""
-    line = arguments(support.image(), append=case.append)
-    return line if case.karg is None else line.replace(f"ostree={support.image().deployment.karg}", case.karg)
+    line = arguments(signed.image(), append=case.append)
+    return line if case.karg is None else line.replace(f"ostree={signed.image().deployment.karg}", case.karg)
 
 
 def _initrd(files: Mapping[str, guest.Content]) -> str:
@@ -74,7 +74,7 @@ def _run(part: int) -> guest.Result:
     ]
     script = f"mkdir -p {MOUNTED}\n" + "".join(_verify(*pair) for pair in cases) + "printf '\\n=== time\\n'; cat /proc/uptime"
     title = f"verify of {len(cases)} disks"
-    return guest.boot(support.image(), support.initrd(), script=script, disks=disks, timeout=guest_qemu.LONG, title=title)
+    return guest.boot(signed.image(), signed.initrd(), script=script, disks=disks, timeout=qemu.LONG, title=title)
 
 
 JOBS = [Job(lambda part=part: _run(part)) for part in range(GUESTS)]  # type: ignore[misc]
@@ -83,8 +83,8 @@ JOBS = [Job(lambda part=part: _run(part)) for part in range(GUESTS)]  # type: ig
 def _said(job: Job[guest.Result], number: int) -> tuple[str, int]:
     """What the program printed of one case, and its exit status."""
     result = job.result()
-    support.ended(result, guest.PASSED)
-    section = support.sections(result.report)[f"case_{number}"]
+    parse.ended(result, guest.PASSED)
+    section = parse.sections(result.report)[f"case_{number}"]
     status = re.search(r"^status (\d+)$", section, re.MULTILINE)
     assert status
     return section, int(status[1])

@@ -8,7 +8,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import guest_cpio
 import pytest
 
 from bootseal import report
@@ -18,6 +17,7 @@ from bootseal.host.commands import gate, verify
 from bootseal.host.initrd import firmware
 from bootseal.host.output import Failure
 from bootseal.stages import keyring
+from vm.harness import cpio
 
 from .program import certificate
 from .test_sysroot import A, B, Root, _boot, _gate, _initrd, _stage, root
@@ -129,7 +129,7 @@ def test_against_the_booted_deployments_initrd(world: World) -> None:
 
 
 def test_not_known(world: World) -> None:
-    world.root.set_initrd(guest_cpio.archive({"etc/x": b""}))
+    world.root.set_initrd(cpio.archive({"etc/x": b""}))
     assert "key_changes" not in world.verify()
 
 

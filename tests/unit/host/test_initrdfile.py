@@ -14,15 +14,15 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-import guest_cpio
 import pytest
-from guest_cpio import Symlink
 
 from bootseal.host.initrd import archive, decompress, reader
 from bootseal.host.initrd.archive import Damaged, Tree
 from bootseal.host.inside import File
 from bootseal.stages import config, keyring
 from unit.support import at_most
+from vm.harness import cpio
+from vm.harness.cpio import Symlink
 
 from .program import certificate
 
@@ -44,14 +44,14 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "zstd": _zstd,
     "lz4": lambda data: subprocess.run(["lz4", "-lqc"], input=data, check=True, stdout=subprocess.PIPE).stdout,
 }
-FIRST: dict[str, guest_cpio.Content] = {"kernel/x86/microcode/GenuineIntel.bin": b"microcode" * 100}
-SECOND: dict[str, guest_cpio.Content] = {
+FIRST: dict[str, cpio.Content] = {"kernel/x86/microcode/GenuineIntel.bin": b"microcode" * 100}
+SECOND: dict[str, cpio.Content] = {
     "etc/name": b"second",
     "etc/only-second": b"x" * 5000,
     "init": Symlink("usr/bin/init"),
     "usr/bin/init": (b"#!", 0o755),
 }
-THIRD: dict[str, guest_cpio.Content] = {"etc/name": b"third"}
+THIRD: dict[str, cpio.Content] = {"etc/name": b"third"}
 
 
 def _aligned(content: bytes) -> bytes:
@@ -63,8 +63,8 @@ def test_early_microcode_then_compressed_then_appended(compression: str) -> None
     if compression in ("zstd", "lz4") and not shutil.which(compression):
         pytest.skip(f"the program {compression} is not installed")
     # What 'lz4' decompresses is the whole rest of the file.
-    tail = b"" if compression == "lz4" else b"\0" * 300 + guest_cpio.archive(THIRD)
-    content = _aligned(guest_cpio.archive(FIRST) + COMPRESSIONS[compression](guest_cpio.archive(SECOND))) + tail
+    tail = b"" if compression == "lz4" else b"\0" * 300 + cpio.archive(THIRD)
+    content = _aligned(cpio.archive(FIRST) + COMPRESSIONS[compression](cpio.archive(SECOND))) + tail
     tree = _tree(content)
     assert tree.read("kernel/x86/microcode/GenuineIntel.bin") == FIRST["kernel/x86/microcode/GenuineIntel.bin"]
     assert tree.read("etc/only-second") == b"x" * 5000
@@ -87,7 +87,7 @@ def test_only_whole_members_go_on_in_another_compressed_part(compression: str) -
 
 def test_an_archive_that_is_not_aligned_is_none() -> None:
     """Linux 7.2 says "invalid magic at start of compressed archive"."""
-    first, second = (guest_cpio.archive(files) for files in (SECOND, THIRD))
+    first, second = (cpio.archive(files) for files in (SECOND, THIRD))
     packed = _aligned(COMPRESSIONS["gzip"](first))
     assert _tree(packed + bytes(4) + second).read("etc/name") == b"third"
     for gap in (1, 2, 3):
@@ -114,7 +114,7 @@ def test_hard_links_of_gnu_cpio(tmp_path: Path, options: tuple[str, ...]) -> Non
     assert [tree.read(name) for name in ("a", "b", "c", "empty")] == [b"content", b"content", b"content", b""]
 
 
-LINKS: dict[str, guest_cpio.Content] = {
+LINKS: dict[str, cpio.Content] = {
     "usr/lib/real": b"real",
     "lib": Symlink("usr/lib"),
     "absolute": Symlink("/usr/lib/real"),
@@ -133,23 +133,23 @@ LINKS: dict[str, guest_cpio.Content] = {
      ("dangling", None), ("loop", None), ("a", None), ("lib", None), ("nothing", None)],
 )  # fmt: skip
 def test_links(path: str, expected: bytes | None) -> None:
-    assert _tree(guest_cpio.archive(LINKS)).read(path) == expected
+    assert _tree(cpio.archive(LINKS)).read(path) == expected
 
 
 def test_a_later_archive_writes_through_a_link_to_a_directory() -> None:
-    tree = _tree(guest_cpio.archive(LINKS) + _flat({"lib/real": b"replaced"}))
+    tree = _tree(cpio.archive(LINKS) + _flat({"lib/real": b"replaced"}))
     assert tree.read("usr/lib/real") == b"replaced"
 
 
 def _flat(files: dict[str, bytes]) -> bytes:
     """An archive without entries for directories."""
-    members = [guest_cpio._member(name, 0o100644, content, 1) for name, content in files.items()]
-    return b"".join(members) + guest_cpio._member("TRAILER!!!", 0, b"", 0)
+    members = [cpio.entry(name, 0o100644, content, 1) for name, content in files.items()]
+    return b"".join(members) + cpio.entry("TRAILER!!!", 0, b"", 0)
 
 
 def test_written_out_for_the_boots_own_code(tmp_path: Path) -> None:
     pem = certificate("p256").read_bytes()
-    files: dict[str, guest_cpio.Content] = {
+    files: dict[str, cpio.Content] = {
         "etc/bootseal/keys.d/a.pem": pem,
         "etc/bootseal/keys.d/masked.crt": Symlink("/dev/null"),
         "usr/lib/bootseal/keys.d/masked.crt": pem,
@@ -161,7 +161,7 @@ def test_written_out_for_the_boots_own_code(tmp_path: Path) -> None:
     }
     (tmp_path / "outside.pem").write_bytes(pem)
     directories = ["etc/bootseal", "etc/bootseal/bootseal.conf.d", "etc/bootseal/keys.d", "usr/lib/bootseal/keys.d"]
-    with archive.written_out(_tree(guest_cpio.archive(files)).contents(directories, ())) as top:
+    with archive.written_out(_tree(cpio.archive(files)).contents(directories, ())) as top:
         assert config.load(top).method == "fsverity"
         paths = config.drop_ins(top, keyring.DIRECTORY, keyring.SUFFIXES)
         assert [Path(path).name for path in paths] == ["a.pem", "link.crt"]
@@ -169,7 +169,7 @@ def test_written_out_for_the_boots_own_code(tmp_path: Path) -> None:
     assert not Path(top).exists()
 
 
-GOOD = guest_cpio.archive(SECOND)
+GOOD = cpio.archive(SECOND)
 DAMAGED = {
     "empty": b"",
     "zeros": bytes(512),
@@ -197,7 +197,7 @@ def test_damaged(content: bytes) -> None:
 )
 def test_zstd_frames_of_all_kinds(content: bytes, options: list[str]) -> None:
     packed = subprocess.run(["zstd", "-qc", *options], input=_flat({"big": content}), check=True, stdout=subprocess.PIPE).stdout
-    tree = _tree(_aligned(packed) + guest_cpio.archive(THIRD))
+    tree = _tree(_aligned(packed) + cpio.archive(THIRD))
     assert tree.read("big") == content[: archive.MAX_CONTENT]
     assert tree.read("etc/name") == b"third"
 
@@ -275,7 +275,7 @@ def _sections(content: bytes, *names: str) -> dict[str, bytes]:
 
 
 def test_uki() -> None:
-    content = _pe({".linux": b"kernel", ".cmdline": b"ostree=/x\0", ".initrd": guest_cpio.archive(THIRD)})
+    content = _pe({".linux": b"kernel", ".cmdline": b"ostree=/x\0", ".initrd": cpio.archive(THIRD)})
     assert _sections(content, ".cmdline") == {".cmdline": b"ostree=/x\0"}
     assert archive.unpack(archive.initrd(memoryview(content))).read("etc/name") == b"third"
 
@@ -311,13 +311,13 @@ def test_a_section_that_claims_to_be_large_takes_no_memory() -> None:
 
 @pytest.mark.parametrize("size", range(2, 200, 7))
 def test_cut_uki(size: int) -> None:
-    content = _pe({".initrd": guest_cpio.archive(THIRD)})[:size]
+    content = _pe({".initrd": cpio.archive(THIRD)})[:size]
     with pytest.raises(Damaged):
         archive.unpack(archive.initrd(memoryview(content)))
 
 
 def test_several_files_are_one_initrd() -> None:
-    tree = archive.unpack(*(guest_cpio.archive(files) + b"\0" for files in (FIRST, SECOND, THIRD)))
+    tree = archive.unpack(*(cpio.archive(files) + b"\0" for files in (FIRST, SECOND, THIRD)))
     assert tree.read("etc/name") == b"third"
     assert tree.exists("kernel/x86/microcode")
 
@@ -419,7 +419,7 @@ def test_a_later_archive_writes_into_a_file_and_its_hard_links() -> None:
     end = _aligned(_header(b"TRAILER!!!\0"))
     tree = _tree(pair + end + _flat({"a": b"new"}))
     assert [tree.read(name) for name in "ab"] == [b"new", b"new"]
-    tree = _tree(pair + end + guest_cpio.archive({"a": Symlink("b")}))
+    tree = _tree(pair + end + cpio.archive({"a": Symlink("b")}))
     assert [tree.read(name) for name in "ab"] == [b"old\n", b"old\n"]
 
 
@@ -467,6 +467,6 @@ def test_limits(monkeypatch: pytest.MonkeyPatch, limit: str, value: int, content
 
 def test_a_farm_of_links_ends() -> None:
     """Each member costs 32,768 steps: a few dozen of them are too many."""
-    farm: dict[str, guest_cpio.Content] = {f"l{n}": Symlink("./" * 2040 + f"l{n + 1}") for n in range(15)}
+    farm: dict[str, cpio.Content] = {f"l{n}": Symlink("./" * 2040 + f"l{n + 1}") for n in range(15)}
     with pytest.raises(Damaged, match="steps to follow its paths and links"):
-        _tree(guest_cpio.archive(farm | {"l15": b""}) + _flat({f"l0/{n}": b"" for n in range(100)}))
+        _tree(cpio.archive(farm | {"l15": b""}) + _flat({f"l0/{n}": b"" for n in range(100)}))

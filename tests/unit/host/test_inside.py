@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import guest_cpio
 import pytest
 
 from bootseal.host import cli, deviations, dryrun, imagedigest, inside, objects
@@ -19,6 +18,7 @@ from bootseal.host.output import Failure
 from bootseal.linux import files
 from bootseal.stages import ostreebooted
 from unit.support import policy, raising, refusal, run_python
+from vm.harness import cpio
 
 from .program import bootseal, certificate, key, signed
 from .test_initrdfile import _pe
@@ -266,7 +266,7 @@ def test_the_initrd_beside_the_kernel_is_the_deployments_own(part: str, root: Ro
 def test_the_initrd_beside_the_kernel_may_be_linked_within(root: Root) -> None:
     deployment = root.top / root.add(A)
     (deployment / "usr/lib/ostree-boot").mkdir()
-    (deployment / "usr/lib/ostree-boot/initrd").write_bytes(guest_cpio.archive({"etc/x": b""}))
+    (deployment / "usr/lib/ostree-boot/initrd").write_bytes(cpio.archive({"etc/x": b""}))
     (deployment / "usr/lib/modules/6.12/initrd").symlink_to("../../ostree-boot/initrd")
     result = bootseal("verify", f"--sysroot={root.top}")
     assert (result.returncode, "bootseal is not in this initrd" in result.stderr) == (78, True)

@@ -9,9 +9,7 @@ import re
 import struct
 from pathlib import Path
 
-import guest_cpio
 import pytest
-from guest_cpio import Symlink
 
 from bootseal.host import cli
 from bootseal.host import deployments as sysroots
@@ -19,6 +17,8 @@ from bootseal.host.initrd import archive, confined, reader
 from bootseal.host.initrd.archive import Damaged
 from bootseal.host.inside import File
 from bootseal.host.output import Failure
+from vm.harness import cpio
+from vm.harness.cpio import Symlink
 
 from .program import bootseal
 from .test_initrdfile import _aligned, _flat, _header, _pe
@@ -28,7 +28,7 @@ __all__ = ["root"]  # a fixture
 
 DIRECTORIES = ("etc/bootseal", "etc/bootseal/keys.d", "usr/lib/bootseal")
 NAMES = ("usr/lib/bootseal", "lib/bootseal", "nothing")
-FILES: dict[str, guest_cpio.Content] = {
+FILES: dict[str, cpio.Content] = {
     "etc/bootseal/bootseal.conf": b"[Enroll]\nMethod=none\n",
     "etc/bootseal/keys.d/link.crt": Symlink("/usr/share/certificate"),
     "etc/bootseal/keys.d/masked.crt": Symlink("/dev/null"),
@@ -47,7 +47,7 @@ def _contents(*paths: Path) -> archive.Contents:
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_what_was_asked_comes_back(tmp_path: Path, parts: int) -> None:
-    (tmp_path / "1").write_bytes(guest_cpio.archive(FILES))
+    (tmp_path / "1").write_bytes(cpio.archive(FILES))
     (tmp_path / "2").write_bytes(_flat({"etc/bootseal/bootseal.conf": b"other"}))
     found = _contents(*[tmp_path / name for name in "12"[:parts]])
     assert found.files == {
@@ -94,21 +94,21 @@ def test_command_lines_of_those_that_can_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("files", [4096, 5000], ids=["names", "masked"])
 def test_more_files_than_the_boot_reads(tmp_path: Path, files: int) -> None:
     content = {f"etc/bootseal/keys.d/{number}": Symlink("/dev/null") for number in range(files)}
-    (tmp_path / "initrd").write_bytes(guest_cpio.archive({**content, "usr/lib/bootseal/a": b""}))
+    (tmp_path / "initrd").write_bytes(cpio.archive({**content, "usr/lib/bootseal/a": b""}))
     with pytest.raises(Damaged, match="more than 4096 files or 16777216 bytes"):
         _contents(tmp_path / "initrd")
 
 
 def test_links_do_not_multiply_a_file(tmp_path: Path) -> None:
     content = {f"etc/bootseal/keys.d/{number}": Symlink("../a") for number in range(300)}
-    (tmp_path / "initrd").write_bytes(guest_cpio.archive({**content, "etc/bootseal/a": bytes(1 << 17)}))
+    (tmp_path / "initrd").write_bytes(cpio.archive({**content, "etc/bootseal/a": bytes(1 << 17)}))
     with pytest.raises(Damaged, match="more than 4096 files or 16777216 bytes"):
         _contents(tmp_path / "initrd")
 
 
 def test_a_file_where_a_directory_belongs(tmp_path: Path) -> None:
     """The kernel keeps the file, and makes nothing below it."""
-    (tmp_path / "initrd").write_bytes(guest_cpio.archive({"etc/bootseal/keys.d": b""}) + _flat({"etc/bootseal/keys.d/a": b""}))
+    (tmp_path / "initrd").write_bytes(cpio.archive({"etc/bootseal/keys.d": b""}) + _flat({"etc/bootseal/keys.d/a": b""}))
     found = _contents(tmp_path / "initrd")
     assert found.files == {"etc/bootseal/keys.d": b""}
     with archive.written_out(found) as top:

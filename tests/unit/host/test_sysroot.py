@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import guest_cpio
 import pytest
 
 from bootseal import digest, verdicts
@@ -28,6 +27,7 @@ from bootseal.host.output import Failure
 from bootseal.linux import files
 from bootseal.stages import mount, ostreebooted
 from bootseal.values import Deployment, RootConfig
+from vm.harness import cpio
 
 from .program import bootseal, certificate, key, signed
 from .test_initrdfile import _pe
@@ -294,7 +294,7 @@ def test_uki(root: Root) -> None:
     (root.top / "boot/loader/entries/ostree-1.conf").unlink()
     directory = root.top / "boot/EFI/Linux"
     directory.mkdir(parents=True)
-    initrd = guest_cpio.archive({"etc/x": b"x"})
+    initrd = cpio.archive({"etc/x": b"x"})
     (directory / "os.efi").write_bytes(_pe({".cmdline": f"ostree=/ostree/boot.1/os/{A}/0\0".encode(), ".initrd": initrd}))
     found = root.found()[0]
     assert (found.path, *map(str, found.initrds)) == (path, str(directory / "os.efi"))
@@ -342,16 +342,16 @@ def test_ambiguous(root: Root) -> None:
         sysroots.choose(str(root.top), "abab")
 
 
-def _initrd(**more: bytes | guest_cpio.Symlink) -> bytes:
+def _initrd(**more: bytes | cpio.Symlink) -> bytes:
     unit = "usr/lib/systemd/system/initrd-root-fs.target.requires/bootseal.service"
-    files: dict[str, guest_cpio.Content] = {
-        unit: guest_cpio.Symlink("../bootseal.service"),
+    files: dict[str, cpio.Content] = {
+        unit: cpio.Symlink("../bootseal.service"),
         "usr/lib/systemd/system/bootseal.service": b"[Unit]\n",
         "usr/lib/bootseal/__main__.py": b"",
         "etc/bootseal/keys.d/a.pem": certificate("p256").read_bytes(),
         **more,
     }
-    return guest_cpio.archive(files)
+    return cpio.archive(files)
 
 
 @pytest.fixture
@@ -382,7 +382,7 @@ MUTATIONS: dict[str, tuple[Callable[[Path, Root], object], int, str]] = {
     "no-image": (lambda d, r: (d / ".ostree.cfs").unlink(), 66, "no-image"),
     "link": (lambda d, r: _link(d / ".ostree.cfs.sig"), 65, "bad-signature"),
     "no-etc": (lambda d, r: (d / "etc").rmdir(), 66, "no-deployment"),
-    "no-module": (lambda d, r: r.set_initrd(guest_cpio.archive({"etc/x": b""})), 78, "no-keys"),
+    "no-module": (lambda d, r: r.set_initrd(cpio.archive({"etc/x": b""})), 78, "no-keys"),
     "no-keys": (lambda d, r: r.set_initrd(_initrd(**{"etc/bootseal/keys.d/a.pem": b""})), 78, "no-keys"),
     "bad-config": (lambda d, r: r.set_initrd(_initrd(**{"etc/bootseal/bootseal.conf": b"[No]\na=b\n"})), 78, "bad-config"),
     "prepare-root": (lambda d, r: r.set_initrd(_initrd(**{"usr/lib/ostree/ostree-prepare-root": b""})), 78, "bad-config"),

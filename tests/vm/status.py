@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import guest
-import guest_qemu
-import support
+from vm.harness import guest, parse, qemu, signed
+from vm.harness.ask import ask
+from vm.harness.parse import Told
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "StatusText", "ExecMainStatus")
@@ -100,55 +100,23 @@ SECURE_BOOT = {
 
 def script(*parts: dict[str, str]) -> str:
     """Sections, with `told`."""
-    return _PREAMBLE + support.script(**{name: command for part in parts for name, command in part.items()})
+    return _PREAMBLE + ask(**{name: command for part in parts for name, command in part.items()})
 
 
 def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = None, firmware: bool = False) -> guest.Result:
     """A good boot, from the suite's disk or from what an earlier boot has left of it."""
     return guest.boot(
-        support.image(suite),
-        support.initrd(suite),
+        signed.image(suite),
+        signed.initrd(suite),
         append="fsck.mode=skip",
-        extra_initrd_files=support.settings(f"[Enroll]\nMethod={method}\n"),
+        extra_initrd_files=signed.settings(f"[Enroll]\nMethod={method}\n"),
         script=text,
-        timeout=guest_qemu.LONG,
+        timeout=qemu.LONG,
         disk=disk,
         snapshot=disk is None,
         firmware=firmware,
         title=title,
     )
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a program said."""
-
-    status: int
-    out: str
-    err: str
-
-    @classmethod
-    def all(cls, section: str) -> list[Told]:
-        """Each `told` of a section."""
-        return [cls._one(text) for text in re.split(r"^status: ", section, flags=re.MULTILINE)[1:]]
-
-    @classmethod
-    def _one(cls, text: str) -> Told:
-        status, *lines = text.splitlines()
-        out, err = ("\n".join(line[5:] for line in lines if line.startswith(kind)) for kind in ("out: ", "err: "))
-        return cls(int(status), out, err)
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def marks(self) -> dict[str, str]:
-        """The chain: link and mark."""
-        marks = "kernel|bootseal|firmware|not-verified|unknown|differs"
-        chain = self.out.partition("\nNot covered by")[0]
-        links = re.findall(rf"^  ({marks}) +(?:\u2514 )?([A-Za-z ]+): ", chain, flags=re.MULTILINE)
-        return {name: mark for mark, name in links}
 
 
 @dataclass(frozen=True)
@@ -159,8 +127,8 @@ class Seen:
 
     @cached_property
     def sections(self) -> dict[str, str]:
-        support.ended(self.result, guest.PASSED)
-        return support.sections(self.result.report)
+        parse.ended(self.result, guest.PASSED)
+        return parse.sections(self.result.report)
 
     def told(self, name: str) -> Told:
         """What the only `told` of a section said."""

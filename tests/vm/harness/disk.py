@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import guest_qemu
-from guest_cache import SCRIPTS, GuestError, cached, digest_of, must_run, run_dir, scratch
-from guest_cpio import with_files
-from guest_tree import BUILDER, base_tree, guest_exit, kernel, os_tree, seal_initrd
+from . import qemu
+from .cache import SCRIPTS, GuestError, cached, digest_of, must_run, run_dir, scratch
+from .cpio import with_files
+from .tree import BUILDER, base_tree, guest_exit, kernel, os_tree, seal_initrd
 
 FILESYSTEMS = ("ext4", "btrfs")
 BLOCK = 4096
@@ -101,14 +101,14 @@ def _seal(disk: Path, fs: str, deployed: Deployment, commands: str) -> None:
         "usr/lib/bootseal-test/seal-commands": (commands.encode(), 0o644),
     }
     with run_dir() as work:
-        machine = guest_qemu.Machine(
+        machine = qemu.Machine(
             kernel=kernel(BUILDER),
             initrd=with_files(seal_initrd().path, files, work / "initrd"),
             append=f"console=ttyS0 panic=-1 rdinit=/seal seal_fs={fs} seal_deployment={deployed.path}",
-            disks=(guest_qemu.Disk(disk, "raw", "root"),),
+            disks=(qemu.Disk(disk, "raw", "root"),),
         )
-        result = guest_qemu.run(machine, work)
-    if result.status != guest_qemu.PASSED:
+        result = qemu.run(machine, work)
+    if result.status != qemu.PASSED:
         how = f"sealing the disk ended with {result.ended} {result.status} after {result.seconds:.0f} s"
         raise GuestError(f"{result.console[-4000:]}\n{how}")
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import guest
-import support
-from guest_cache import SCRIPTS
-
 from bootseal import verdicts
+from vm.harness import guest, parse, signed
+from vm.harness.ask import ask
+from vm.harness.changes import Change, changed
 
 # The contract's table: exit status of the unit by verdict. `interrupted` has none of its own.
 EXIT_STATUS = {
@@ -25,103 +23,15 @@ EXIT_STATUS = {
 }  # fmt: skip
 UNREAD_DISK = "fsck.mode=skip"
 MINUTE = 60.0
-_TEST_DIRECTORY = "usr/lib/bootseal-test"
-_UNITS = "etc/systemd/system"
-PLAN = "/etc/guest-plan"  # in the initrd
 
 # What the initrd's emergency environment says about the boot that ended there.
-WITNESS = support.script(
+WITNESS = ask(
     unit="systemctl show -p ActiveState,Result,ExecMainStatus,StatusText bootseal.service",
     targets="systemctl show -p Id,ActiveState initrd-root-fs.target initrd-switch-root.target initrd-switch-root.service",
     times="systemctl show -p ActiveEnterTimestampMonotonic sysroot.mount; cat /proc/uptime",
     journal="journalctl --quiet --boot --output=json SYSLOG_IDENTIFIER=bootseal",
     run="ls -A /run /run/bootseal",
 )
-
-
-# --- changed disks
-
-
-@dataclass(frozen=True)
-class Names:
-    """Paths below the physical root, for debugfs commands."""
-
-    deployment: str
-    image: str
-    digest: str
-    signature: str
-    stateroot: str
-    link: str  # what ostree= names: a link to the deployment
-
-    @classmethod
-    def of(cls, image: guest.Image) -> Names:
-        path = image.deployment.path
-        stateroot = path.split("/deploy/")[1]
-        link = image.deployment.karg.lstrip("/").replace("/boot.1/", "/boot.1.1/").replace("/boot.0/", "/boot.0.1/")
-        names = [f"{path}/{name}" for name in (support.IMAGE, support.DIGEST, support.SIGNATURE)]
-        return cls(path, names[0], names[1], names[2], f"ostree/deploy/{stateroot}", link)
-
-
-# Changes a copied disk in place.
-Change = Callable[[guest.Image, Path], None]
-
-
-def commands(*lines: str) -> Change:
-    """debugfs commands, with {deployment}, {image}, {digest}, {signature}, {stateroot} and {link} for paths."""
-
-    def change(image: guest.Image, disk: Path) -> None:
-        text = "".join(line.format_map(vars(Names.of(image))) + "\n" for line in lines)
-        guest.debugfs(disk, text, write=True)
-
-    return change
-
-
-def put(name: str, content: bytes | Callable[[guest.Image], bytes]) -> Change:
-    """Another content for a file; `name` as in commands()."""
-
-    def change(image: guest.Image, disk: Path) -> None:
-        path = name.format_map(vars(Names.of(image)))
-        source = support.temporary() / "content"
-        source.write_bytes(content(image) if callable(content) else content)
-        if "File not found" not in support.run("sh", "-c", f"debugfs -R 'stat /{path}' {disk} 2>&1"):
-            guest.debugfs(disk, f"rm /{path}\n", write=True)
-        guest.debugfs(disk, f"write {source} /{path}\n", write=True)
-
-    return change
-
-
-def flip(path: str | Callable[[guest.Image], str], offset: int) -> Change:
-    """Flips a byte of a file's data, behind the back of the filesystem."""
-
-    def change(image: guest.Image, disk: Path) -> None:
-        name = path(image) if callable(path) else path.format_map(vars(Names.of(image)))
-        guest.flip_byte(disk, name, offset)
-
-    return change
-
-
-def object_of(path: str) -> Callable[[guest.Image], str]:
-    """The object of a file of the OS tree."""
-    return lambda image: image.deployment.object_of(path)
-
-
-def several(*changes: Change) -> Change:
-    """One change after the other."""
-
-    def change(image: guest.Image, disk: Path) -> None:
-        for each in changes:
-            each(image, disk)
-
-    return change
-
-
-def changed(image: guest.Image, change: Change | None) -> Path:
-    """The image's disk, or a changed copy of it."""
-    if change is None:
-        return image.disk
-    disk = guest.copy_disk(image.disk, support.temporary() / "disk.raw")
-    change(image, disk)
-    return disk
 
 
 # --- boots
@@ -142,7 +52,7 @@ class Outcome:
 
     @property
     def sections(self) -> dict[str, str]:
-        return support.sections(self.result.report)
+        return parse.sections(self.result.report)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -167,10 +77,10 @@ def _mount(line: str) -> dict[str, str]:
 
 def boot(change: Change | None = None, *, suite: str = "forky", initrd: Path | None = None, **options: Any) -> Outcome:
     """Boot a disk with a change; its copy is removed afterwards."""
-    image = support.image(suite)
+    image = signed.image(suite)
     disk = changed(image, change)
     try:
-        result = guest.boot(image, initrd or support.initrd(suite), disk=disk, **options)
+        result = guest.boot(image, initrd or signed.initrd(suite), disk=disk, **options)
         return Outcome(result, image, result.bytes_written())
     finally:
         if change is not None:
@@ -182,7 +92,7 @@ def boot(change: Change | None = None, *, suite: str = "forky", initrd: Path | N
 
 def check_refusal(outcome: Outcome, verdict: str, what: str, *, written: bool = False) -> None:
     """Everything that the contract says of a refusal. `what` is a regular expression for all after the verdict."""
-    support.ended(outcome.result, guest.REFUSED)
+    parse.ended(outcome.result, guest.REFUSED)
     message = _check_console(outcome, verdict, what)
     _check_record(outcome, verdict, message)
     _check_unit(outcome, verdict, message)
@@ -194,7 +104,7 @@ def check_refusal(outcome: Outcome, verdict: str, what: str, *, written: bool = 
 
 def check_interrupted(outcome: Outcome, what: str, verdict: str = "interrupted") -> None:
     """The end of a service that was not its own: within a minute, and everything as it was before."""
-    support.ended(outcome.result, guest.REFUSED)
+    parse.ended(outcome.result, guest.REFUSED)
     lines = [line for line in outcome.console if line.startswith("bootseal: ")]
     assert re.fullmatch(rf"bootseal: refused \({verdict}\): {what}: bootseal\.service", lines[0]), lines
     assert lines[1].startswith("bootseal: hint: ")
@@ -259,7 +169,7 @@ def _check_unit(outcome: Outcome, verdict: str, message: str) -> None:
 
 
 def _check_journal(outcome: Outcome, verdict: str, message: str) -> None:
-    entries = [e for e in support.json_lines(outcome.sections["journal"]) if "BOOTSEAL_VERDICT" in e]
+    entries = [e for e in parse.json_lines(outcome.sections["journal"]) if "BOOTSEAL_VERDICT" in e]
     assert [(e["BOOTSEAL_VERDICT"], e["MESSAGE"], e["MESSAGE_ID"]) for e in entries] == [
         (verdict, message, _verdict(verdict).message_id)
     ]
@@ -287,47 +197,3 @@ def seconds_after_sysroot(outcome: Outcome) -> float:
     """From the mount of the physical root to the emergency environment's script."""
     lines = outcome.sections["times"].splitlines()
     return float(lines[1].split()[0]) - int(lines[0].partition("=")[2]) / 1e6
-
-
-# --- units that only disturbed boots have
-
-
-def _service(name: str, unit: str, service: str, wanted_by: str) -> dict[str, guest.Content]:
-    text = f"[Unit]\nDefaultDependencies=no\n{unit}\n[Service]\n{service}\nStandardError=journal+console\n"
-    return {
-        f"{_UNITS}/{name}": text.encode(),
-        f"{_UNITS}/{wanted_by}.wants/{name}": guest.Symlink(f"../{name}"),
-    }
-
-
-def ended_at(plan: str) -> Mapping[str, guest.Content]:
-    """Files for the initrd: the service is killed or stopped, or the power cut, right before a step, see guest/cut.py."""
-    service = f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 -ISB /{_TEST_DIRECTORY}/cut.py {PLAN} boot\n"
-    return {
-        f"{_TEST_DIRECTORY}/cut.py": (SCRIPTS / "cut.py").read_bytes(),
-        f"{_UNITS}/bootseal.service.d/50-cut.conf": service.encode(),
-        PLAN[1:]: plan.encode(),
-    }
-
-
-def check_cut(result: guest.Result) -> None:
-    """The guest must have ended by the reset that is for it what a power cut would be."""
-    support.ended(result, 0)
-    assert "sysrq: Resetting" in result.console, result.console[-4000:]
-
-
-def end_in_initrd(script: str) -> Mapping[str, guest.Content]:
-    """Files for the initrd: a verified boot ends after all mounts of the initrd and before the switch, with `script`."""
-    runner = f"""\
-if sh -e /{_TEST_DIRECTORY}/end-script </dev/null >/dev/ttyS1 2>&1; then
-    exec /{_TEST_DIRECTORY}/guest-exit {guest.PASSED}
-fi
-exec /{_TEST_DIRECTORY}/guest-exit {guest.FAILED}
-"""
-    unit = "After=bootseal.service initrd-root-fs.target initrd-fs.target\nBefore=initrd-cleanup.service"
-    service = f"Type=oneshot\nExecStart=/bin/sh /{_TEST_DIRECTORY}/end"
-    return {
-        f"{_TEST_DIRECTORY}/end": runner.encode(),
-        f"{_TEST_DIRECTORY}/end-script": script.encode(),
-        **_service("bootseal-test-end.service", unit, service, "initrd-cleanup.service"),
-    }

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest_cache import SCRIPTS, cache_dir, remove, step
-from guest_cpio import Content, with_files
-from guest_disk import Image
-from guest_efi import secure_boot
-from guest_qemu import TIMEOUT, Disk, Ended, Machine, bytes_written, command, overlay, run
-from guest_tree import guest_exit
+from .cache import SCRIPTS, cache_dir, remove, step
+from .cpio import Content, with_files
+from .disk import Image
+from .efi import secure_boot
+from .qemu import TIMEOUT, Disk, Ended, Machine, bytes_written, command, overlay, run
+from .tree import guest_exit
 
 # The first boot's jobs (linker cache, hardware database, ...) cost an emulated guest half a minute and concern no test.
 ARGUMENTS = "console=ttyS0 panic=-1 systemd.condition_needs_update=0"

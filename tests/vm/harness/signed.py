@@ -1,24 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the guest tests share: keys and signatures, disks and initrds, boots in the background, sections of reports."""
+"""Disks signed with a key of the tests, and initrds that trust it."""
 
 from __future__ import annotations
 
-import atexit
-import json
-import re
 import subprocess
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
 
-import guest
-import guest_qemu
-from guest_cache import cached, digest_of, remove
+from . import guest
+from .cache import CHECKOUT, cached, digest_of, output_of, temporary
 
-T = TypeVar("T")
 IMAGE = ".ostree.cfs"
 DIGEST = ".ostree.cfs.digest"
 SIGNATURE = ".ostree.cfs.sig"
@@ -31,46 +24,6 @@ KEY_KINDS: Mapping[str, tuple[str, ...]] = {
     "rsa2048": ("RSA", "rsa_keygen_bits:2048"),
     "rsa4096": ("RSA", "rsa_keygen_bits:4096"),
 }
-
-
-# --- boots in the background
-
-
-class Job(Generic[T]):
-    """Work for the two background threads. One that is the value of a test's parameter starts when the tests start."""
-
-    _pool = ThreadPoolExecutor(max_workers=guest_qemu.SLOTS)
-
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
-        self._future: Future[T] | None = None
-
-    def start(self) -> None:
-        """Queue it, once."""
-        if self._future is None:
-            self._future = self._pool.submit(self._work)
-
-    def result(self) -> T:
-        """Wait for it; an exception of the work is raised here."""
-        self.start()
-        assert self._future is not None
-        return self._future.result()
-
-    @classmethod
-    def cancel_all(cls) -> None:
-        """Start no more; what runs goes on to its end."""
-        cls._pool.shutdown(wait=False, cancel_futures=True)
-
-
-# --- keys and signatures
-
-
-def run(*command: str | Path) -> str:
-    """The output of a program, which must succeed."""
-    result = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
-    if result.returncode:
-        raise guest.GuestError(f"{command[0]} failed: {result.stderr}")
-    return result.stdout
 
 
 @dataclass(frozen=True)
@@ -86,10 +39,10 @@ def key(kind: str = "p256", name: str = "guest") -> Key:
 
     def build(path: Path) -> None:
         algorithm, option = KEY_KINDS[kind]
-        run("openssl", "genpkey", "-algorithm", algorithm, "-pkeyopt", option, "-out", path / "key.pem")
+        output_of("openssl", "genpkey", "-algorithm", algorithm, "-pkeyopt", option, "-out", path / "key.pem")
         extensions = ("-addext", "keyUsage=critical,digitalSignature", "-addext", "basicConstraints=critical,CA:FALSE")
         subject = ("-days", "36500", "-subj", f"/CN={name} {kind}")
-        run("openssl", "req", "-x509", "-new", "-key", path / "key.pem", *subject, *extensions, "-out", path / "cert.pem")
+        output_of("openssl", "req", "-x509", "-new", "-key", path / "key.pem", *subject, *extensions, "-out", path / "cert.pem")
 
     home = cached(f"key-{name}", digest_of(kind, name), f"key {name} {kind}", build)
     return Key(home / "key.pem", home / "cert.pem")
@@ -100,14 +53,14 @@ def sign(digest: bytes, by: Key, *, kind: str = "signature") -> bytes:
 
     def build(path: Path) -> None:
         (path / "digest").write_bytes(digest)
-        run("fsverity", "sign", path / "digest", path / "sig", f"--key={by.key}", f"--cert={by.certificate}")
+        output_of("fsverity", "sign", path / "digest", path / "sig", f"--key={by.key}", f"--cert={by.certificate}")
 
     return (cached(kind, digest_of(digest, by.certificate), f"signature by {by.key.parent.name}", build) / "sig").read_bytes()
 
 
 def image_digest(cfs: Path, algorithm: str = "sha256") -> bytes:
     """The fs-verity digest of a composefs image, raw."""
-    return bytes.fromhex(run("fsverity", "digest", "--compact", f"--hash-alg={algorithm}", cfs).strip())
+    return bytes.fromhex(output_of("fsverity", "digest", "--compact", f"--hash-alg={algorithm}", cfs).strip())
 
 
 def beside(cfs: Path, by: Key | None = None, algorithm: str = "sha256") -> dict[str, bytes]:
@@ -158,44 +111,15 @@ def settings(
     return files
 
 
-def temporary() -> Path:
-    """A directory for files of this run, on the cache's filesystem."""
-    path = Path(tempfile.mkdtemp(prefix="run-", dir=guest.cache_dir()))
-    atexit.register(remove, path)
-    return path
-
-
 def in_deployment(image_: guest.Image, files: Mapping[str, bytes | None]) -> Path:
     """A copy of an ext4 disk with files of the deployment directory written, or removed where None."""
     paths = {f"{image_.deployment.path}/{name}": content for name, content in files.items()}
     return guest.replace_files(image_.disk, paths, temporary() / "disk.raw")
 
 
-# --- scripts and what they report
-
-
-_MARK = re.compile(r"^=== (\w+)\n", re.MULTILINE)
-
-
-def script(**commands: str) -> str:
-    """A shell script whose report has one section for each command."""
-    marked = "".join(f"printf '\\n=== {name}\\n'\n{command}\n" for name, command in commands.items())
-    return "export SYSTEMD_COLORS=0\n" + marked
-
-
-def sections(report: str) -> dict[str, str]:
-    """The output of each command of a script(), without newlines at its end."""
-    _, *found = _MARK.split(report)
-    return {name: output.rstrip("\n") for name, output in zip(found[::2], found[1::2], strict=True)}
-
-
-def json_lines(text: str) -> list[dict[str, Any]]:
-    """What `journalctl -o json` printed."""
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-
-
-def ended(result: guest.Result, status: int) -> None:
-    """The guest must have ended itself with this status."""
-    if result.status != status:
-        tail = "\n".join([*result.console.splitlines()[-60:], "--- report", *result.report.splitlines()[-60:]])
-        raise AssertionError(f"guest: {result.ended} {result.status}, not {status}, after {result.seconds:.0f} s\n{tail}")
+def made_by_sign(cfs: Path, *options: str | Path) -> dict[str, bytes]:
+    """What `bootseal sign` on this machine puts beside an image."""
+    copy = temporary() / IMAGE
+    copy.write_bytes(cfs.read_bytes())
+    subprocess.run([sys.executable, "-I", CHECKOUT / "service", "sign", copy, *options], check=True, stdout=subprocess.PIPE)
+    return {name: copy.with_name(name).read_bytes() for name in (DIGEST, SIGNATURE)}

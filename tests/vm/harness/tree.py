@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from guest_cache import CHECKOUT, SCRIPTS, GuestError, cached, digest_of, must_run, run_script, scratch
+from .cache import CHECKOUT, SCRIPTS, GuestError, cached, digest_of, must_run, run_script, scratch
 
 SUITES = ("trixie", "forky")
 BUILDER = "forky"  # its ostree knows composefs

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from guest_cache import GuestError, cache_dir
+from .cache import GuestError, cache_dir
 
 PASSED = 123  # the booted system's test script passed
 REFUSED = 85  # the initrd's emergency environment was reached, and the script for it passed
@@ -54,7 +54,7 @@ class Firmware:
 class Machine:
     """What to run. With `firmware`, kernel, initrd and command line are what it finds.
 
-    The file `writes` gets all that is written to the first disk, in its order: see guest_writes.
+    The file `writes` gets all that is written to the first disk, in its order: see writes.
     """
 
     kernel: Path

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import guest
-import support
+from vm.harness import guest, parse, signed
+from vm.harness.ask import ask
 
 # Read in the initrd, right before and right after the service: the disk's own counters, and all mounts.
 _STAT = "/sys/class/block/vda/stat"
@@ -28,8 +28,8 @@ _SECTOR = 512
 
 def _script(deployment: guest.Deployment) -> str:
     directory = f"/sysroot/{deployment.path}"
-    digest = f"{directory}/{support.DIGEST}"
-    return support.script(
+    digest = f"{directory}/{signed.DIGEST}"
+    return ask(
         show="systemctl show -p ActiveState,SubState,Result,StatusText bootseal.service",
         active="systemctl is-active bootseal.service",
         failed="systemctl --failed --no-legend --plain",
@@ -76,11 +76,11 @@ class Chain:
 
     def run(self) -> Boots:
         """Boot it `boots` times, each from the disk that the one before has left."""
-        image = support.image(self.suite, self.fs, algorithm=self.algorithm)
-        key = support.key(self.kind)
-        files = support.beside(image.deployment.cfs, key, self.algorithm)
+        image = signed.image(self.suite, self.fs, algorithm=self.algorithm)
+        key = signed.key(self.kind)
+        files = signed.beside(image.deployment.cfs, key, self.algorithm)
         if self.kind != "p256":
-            image = replace(image, disk=support.in_deployment(image, {support.SIGNATURE: files[support.SIGNATURE]}))
+            image = replace(image, disk=signed.in_deployment(image, {signed.SIGNATURE: files[signed.SIGNATURE]}))
         boots = Boots(self, image, key, files)
         while len(boots.results) < self.boots:
             boots.results.append(self._boot(boots))
@@ -88,13 +88,13 @@ class Chain:
 
     def _boot(self, boots: Boots) -> guest.Result:
         before = boots.results[-1].overlay if boots.results else None
-        files = support.settings(f"[Enroll]\nMethod={self.method}\n", self.root, [boots.key])
+        files = signed.settings(f"[Enroll]\nMethod={self.method}\n", self.root, [boots.key])
         files["etc/systemd/system/bootseal.service.d/50-guest.conf"] = _DROP_IN.encode()
         if self.late_journal:
             files["etc/systemd/system/bootseal.service.d/60-late-journal.conf"] = _LATE_JOURNAL.encode()
         return guest.boot(
             boots.image,
-            support.initrd(self.suite),
+            signed.initrd(self.suite),
             append="fsck.mode=skip",
             extra_initrd_files=files,
             script=_script(boots.image.deployment),
@@ -103,28 +103,6 @@ class Chain:
             snapshot=before is None,
             title=f"{self.name}, boot {len(boots.results) + 1}",
         )
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A line of /proc/PID/mountinfo, see proc(5)."""
-
-    root: str
-    options: tuple[str, ...]
-    fstype: str
-    source: str
-    super_options: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Key:
-    """A line of /proc/keys, see keyrings(7)."""
-
-    serial: int
-    permissions: str
-    uid: int
-    kind: str
-    description: str
 
 
 @dataclass
@@ -137,8 +115,8 @@ class Inside:
     @cached_property
     def said(self) -> dict[str, str]:
         """The sections of the report."""
-        support.ended(self.result, guest.PASSED)
-        return support.sections(self.result.report)
+        parse.ended(self.result, guest.PASSED)
+        return parse.sections(self.result.report)
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -151,13 +129,13 @@ class Inside:
         """What systemd says of the unit."""
         return dict(line.split("=", 1) for line in self.said["show"].splitlines())
 
-    def mounts(self, section: str = "mounts") -> dict[str, Mount]:
+    def mounts(self, section: str = "mounts") -> dict[str, parse.Mount]:
         """By target, the topmost; in the booted system or (`initrd_mounts`) right after the service."""
-        return dict(_mount(line) for line in self.said[section].splitlines())
+        return parse.mounts(self.said[section])
 
-    def kernel_keys(self) -> list[Key]:
+    def kernel_keys(self) -> list[parse.Key]:
         """What /proc/keys lists."""
-        return [_key(line) for line in self.said["keys"].splitlines()]
+        return parse.kernel_keys(self.said["keys"])
 
     def bytes_written(self) -> int:
         """What the disk counted as written while the service ran."""
@@ -171,7 +149,7 @@ class Boots:
 
     chain: Chain
     image: guest.Image
-    key: support.Key
+    key: signed.Key
     beside: dict[str, bytes]
     results: list[guest.Result] = field(default_factory=list)
 
@@ -184,15 +162,3 @@ class Boots:
     def directory(self) -> str:
         """The deployment directory, as the record names it."""
         return self.image.deployment.path
-
-
-def _mount(line: str) -> tuple[str, Mount]:
-    mount, _, filesystem = line.partition(" - ")
-    _, _, _, root, target, options, *_ = mount.split()
-    fstype, source, super_options = filesystem.split()
-    return target, Mount(root, tuple(options.split(",")), fstype, source, tuple(super_options.split(",")))
-
-
-def _key(line: str) -> Key:
-    serial, _flags, _usage, _expiry, permissions, uid, _gid, kind, description = line.split(maxsplit=8)
-    return Key(int(serial, 16), permissions, int(uid), kind, description)

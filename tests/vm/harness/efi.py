@@ -9,8 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from guest_cache import must_run
-from guest_qemu import Firmware
+from .cache import must_run
+from .qemu import Firmware
 
 _CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
 _VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd")

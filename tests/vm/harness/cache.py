@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 SCRIPTS = HERE / "guest"
 CHECKOUT = HERE.parents[1]
 KEEP = 8  # entries of one kind; each change of the project's code makes new ones
@@ -146,6 +147,13 @@ def run_dir() -> Iterator[Path]:
         remove(path)
 
 
+def temporary() -> Path:
+    """A directory for files of this run, on the cache's filesystem."""
+    path = Path(tempfile.mkdtemp(prefix="run-", dir=cache_dir()))
+    atexit.register(remove, path)
+    return path
+
+
 def _namespace() -> list[str]:
     if os.geteuid() == 0:
         return ["unshare", "--mount", "--propagation", "private"]
@@ -172,6 +180,14 @@ def must_run(script: str, *arguments: str | Path) -> None:
     result = run_script(script, *arguments)
     if result.returncode:
         raise GuestError(f"{script} failed with status {result.returncode}:\n{result.stdout[-4000:]}")
+
+
+def output_of(*command: str | Path) -> str:
+    """The output of a program, which must succeed."""
+    result = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
+    if result.returncode:
+        raise GuestError(f"{command[0]} failed: {result.stderr}")
+    return result.stdout
 
 
 def clean() -> None:

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Changes of a disk, made on a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import guest, signed
+from .cache import output_of, temporary
+
+
+@dataclass(frozen=True)
+class Names:
+    """Paths below the physical root, for debugfs commands."""
+
+    deployment: str
+    image: str
+    digest: str
+    signature: str
+    stateroot: str
+    link: str  # what ostree= names: a link to the deployment
+
+    @classmethod
+    def of(cls, image: guest.Image) -> Names:
+        path = image.deployment.path
+        stateroot = path.split("/deploy/")[1]
+        link = image.deployment.karg.lstrip("/").replace("/boot.1/", "/boot.1.1/").replace("/boot.0/", "/boot.0.1/")
+        names = [f"{path}/{name}" for name in (signed.IMAGE, signed.DIGEST, signed.SIGNATURE)]
+        return cls(path, names[0], names[1], names[2], f"ostree/deploy/{stateroot}", link)
+
+
+# Changes a copied disk in place.
+Change = Callable[[guest.Image, Path], None]
+
+
+def commands(*lines: str) -> Change:
+    """debugfs commands, with {deployment}, {image}, {digest}, {signature}, {stateroot} and {link} for paths."""
+
+    def change(image: guest.Image, disk: Path) -> None:
+        text = "".join(line.format_map(vars(Names.of(image))) + "\n" for line in lines)
+        guest.debugfs(disk, text, write=True)
+
+    return change
+
+
+def put(name: str, content: bytes | Callable[[guest.Image], bytes]) -> Change:
+    """Another content for a file; `name` as in commands()."""
+
+    def change(image: guest.Image, disk: Path) -> None:
+        path = name.format_map(vars(Names.of(image)))
+        source = temporary() / "content"
+        source.write_bytes(content(image) if callable(content) else content)
+        if "File not found" not in output_of("sh", "-c", f"debugfs -R 'stat /{path}' {disk} 2>&1"):
+            guest.debugfs(disk, f"rm /{path}\n", write=True)
+        guest.debugfs(disk, f"write {source} /{path}\n", write=True)
+
+    return change
+
+
+def flip(path: str | Callable[[guest.Image], str], offset: int) -> Change:
+    """Flips a byte of a file's data, behind the back of the filesystem."""
+
+    def change(image: guest.Image, disk: Path) -> None:
+        name = path(image) if callable(path) else path.format_map(vars(Names.of(image)))
+        guest.flip_byte(disk, name, offset)
+
+    return change
+
+
+def object_of(path: str) -> Callable[[guest.Image], str]:
+    """The object of a file of the OS tree."""
+    return lambda image: image.deployment.object_of(path)
+
+
+def several(*changes: Change) -> Change:
+    """One change after the other."""
+
+    def change(image: guest.Image, disk: Path) -> None:
+        for each in changes:
+            each(image, disk)
+
+    return change
+
+
+def changed(image: guest.Image, change: Change | None) -> Path:
+    """The image's disk, or a changed copy of it."""
+    if change is None:
+        return image.disk
+    disk = guest.copy_disk(image.disk, temporary() / "disk.raw")
+    change(image, disk)
+    return disk
