@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from vm.harness import guest, parse, signed
 from vm.harness.ask import ask
@@ -105,41 +103,15 @@ class Chain:
         )
 
 
-@dataclass
-class Inside:
-    """What one boot was asked from inside."""
+@dataclass(frozen=True)
+class Inside(parse.Said):
+    """What one boot was asked from inside; the first is number 1."""
 
     number: int
-    result: guest.Result
-
-    @cached_property
-    def said(self) -> dict[str, str]:
-        """The sections of the report."""
-        parse.ended(self.result, guest.PASSED)
-        return parse.sections(self.result.report)
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """boot.json."""
-        record: dict[str, Any] = json.loads(self.said["record"])
-        return record
-
-    @cached_property
-    def properties(self) -> dict[str, str]:
-        """What systemd says of the unit."""
-        return dict(line.split("=", 1) for line in self.said["show"].splitlines())
-
-    def mounts(self, section: str = "mounts") -> dict[str, parse.Mount]:
-        """By target, the topmost; in the booted system or (`initrd_mounts`) right after the service."""
-        return parse.mounts(self.said[section])
-
-    def kernel_keys(self) -> list[parse.Key]:
-        """What /proc/keys lists."""
-        return parse.kernel_keys(self.said["keys"])
 
     def bytes_written(self) -> int:
         """What the disk counted as written while the service ran."""
-        before, after = (int(line.split()[_SECTORS_WRITTEN]) for line in self.said["stat"].splitlines())
+        before, after = (int(line.split()[_SECTORS_WRITTEN]) for line in self["stat"].splitlines())
         return (after - before) * _SECTOR
 
 
@@ -155,8 +127,8 @@ class Boots:
 
     @cached_property
     def inside(self) -> list[Inside]:
-        """Each boot; the first is number 1."""
-        return [Inside(number, result) for number, result in enumerate(self.results, 1)]
+        """Read each boot."""
+        return [Inside(result, number).must_end() for number, result in enumerate(self.results, 1)]
 
     @property
     def directory(self) -> str:

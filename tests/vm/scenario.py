@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Refused and disturbed boots: changed disks, what a refusal must look like, ends of the service and of the initrd."""
+"""A boot as one row: what is changed before it, what it is asked, and what it must come to.
+
+README.md says how to add one. Each expectation checks all that such a boot must show, in one place.
+"""
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import pytest
 
 from bootseal import verdicts
 from vm.harness import guest, parse, signed
 from vm.harness.ask import ask
 from vm.harness.changes import Change, changed
+from vm.harness.jobs import Job
 
-# The contract's table: exit status of the unit by verdict. `interrupted` has none of its own.
+# The exit status of the unit by verdict, as bootseal.service(8) lists it. `interrupted` has none of its own.
 EXIT_STATUS = {
     "verified": 0, "bad-command-line": 64, "no-deployment": 66, "no-image": 66, "no-digest": 66, "no-signature": 66,
     "bad-image": 65, "bad-digest": 65, "bad-signature": 65, "untrusted-signer": 77, "wrong-signature": 77,
@@ -28,51 +35,25 @@ MINUTE = 60.0
 WITNESS = ask(
     unit="systemctl show -p ActiveState,Result,ExecMainStatus,StatusText bootseal.service",
     targets="systemctl show -p Id,ActiveState initrd-root-fs.target initrd-switch-root.target initrd-switch-root.service",
+    switch="systemctl show -p ActiveState,Result initrd-switch-root.service",
     times="systemctl show -p ActiveEnterTimestampMonotonic sysroot.mount; cat /proc/uptime",
     journal="journalctl --quiet --boot --output=json SYSLOG_IDENTIFIER=bootseal",
     run="ls -A /run /run/bootseal",
 )
+
+Files = Mapping[str, guest.Content]
+Script = str | Callable[[], str]
 
 
 # --- boots
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A boot, with all that needs its disk; the disk itself may be gone."""
+class Outcome(parse.Said):
+    """What a boot said, with all that needs its disk; the disk itself may be gone."""
 
-    result: guest.Result
     image: guest.Image
     written: int
-
-    @property
-    def console(self) -> list[str]:
-        """The console's lines, without the colours and cursor movements of systemd's."""
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.result.console).splitlines()
-
-    @property
-    def sections(self) -> dict[str, str]:
-        return parse.sections(self.result.report)
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """boot.json, as the emergency environment printed it."""
-        text = self.result.report.partition("guest: boot.json\n")[2].partition("guest: mountinfo\n")[0]
-        found = json.loads(text)
-        assert isinstance(found, dict)
-        return found
-
-    @property
-    def mounts(self) -> list[dict[str, str]]:
-        """/proc/self/mountinfo, as the emergency environment printed it."""
-        text = self.result.report.partition("guest: mountinfo\n")[2].partition("guest: emergency script\n")[0]
-        return [_mount(line) for line in text.splitlines()]
-
-
-def _mount(line: str) -> dict[str, str]:
-    before, _, after = line.partition(" - ")
-    fields, rest = before.split(), after.split()
-    return {"at": fields[4], "options": fields[5], "type": rest[0], "source": rest[1], "super": rest[2]}
 
 
 def boot(change: Change | None = None, *, suite: str = "forky", initrd: Path | None = None, **options: Any) -> Outcome:
@@ -87,31 +68,162 @@ def boot(change: Change | None = None, *, suite: str = "forky", initrd: Path | N
             disk.unlink()
 
 
-# --- what a refusal looks like
+class Expectation(Protocol):
+    """What a boot must come to."""
+
+    def check(self, outcome: Outcome) -> None:
+        """Fail unless it did."""
 
 
-def check_refusal(outcome: Outcome, verdict: str, what: str, *, written: bool = False) -> None:
-    """Everything that the contract says of a refusal. `what` is a regular expression for all after the verdict."""
-    parse.ended(outcome.result, guest.REFUSED)
-    message = _check_console(outcome, verdict, what)
-    _check_record(outcome, verdict, message)
-    _check_unit(outcome, verdict, message)
-    _check_journal(outcome, verdict, message)
-    check_nothing_mounted(outcome)
-    if not written:
-        assert outcome.written == 0
+@dataclass(frozen=True)
+class Scenario:
+    """One boot. `initrd` are files put into the initrd. A function makes what needs the disk or a key."""
+
+    id: str
+    expect: Expectation
+    disk: Change | None = None
+    initrd: Files | Callable[[], Files] = dict
+    cmdline: str = ""  # more of it
+    ostree: str | None = None  # in the place of the argument ostree=
+    script: Script = ""  # for the booted system
+    emergency: Script = WITNESS  # for the emergency environment of the initrd
+    suite: str = "forky"
+    fsck: bool = False  # it may write to the disk
+    rw: bool = False
+    readonly: bool = False  # the medium
+    built: Callable[[], Path] | None = None  # another initrd
+
+    def files(self) -> Files:
+        """Make the files for the initrd."""
+        return self.initrd() if callable(self.initrd) else self.initrd
+
+    def run(self) -> Outcome:
+        """Boot it."""
+        return boot(
+            self.disk,
+            suite=self.suite,
+            initrd=self.built and self.built(),
+            append=self.cmdline if self.fsck else f"{UNREAD_DISK} {self.cmdline}",
+            karg=self.ostree,
+            extra_initrd_files=self.files(),
+            script=_text(self.script),
+            emergency_script=_text(self.emergency),
+            rw=self.rw,
+            readonly=self.readonly,
+            title=f"{type(self.expect).__name__.lower()}: {self.id}",
+        )
+
+    @cached_property
+    def job(self) -> Job[Outcome]:
+        """Boot it in the background, once for all tests."""
+        return Job(self.run)
 
 
-def check_interrupted(outcome: Outcome, what: str, verdict: str = "interrupted") -> None:
+def _text(script: Script) -> str:
+    return script() if callable(script) else script
+
+
+def rows(scenarios: Iterable[Scenario]) -> pytest.MarkDecorator:
+    """Parametrize a test with scenarios and their boots."""
+    return pytest.mark.parametrize(("scenario", "job"), [pytest.param(s, s.job, id=s.id) for s in scenarios])
+
+
+def boots(*scenarios: Scenario) -> pytest.MarkDecorator:
+    """Parametrize a test with the boots of scenarios."""
+    return pytest.mark.parametrize("job", [pytest.param(s.job, id=s.id) for s in scenarios])
+
+
+# --- what a boot must come to
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The test's script ran to its end: in the booted system, or with the status of a refusal in the initrd."""
+
+    status: int = guest.PASSED
+    unwritten: bool = False
+
+    def check(self, outcome: Outcome) -> None:
+        """Fail unless it did."""
+        outcome.must_end(self.status)
+        assert not self.unwritten or outcome.written == 0
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A verdict of the service. `what` is a regular expression for all after the verdict."""
+
+    verdict: str
+    what: str
+    unwritten: bool = True  # not where enrolling is attempted, or the kernel notes an error on the disk
+
+    def check(self, outcome: Outcome) -> None:
+        """Check console, greeting, record, unit, journal and disk; and that nothing is mounted."""
+        outcome.must_end(guest.REFUSED)
+        message = _check_console(outcome, self.verdict, self.what)
+        _check_record(outcome, self.verdict, message)
+        _check_unit(outcome, self.verdict, message)
+        _check_journal(outcome, self.verdict, message)
+        _check_nothing_mounted(outcome)
+        assert not self.unwritten or outcome.written == 0
+
+
+@dataclass(frozen=True)
+class Interrupted:
     """The end of a service that was not its own: within a minute, and everything as it was before."""
-    parse.ended(outcome.result, guest.REFUSED)
-    lines = [line for line in outcome.console if line.startswith("bootseal: ")]
-    assert re.fullmatch(rf"bootseal: refused \({verdict}\): {what}: bootseal\.service", lines[0]), lines
-    assert lines[1].startswith("bootseal: hint: ")
-    _check_greeting(outcome, lines[0].removeprefix("bootseal: "))
-    assert outcome.record["verdict"] == verdict
-    check_nothing_mounted(outcome)
-    assert seconds_after_sysroot(outcome) < MINUTE
+
+    what: str
+    verdict: str = "interrupted"
+    unwritten: bool = False
+
+    def check(self, outcome: Outcome) -> None:
+        """Check console, greeting, record and time; and that nothing is mounted."""
+        outcome.must_end(guest.REFUSED)
+        lines = [line for line in outcome.console if line.startswith("bootseal: ")]
+        assert re.fullmatch(rf"bootseal: refused \({self.verdict}\): {self.what}: bootseal\.service", lines[0]), lines
+        assert lines[1].startswith("bootseal: hint: ")
+        _check_greeting(outcome, lines[0].removeprefix("bootseal: "))
+        assert outcome.record["verdict"] == self.verdict
+        _check_nothing_mounted(outcome)
+        assert _seconds_after_sysroot(outcome) < MINUTE
+        assert not self.unwritten or outcome.written == 0
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The refusal of the last look: something was mounted or unmounted after the service had verified and mounted."""
+
+    what: str
+
+    def check(self, outcome: Outcome) -> None:
+        """Check console, record, journal and the switch of roots."""
+        outcome.must_end(guest.REFUSED)
+        said = [line for line in outcome.console if line.startswith("bootseal: ")]
+        assert said[0].startswith("bootseal: verified ")
+        what = f"other mounts than bootseal.service attached: {self.what}"
+        assert re.fullmatch(rf"bootseal: refused \(changed\): {what}: /sysroot", said[1]), said
+        assert said[2].startswith("bootseal: hint: ")
+        assert (outcome.record["verdict"], outcome.record["message"]) == ("changed", said[1].removeprefix("bootseal: "))
+        assert outcome.record["image"]["digest"] == signed.image_digest(outcome.image.deployment.cfs).hex()
+        assert "ActiveState=failed" in outcome["switch"]
+        assert [entry["BOOTSEAL_VERDICT"] for entry in _entries(outcome)] == ["verified", "changed"]
+        assert "bootseal: this boot was refused" in outcome.console
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A refusal that ends the machine, as OnRefusal= says: no status of a script, and no emergency environment."""
+
+    verdict: str
+    said: str
+
+    def check(self, outcome: Outcome) -> None:
+        """Fail unless it did."""
+        assert outcome.result.ended == "exit"
+        assert outcome.result.status not in (guest.PASSED, guest.REFUSED, guest.FAILED)
+        assert f"bootseal: refused ({self.verdict})" in outcome.result.console
+        assert self.said in outcome.result.console
+        assert "emergency environment" not in outcome.result.console
 
 
 def _check_console(outcome: Outcome, verdict: str, what: str) -> str:
@@ -161,7 +273,7 @@ def _signer(record: dict[str, Any]) -> list[str]:
 
 
 def _check_unit(outcome: Outcome, verdict: str, message: str) -> None:
-    unit = properties(outcome.sections["unit"])
+    unit = outcome.unit()
     assert unit["ActiveState"] == "failed"
     assert unit["StatusText"] == message
     if verdict in EXIT_STATUS:
@@ -169,31 +281,30 @@ def _check_unit(outcome: Outcome, verdict: str, message: str) -> None:
 
 
 def _check_journal(outcome: Outcome, verdict: str, message: str) -> None:
-    entries = [e for e in parse.json_lines(outcome.sections["journal"]) if "BOOTSEAL_VERDICT" in e]
-    assert [(e["BOOTSEAL_VERDICT"], e["MESSAGE"], e["MESSAGE_ID"]) for e in entries] == [
+    assert [(e["BOOTSEAL_VERDICT"], e["MESSAGE"], e["MESSAGE_ID"]) for e in _entries(outcome)] == [
         (verdict, message, _verdict(verdict).message_id)
     ]
 
 
-def check_nothing_mounted(outcome: Outcome) -> None:
-    """/sysroot is the physical root and read-only, nothing of ours is anywhere, and nothing went on."""
-    at_sysroot = [m for m in outcome.mounts if (m["at"] + "/").startswith("/sysroot/")]
-    assert [(m["at"], m["source"], m["type"]) for m in at_sysroot] == [("/sysroot", "/dev/vda", outcome.image.fs)]
-    assert {option for m in at_sysroot for option in (m["options"] + "," + m["super"]).split(",")} & {"ro", "rw"} == {"ro"}
-    assert not [m for m in outcome.mounts if m["type"] in ("erofs", "overlay") or "bootseal" in m["at"]]
-    targets = outcome.sections["targets"]
+def _entries(outcome: Outcome) -> list[dict[str, Any]]:
+    return [entry for entry in parse.json_lines(outcome["journal"]) if "BOOTSEAL_VERDICT" in entry]
+
+
+def _check_nothing_mounted(outcome: Outcome) -> None:
+    """Fail unless /sysroot is the physical root, read-only, with nothing of ours anywhere, and nothing went on."""
+    mounts = outcome.mounts("mountinfo")
+    at_sysroot = [m for m in mounts if f"{m.target}/".startswith("/sysroot/")]
+    assert [(m.target, m.source, m.fstype) for m in at_sysroot] == [("/sysroot", "/dev/vda", outcome.image.fs)]
+    assert {option for m in at_sysroot for option in m.options + m.super_options} & {"ro", "rw"} == {"ro"}
+    assert not [m for m in mounts if m.fstype in ("erofs", "overlay") or "bootseal" in m.target]
+    targets = outcome["targets"]
     assert targets.count("ActiveState=inactive") == targets.count("Id=") == 3, targets
-    run = outcome.sections["run"].split()
+    run = outcome["run"].split()
     assert not {"ostree-booted", "ostree", "superblock-was-read-only"} & set(run), run
     assert not [line for line in outcome.console if "Switching root" in line or "Switch Root" in line]
 
 
-def properties(text: str) -> dict[str, str]:
-    """What `systemctl show` printed of one unit."""
-    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-
-
-def seconds_after_sysroot(outcome: Outcome) -> float:
+def _seconds_after_sysroot(outcome: Outcome) -> float:
     """From the mount of the physical root to the emergency environment's script."""
-    lines = outcome.sections["times"].splitlines()
+    lines = outcome["times"].splitlines()
     return float(lines[1].split()[0]) - int(lines[0].partition("=")[2]) / 1e6

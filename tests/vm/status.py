@@ -3,30 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from vm.harness import guest, parse, qemu, signed
-from vm.harness.ask import ask
-from vm.harness.parse import Told
+from vm.harness import guest, qemu, signed
+from vm.harness.ask import TOLD, ask
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "StatusText", "ExecMainStatus")
-
-# told COMMAND...: its exit status, and each line that it printed, with where it went.
-_PREAMBLE = """\
-told() {
-    status=0
-    "$@" </dev/null >/run/guest-out 2>/run/guest-err || status=$?
-    echo "status: $status"
-    sed 's/^/out: /' /run/guest-out
-    sed 's/^/err: /' /run/guest-err
-}
-"""
 
 ASKED = {
     "systemctl": "told systemctl status --no-pager --full bootseal",
@@ -100,7 +84,7 @@ SECURE_BOOT = {
 
 def script(*parts: dict[str, str]) -> str:
     """Sections, with `told`."""
-    return _PREAMBLE + ask(**{name: command for part in parts for name, command in part.items()})
+    return TOLD + ask(**{name: command for part in parts for name, command in part.items()})
 
 
 def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = None, firmware: bool = False) -> guest.Result:
@@ -117,34 +101,6 @@ def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = 
         firmware=firmware,
         title=title,
     )
-
-
-@dataclass(frozen=True)
-class Seen:
-    """The sections of a guest's report."""
-
-    result: guest.Result
-
-    @cached_property
-    def sections(self) -> dict[str, str]:
-        parse.ended(self.result, guest.PASSED)
-        return parse.sections(self.result.report)
-
-    def told(self, name: str) -> Told:
-        """What the only `told` of a section said."""
-        (found,) = Told.all(self.sections[name])
-        return found
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """boot.json."""
-        record: dict[str, Any] = json.loads(self.sections["record"])
-        return record
-
-    @property
-    def properties(self) -> dict[str, str]:
-        """What systemd says of the unit."""
-        return dict(line.split("=", 1) for line in self.sections["show"].splitlines())
 
 
 def transcript(command: str) -> list[str]:

@@ -7,23 +7,21 @@ in a real shutdown, and what ostree made of the update is asked for after that.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from vm.disks import INITRD, changed_disk, initrd_disk
-from vm.harness import guest, parse, qemu, signed
+from vm.harness import guest, qemu, signed
 from vm.harness.ask import ask, put_file
 from vm.harness.changes import commands, put, several
 from vm.harness.jobs import Job
-from vm.harness.parse import json_of
-from vm.test_refusals import OTHER_DIGEST
+from vm.harness.parse import Said, first_json
+from vm.refusals import OTHER_DIGEST
 
 pytestmark = pytest.mark.vm
 
@@ -42,12 +40,11 @@ class Chain:
     signature: bytes = b""
     results: dict[str, guest.Result] = field(default_factory=dict)
 
-    def said(self, name: str) -> dict[str, str]:
-        """What one of them reported."""
+    def said(self, name: str) -> Said:
+        """Read what one of them reported."""
         last = list(self.results.items())[-1]
         assert name in self.results, f"the chain ended early, with {last[0]}: {last[1].ended} {last[1].status}"
-        parse.ended(self.results[name], guest.PASSED)
-        return parse.sections(self.results[name].report)
+        return Said.of(self.results[name])
 
 
 def _run() -> Chain:
@@ -135,7 +132,7 @@ def test_deploy_refuses_before_it_writes(job: Job[Chain]) -> None:
 def test_deploy_seals_and_writes(job: Job[Chain]) -> None:
     chain = job.result()
     said = chain.said("deploy")
-    record = json_of(said["first"])
+    record = first_json(said["first"])
     assert (record["verdict"], record["changed"]) == ("verified", True), record
     assert ["without fs-verity" in line for line in record["missing"]] == [True]
     state = said["after_first"]
@@ -154,14 +151,14 @@ def test_deploy_leaves_the_immutable_bit_and_the_read_only_mount(job: Job[Chain]
 
 @chain
 def test_deploy_seals_objects_when_asked(job: Job[Chain]) -> None:
-    record = json_of(job.result().said("deploy")["objects"])
+    record = first_json(job.result().said("deploy")["objects"])
     assert (record["verdict"], record["changed"], record["missing"]) == ("verified", True, [])
 
 
 @chain
 def test_deploy_again_changes_nothing(job: Job[Chain]) -> None:
     said = job.result().said("deploy")
-    assert json_of(said["second"])["changed"] is False
+    assert first_json(said["second"])["changed"] is False
     assert said["after_second"] == said["after_first"]
 
 
@@ -300,18 +297,13 @@ def _kernel_of(target: str) -> str:
     return target.split("/")[4]
 
 
-def _record(said: dict[str, str]) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(said["record"])
-    return record
-
-
 @chain
 @pytest.mark.parametrize(
     ("boot", "method", "first"), [("held", "fsverity", True), ("passed", "fsverity", False), ("open", "keyring", False)]
 )
 def test_what_was_deployed_boots(job: Job[Chain], boot: str, method: str, first: bool) -> None:  # noqa: FBT001
     said = job.result().said(boot)
-    record = _record(said)
+    record = said.record
     enrollment = record["enrollment"]
     assert (record["verdict"], enrollment["method"], enrollment["missing"]) == ("verified", method, [])
     assert enrollment["first_boot"] is first
@@ -371,7 +363,7 @@ def test_the_gate_lets_pass_what_was_signed(job: Job[Chain]) -> None:
 def test_what_the_gate_let_pass_is_what_boots_next(job: Job[Chain]) -> None:
     chain = job.result()
     said = chain.said("open")
-    assert _record(said)["deployment"]["checksum"] == chain.said("deploy")["update"].splitlines()[-1]
+    assert said.record["deployment"]["checksum"] == chain.said("deploy")["update"].splitlines()[-1]
     assert said["verify"].splitlines()[0].split(maxsplit=1)[1] == "(booted), as the disk names it:  verified"
     # Its own initrd, copied to /boot by ostree, is where the keys are from.
     assert re.search(r"^  keys +1 from /sysroot/boot/ostree/guest-[0-9a-f]{64}/initramfs-", said["verify"], re.MULTILINE)

@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import json
-import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 import bootseal
-from vm import scenario
-from vm.harness import guest, parse, signed, tree
+from vm.harness import guest, signed, tree
 from vm.harness.ask import ask
 from vm.harness.cache import output_of, temporary
 from vm.harness.jobs import Job
-from vm.scenario import Outcome
+from vm.scenario import Changed, Ended, Outcome, Passed, Scenario, rows
 
 pytestmark = pytest.mark.vm
 
@@ -30,11 +27,6 @@ mkdir -p /sysroot/usr/share/crypto-policies/back-ends/FIPS /sysroot/etc/crypto-p
 : >/sysroot/usr/share/crypto-policies/default-fips-config
 echo DEFAULT >/sysroot/etc/crypto-policies/config
 """
-WITNESS = ask(
-    unit="systemctl show -p ActiveState,Result,StatusText bootseal.service",
-    switch="systemctl show -p ActiveState,Result initrd-switch-root.service",
-    journal="journalctl --quiet --boot --output=json SYSLOG_IDENTIFIER=bootseal",
-)
 
 
 def hook(*lines: str) -> Mapping[str, guest.Content]:
@@ -52,83 +44,66 @@ def fips_hook(suite: str) -> Mapping[str, guest.Content]:
     }
 
 
-CHANGES: Mapping[str, tuple[Callable[[str], Mapping[str, guest.Content]], str]] = {
-    "directory": (
-        lambda _: hook("mount --bind /sysroot/sysroot/ostree /sysroot/usr"),
-        r"/sysroot/usr is ext4 from /dev/vda",
+BIND_OVER_USR = hook("mount --bind /sysroot/sysroot/ostree /sysroot/usr")
+CHANGES = [
+    Scenario("directory", Changed(r"/sysroot/usr is ext4 from /dev/vda"), initrd=BIND_OVER_USR, cmdline="fips=1"),
+    Scenario(
+        "file",
+        Changed(r"/sysroot/usr/lib/os-release is ext4 from /dev/vda"),
+        initrd=hook("mount --bind /sysroot/etc/hostname /sysroot/usr/lib/os-release"),
+        cmdline="fips=1",
+        suite="trixie",
     ),
-    "file": (
-        lambda _: hook("mount --bind /sysroot/etc/hostname /sysroot/usr/lib/os-release"),
-        r"/sysroot/usr/lib/os-release is ext4 from /dev/vda",
-    ),
-    "unmount": (
-        lambda _: hook("umount --recursive --lazy /sysroot"),
+    Scenario(
+        "unmount",
         # Where /sysroot is free, systemd mounts the physical root there again.
-        r"(/sysroot is ext4 from /dev/vda, )?/sysroot is gone, /sysroot/etc is gone, .*",
+        Changed(r"(/sysroot is ext4 from /dev/vda, )?/sysroot is gone, /sysroot/etc is gone, .*"),
+        initrd=hook("umount --recursive --lazy /sysroot"),
+        cmdline="fips=1",
     ),
-    "replaced": (
-        lambda _: hook("umount /sysroot/var", "mount --bind /sysroot/sysroot/ostree/deploy/guest/var /sysroot/var"),
-        r"/sysroot/var is ext4 from /dev/vda, /sysroot/var is gone",
+    Scenario(
+        "replaced",
+        Changed(r"/sysroot/var is ext4 from /dev/vda, /sysroot/var is gone"),
+        initrd=hook("umount /sysroot/var", "mount --bind /sysroot/sysroot/ostree/deploy/guest/var /sysroot/var"),
+        cmdline="fips=1",
+        suite="trixie",
     ),
-    "fips": (
-        fips_hook,
-        r"/sysroot/etc/crypto-policies/back-ends is overlay from \S+, /sysroot/etc/crypto-policies/config is .*",
+    Scenario(
+        "fips",
+        Changed(r"/sysroot/etc/crypto-policies/back-ends is overlay from \S+, /sysroot/etc/crypto-policies/config is .*"),
+        initrd=lambda: fips_hook("forky"),
+        cmdline="fips=1",
+        rw=True,  # the hook writes to /etc
     ),
-}
+]
 
 
-def _changed(name: str, suite: str) -> Job[Outcome]:
-    files, _ = CHANGES[name]
-    return Job(
-        lambda: scenario.boot(
-            suite=suite,
-            append=f"{scenario.UNREAD_DISK} fips=1",
-            extra_initrd_files=files(suite),
-            emergency_script=WITNESS,
-            rw=name == "fips",  # its hook writes to /etc
-            title=f"last look: {name}, {suite}",
-        )
-    )
-
-
-CASES = [("directory", "forky"), ("file", "trixie"), ("unmount", "forky"), ("replaced", "trixie"), ("fips", "forky")]
-
-
-@pytest.mark.parametrize(("name", "job"), [pytest.param(name, _changed(name, suite), id=name) for name, suite in CASES])
-def test_a_changed_root_is_not_switched_to(name: str, job: Job[Outcome]) -> None:
-    outcome = job.result()
-    parse.ended(outcome.result, guest.REFUSED)
-    said = [line for line in outcome.console if line.startswith("bootseal: ")]
-    assert said[0].startswith("bootseal: verified ")
-    what = f"other mounts than bootseal.service attached: {CHANGES[name][1]}"
-    assert re.fullmatch(rf"bootseal: refused \(changed\): {what}: /sysroot", said[1]), said
-    assert said[2].startswith("bootseal: hint: ")
-    assert (outcome.record["verdict"], outcome.record["message"]) == ("changed", said[1].removeprefix("bootseal: "))
-    assert outcome.record["image"]["digest"] == signed.image_digest(outcome.image.deployment.cfs).hex()
-    assert "ActiveState=failed" in outcome.sections["switch"]
-    assert [e["BOOTSEAL_VERDICT"] for e in parse.json_lines(outcome.sections["journal"]) if "BOOTSEAL_VERDICT" in e] == [
-        "verified", "changed",
-    ]  # fmt: skip
-    assert "bootseal: this boot was refused" in outcome.console
+@rows(CHANGES)
+def test_a_changed_root_is_not_switched_to(scenario: Scenario, job: Job[Outcome]) -> None:
+    scenario.expect.check(job.result())
 
 
 # --- an end that OnRefusal= names
 
 
-def _rebooting() -> Outcome:
+def _rebooting() -> Path:
     keys = [signed.named(signed.key().certificate)]
-    made = guest.initrd("forky", keys=keys, conf="[Policy]\nOnRefusal=reboot\n")
-    files, _ = CHANGES["directory"]
-    return scenario.boot(initrd=made.path, extra_initrd_files=files("forky"), title="last look: OnRefusal=reboot")
+    return guest.initrd("forky", keys=keys, conf="[Policy]\nOnRefusal=reboot\n").path
 
 
-@pytest.mark.parametrize("job", [pytest.param(Job(_rebooting), id="reboot")])
-def test_on_refusal(job: Job[Outcome]) -> None:
-    outcome = job.result()
-    assert outcome.result.ended == "exit"
-    assert "bootseal: refused (changed)" in outcome.result.console
-    assert "reboot: Restarting system" in outcome.result.console
-    assert "emergency environment" not in outcome.result.console
+REBOOT = Scenario(
+    "reboot",
+    Ended("changed", "reboot: Restarting system"),
+    initrd=BIND_OVER_USR,
+    fsck=True,
+    emergency="",
+    built=_rebooting,
+)
+
+
+@rows([REBOOT])
+def test_on_refusal(scenario: Scenario, job: Job[Outcome]) -> None:
+    scenario.expect.check(job.result())
 
 
 # --- boots that pass
@@ -191,24 +166,21 @@ def _without_beneath() -> Mapping[str, guest.Content]:
     return {"usr/lib/bootseal/bootseal/linux/mountapi.py": changed.encode()}
 
 
-def _passing(suite: str, files: Callable[[], Mapping[str, guest.Content]]) -> Job[Outcome]:
-    return Job(lambda: scenario.boot(suite=suite, extra_initrd_files=files(), script=PASSED, title=f"last look: {suite}"))
-
-
+NOTHING_BENEATH = Scenario(
+    "nothing-beneath", Passed(), initrd=_without_beneath, fsck=True, emergency="", suite="trixie", script=PASSED
+)
 PASSING = {
     "luks": Job(_luks),
-    "nothing-beneath": _passing("trixie", _without_beneath),
+    "nothing-beneath": NOTHING_BENEATH.job,
 }
 
 
 @pytest.mark.parametrize("job", PASSING.values(), ids=list(PASSING))
 def test_an_unchanged_root_passes(job: Job[Outcome]) -> None:
-    outcome = job.result()
-    parse.ended(outcome.result, guest.PASSED)
-    assert json.loads(outcome.sections["record"])["verdict"] == "verified"
+    outcome = job.result().must_end()
+    assert outcome.record["verdict"] == "verified"
     assert "bootseal: refused" not in outcome.result.console
-    roots = [line for line in outcome.sections["mounts"].splitlines() if line.split()[4] == "/"]
-    assert len(roots) == 1, roots
+    assert [m.target for m in outcome.mounts()].count("/") == 1, outcome["mounts"]
 
 
 # --- what it rests on

@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-from vm.harness import guest, parse, qemu, signed
+from vm.enrolled import ENROLLED, GONE, IN_INITRD, LOOK, PLAIN, PROGRAM, look
+from vm.harness import guest, qemu, signed
 from vm.harness.ask import ask, put_file
 from vm.harness.cache import SCRIPTS, output_of, temporary
 from vm.harness.changes import put
 from vm.harness.jobs import Job
-from vm.harness.parse import json_of
+from vm.harness.parse import Said, first_json, last_json, must_end
 from vm.harness.units import PLAN, check_cut, end_in_initrd, ended_at
 
 pytestmark = pytest.mark.vm
 
-AIDS = "/usr/lib/bootseal-test"
 _lock = threading.Lock()
 
 
@@ -40,12 +40,7 @@ def _signature(kind: str = "signature") -> bytes:
 
 def _settings(method: str) -> dict[str, guest.Content]:
     """Files for the initrd: the new key's certificate, and what looks at the digest file."""
-    look = {f"{AIDS[1:]}/enrolled.py": (SCRIPTS / "enrolled.py").read_bytes()}
-    return {**signed.settings(f"[Enroll]\nMethod={method}\n", keys=[_new()]), **look}
-
-
-def _look(verb: str, sysroot: str, aids: str = AIDS) -> str:
-    return f"python3 -I {aids}/enrolled.py {verb} {sysroot} {signed.image().deployment.path}"
+    return {**signed.settings(f"[Enroll]\nMethod={method}\n", keys=[_new()]), **LOOK}
 
 
 @functools.cache
@@ -53,7 +48,7 @@ def _made() -> Path:
     image, raw = signed.image(), temporary() / "rotated.raw"
     files = {**end_in_initrd("true"), **signed.settings("[Enroll]\nMethod=fsverity\n")}
     first = guest.boot(image, signed.initrd(), extra_initrd_files=files, title="enrolled with the old key")
-    parse.ended(first, guest.PASSED)
+    must_end(first)
     output_of("qemu-img", "convert", "-O", "raw", first.overlay, raw)
     put("{signature}", _signature())(image, raw)
     return raw
@@ -76,49 +71,29 @@ def _boot(
     )
 
 
-def _record(section: str) -> dict[str, Any]:
-    """The first JSON of a section."""
-    found: dict[str, Any] = json.JSONDecoder().raw_decode(section, section.index("{"))[0]
-    return found
-
-
-def _state(section: str) -> dict[str, Any]:
-    """The last line of a section."""
-    found: dict[str, Any] = json.loads(section.splitlines()[-1])
-    return found
-
-
-BESIDE = {"files": [signed.IMAGE, signed.DIGEST, signed.SIGNATURE]}
-GONE = {"opens": "ENOKEY", **BESIDE}
-PLAIN = {"opens": True, "size": 32, "verity": False, **BESIDE}
-ENROLLED = {**PLAIN, "verity": True}
-
-
 # --- without a disturbance
 
 
 def _undisturbed() -> guest.Result:
     path = signed.image().deployment.path
-    script = put_file("/run/enrolled.py", (SCRIPTS / "enrolled.py").read_bytes()) + ask(
+    script = put_file("/run/enrolled.py", PROGRAM) + ask(
         record="cat /run/bootseal/boot.json",
         digest=f"fsverity measure /sysroot/{path}/{signed.DIGEST}",
-        state=_look("state", "/sysroot", "/run"),
+        state=look("state", "/sysroot", "/run"),
     )
     return _boot("fsverity", script=script, title="rotated key, fsverity")
 
 
 @pytest.mark.parametrize("job", [pytest.param(Job(_undisturbed), id="fsverity")])
 def test_a_rotated_key_under_an_enrolled_digest_file(job: Job[guest.Result]) -> None:
-    result = job.result()
-    parse.ended(result, guest.PASSED)
-    found = parse.sections(result.report)
-    record = json.loads(found["record"])
-    assert record["signature"]["subject"] == "CN=new p256"
-    assert (record["enrollment"]["first_boot"], record["enrollment"]["missing"]) == (True, [])
-    assert 0 < record["enrollment"]["bytes_written"] < 128 * 1024
-    assert "the digest file cannot be opened" in result.console
-    assert found["digest"].startswith("sha256:")
-    assert _state(found["state"]) == {**ENROLLED, "immutable": True, "leftovers": [], "superblock": "rw"}
+    said = Said.of(job.result())
+    assert said.record["signature"]["subject"] == "CN=new p256"
+    enrollment = said.record["enrollment"]
+    assert (enrollment["first_boot"], enrollment["missing"]) == (True, [])
+    assert 0 < enrollment["bytes_written"] < 128 * 1024
+    assert "the digest file cannot be opened" in said.result.console
+    assert said["digest"].startswith("sha256:")
+    assert last_json(said["state"]) == {**ENROLLED, "immutable": True, "leftovers": [], "superblock": "rw"}
 
 
 # --- at boot: killed before each step of the replacement, then the power cut between two of them
@@ -147,15 +122,15 @@ def _kill_script() -> str:
     sections = {}
     for number, (name, (plan, _, _)) in enumerate(KILLS.items()):
         again = f'{_again(plan)}\n{START} && echo "not killed"'
-        sections[f"killed_{name}"] = f"{again if number else ':'}\n{_look('state', '/sysroot')}"
-        keep = "" if number else _writable(_look("keep", "/sysroot"))
+        sections[f"killed_{name}"] = f"{again if number else ':'}\n{look('state', '/sysroot')}"
+        keep = "" if number else _writable(look("keep", "/sysroot"))
         record = "cat /run/bootseal/boot.json"
-        sections[f"good_{name}"] = f"{keep}\nrm {PLAN}\n{START}\n{record}\n{_look('state', '/sysroot/sysroot')}\n{UNDO}"
+        sections[f"good_{name}"] = f"{keep}\nrm {PLAN}\n{START}\n{record}\n{look('state', '/sysroot/sysroot')}\n{UNDO}"
     return ask(**sections, cut=f"{_again(CUT_AT)}\n{START}")
 
 
 def _again(plan: str) -> str:
-    return f"{_writable(_look('reset', '/sysroot'))}\necho {json.dumps(plan)} >{PLAN}"
+    return f"{_writable(look('reset', '/sysroot'))}\necho {json.dumps(plan)} >{PLAN}"
 
 
 def _killed_and_cut() -> tuple[guest.Result, guest.Result]:
@@ -166,15 +141,8 @@ def _killed_and_cut() -> tuple[guest.Result, guest.Result]:
 
 def _seen_in_initrd(cut: guest.Result, title: str) -> guest.Result:
     """The boot after a power cut."""
-    seen = ask(record="cat /run/bootseal/boot.json", state=_look("state", "/sysroot/sysroot"))
+    seen = ask(record="cat /run/bootseal/boot.json", state=look("state", IN_INITRD))
     return _boot("fsverity", files=end_in_initrd(seen), disk=cut.overlay, title=title)
-
-
-def _section(result: guest.Result, name: str) -> str:
-    """A section of a boot that ends with a power cut, or earlier than it should."""
-    found = parse.sections(result.report)
-    assert name in found, f"{result.ended} {result.status}\n{result.console[-4000:]}\n--- report\n{result.report[-4000:]}"
-    return found[name]
 
 
 REPLACED = Job(_killed_and_cut)
@@ -184,18 +152,17 @@ REPLACED = Job(_killed_and_cut)
 @pytest.mark.parametrize("job", [pytest.param(REPLACED, id="boot")])
 def test_killed_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, guest.Result]], name: str) -> None:
     _, expected, unfinished = KILLS[name]
-    killed, good = (_section(job.result()[0], f"{which}_{name}") for which in ("killed", "good"))
-    assert _state(killed) == {**expected, "superblock": "ro"}
+    killed, good = (Said(job.result()[0])[f"{which}_{name}"] for which in ("killed", "good"))
+    assert last_json(killed) == {**expected, "superblock": "ro"}
     assert "not killed" not in killed
-    _check_good(_record(good), _state(good), first=unfinished)
+    _check_good(first_json(good), last_json(good), first=unfinished)
 
 
-def _after_cut(cut: guest.Result, after: guest.Result) -> dict[str, str]:
+def _after_cut(cut: guest.Result, after: guest.Result) -> Said:
     """What the boot after a power cut reports."""
-    _section(cut, "cut")
+    assert "cut" in Said(cut).sections
     check_cut(cut)
-    parse.ended(after, guest.PASSED)
-    return parse.sections(after.report)
+    return Said.of(after)
 
 
 def _check_good(record: dict[str, Any], state: dict[str, Any], *, first: bool, left: Sequence[str] = ()) -> None:
@@ -206,9 +173,9 @@ def _check_good(record: dict[str, Any], state: dict[str, Any], *, first: bool, l
 
 @pytest.mark.parametrize("job", [pytest.param(REPLACED, id="boot")])
 def test_a_power_cut_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, guest.Result]]) -> None:
-    found = _after_cut(*job.result())
-    assert "the digest file cannot be opened" in job.result()[1].console
-    _check_good(json.loads(found["record"]), _state(found["state"]), first=True)
+    said = _after_cut(*job.result())
+    assert "the digest file cannot be opened" in said.result.console
+    _check_good(said.record, last_json(said["state"]), first=True)
 
 
 # --- in the booted system: the method keyring leaves the file as it is, `deploy` replaces it
@@ -245,7 +212,7 @@ def _deploy(which: str, plan: str = "") -> str:
 
 
 def _deployed_and_cut() -> tuple[guest.Result, guest.Result]:
-    state = _look("state", "/sysroot", "/run")
+    state = look("state", "/sysroot", "/run")
     digest = f"/sysroot/{signed.image().deployment.path}/{signed.DIGEST}"
     kills = {
         f"killed_{name}": f'{_deploy("new", plan)} || echo "status $?"\n{state}' for name, (plan, _) in DEPLOY_KILLS.items()
@@ -268,31 +235,31 @@ deployed = pytest.mark.parametrize("job", [pytest.param(DEPLOYED, id="deploy")])
 @deployed
 def test_a_rotated_key_without_writing(job: Job[tuple[guest.Result, guest.Result]]) -> None:
     """The method keyring leaves the old file as it is, so it can still not be opened."""
-    result = job.result()[0]
-    record = json.loads(_section(result, "record"))
+    said = Said(job.result()[0])
+    record = said.record
     assert (record["verdict"], record["enrollment"]["bytes_written"]) == ("verified", 0)
-    assert "the digest file cannot be opened" in result.console
-    assert "Required key not available" in _section(result, "measure")
-    assert _state(_section(result, "before")) == {**GONE, "immutable": True, "leftovers": [], "superblock": "rw"}
+    assert "the digest file cannot be opened" in said.result.console
+    assert "Required key not available" in said["measure"]
+    assert last_json(said["before"]) == {**GONE, "immutable": True, "leftovers": [], "superblock": "rw"}
 
 
 @deployed
 @pytest.mark.parametrize("name", DEPLOY_KILLS)
 def test_deploy_killed(job: Job[tuple[guest.Result, guest.Result]], name: str) -> None:
-    killed = _section(job.result()[0], f"killed_{name}")
+    killed = Said(job.result()[0])[f"killed_{name}"]
     assert "status 137" in killed
-    assert _state(killed) == {**DEPLOY_KILLS[name][1], "superblock": "rw"}
+    assert last_json(killed) == {**DEPLOY_KILLS[name][1], "superblock": "rw"}
 
 
 @deployed
 def test_deploy_completes_what_a_killed_one_began(job: Job[tuple[guest.Result, guest.Result]]) -> None:
-    section = _section(job.result()[0], "deployed")
-    assert json_of(section)["verdict"] == "verified"
-    assert _state(section) == {**PLAIN, "immutable": True, "leftovers": [], "superblock": "rw"}
+    section = Said(job.result()[0])["deployed"]
+    assert first_json(section)["verdict"] == "verified"
+    assert last_json(section) == {**PLAIN, "immutable": True, "leftovers": [], "superblock": "rw"}
 
 
 @deployed
 def test_a_power_cut_while_deploying(job: Job[tuple[guest.Result, guest.Result]]) -> None:
     """The boot makes the directory immutable again; what else lies about is the next run's to clear away."""
-    found = _after_cut(*job.result())
-    _check_good(json.loads(found["record"]), _state(found["state"]), first=True, left=["digest.new", "sig.old"])
+    said = _after_cut(*job.result())
+    _check_good(said.record, last_json(said["state"]), first=True, left=["digest.new", "sig.old"])

@@ -12,12 +12,12 @@ import pytest
 
 from unit.host import program
 from vm.disks import INITRD, changed_disk, initrd_disk
-from vm.harness import guest, parse, qemu, signed
+from vm.harness import guest, qemu, signed
 from vm.harness.ask import ask, put_file
 from vm.harness.cache import temporary
 from vm.harness.changes import commands
 from vm.harness.jobs import Job
-from vm.harness.parse import json_of
+from vm.harness.parse import Said, first_json
 
 pytestmark = pytest.mark.vm
 
@@ -88,9 +88,8 @@ def _run() -> guest.Result:
 job = pytest.mark.parametrize("job", [pytest.param(Job(_run), id=SUITE)])
 
 
-def _said(job: Job[guest.Result]) -> dict[str, str]:
-    parse.ended(job.result(), guest.PASSED)
-    return parse.sections(job.result().report)
+def _said(job: Job[guest.Result]) -> Said:
+    return Said.of(job.result())
 
 
 @job
@@ -104,8 +103,8 @@ def test_the_kernel_accepts_what_sign_makes(job: Job[guest.Result], name: str) -
 @job
 def test_a_sha512_image_is_deployed_and_would_boot(job: Job[guest.Result]) -> None:
     said = _said(job)
-    assert json_of(said["unsigned"])["verdict"] == "no-digest"
-    first, again, verified = (json_of(said[name]) for name in ("deploy", "again", "verify"))
+    assert first_json(said["unsigned"])["verdict"] == "no-digest"
+    first, again, verified = (first_json(said[name]) for name in ("deploy", "again", "verify"))
     assert (first["verdict"], first["changed"]) == ("verified", True)
     assert (again["verdict"], again["changed"]) == ("verified", False)
     assert (verified["verdict"], verified["image"]["algorithm"]) == ("verified", "sha512")
@@ -114,7 +113,7 @@ def test_a_sha512_image_is_deployed_and_would_boot(job: Job[guest.Result]) -> No
 
 @job
 def test_the_running_system_would_boot_again(job: Job[guest.Result]) -> None:
-    record = json_of(_said(job)["own"])
+    record = first_json(_said(job)["own"])
     assert (record["verdict"], record["state"]) == ("verified", "booted")
     # This suite has it in /boot alone, which the trees of the tests do without.
     assert record["missing"] == ["no configuration of the deployment's kernel found: its options are not known"]

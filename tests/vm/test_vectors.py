@@ -56,9 +56,8 @@ def _boot(suite: str) -> Found:
         timeout=qemu.LONG,
         title=f"vectors on {suite}",
     )
-    parse.ended(result, guest.PASSED)
-    said = parse.sections(result.report)
-    assert json.loads(said["record"])["keyring"]["sealed"] is False
+    said = parse.Said.of(result)
+    assert said.record["keyring"]["sealed"] is False
     return parse.json_lines(said["vectors"])
 
 

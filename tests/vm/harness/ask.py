@@ -6,6 +6,17 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+# Before a script that says `told COMMAND...`: its exit status, and each line that it printed with where it went.
+TOLD = """\
+told() {
+    status=0
+    "$@" </dev/null >/run/guest-out 2>/run/guest-err || status=$?
+    echo "status: $status"
+    sed 's/^/out: /' /run/guest-out
+    sed 's/^/err: /' /run/guest-err
+}
+"""
+
 
 def ask(**commands: str) -> str:
     """A shell script whose report has one section for each command."""

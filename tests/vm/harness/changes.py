@@ -32,7 +32,9 @@ class Names:
 
 
 # Changes a copied disk in place.
-Change = Callable[[guest.Image, Path], None]
+Change = Callable[[guest.Image, Path], object]
+# Of a file on the disk: a name as in commands(), or object_of().
+Place = str | Callable[[guest.Image], str]
 
 
 def commands(*lines: str) -> Change:
@@ -59,18 +61,27 @@ def put(name: str, content: bytes | Callable[[guest.Image], bytes]) -> Change:
     return change
 
 
-def flip(path: str | Callable[[guest.Image], str], offset: int) -> Change:
-    """Flips a byte of a file's data, behind the back of the filesystem."""
+def flip(path: Place, offset: int) -> Change:
+    """Flip a byte of a file's data, behind the back of the filesystem."""
+    return lambda image, disk: guest.flip_byte(disk, _path(path, image), offset)
 
-    def change(image: guest.Image, disk: Path) -> None:
-        name = path(image) if callable(path) else path.format_map(vars(Names.of(image)))
-        guest.flip_byte(disk, name, offset)
 
-    return change
+def remove(path: Place) -> Change:
+    """Remove a file."""
+    return lambda image, disk: guest.debugfs(disk, f"rm /{_path(path, image)}\n", write=True)
+
+
+def link(old: Place, new: Place) -> Change:
+    """Give a file a second name."""
+    return lambda image, disk: guest.debugfs(disk, f"ln /{_path(old, image)} /{_path(new, image)}\n", write=True)
+
+
+def _path(place: Place, image: guest.Image) -> str:
+    return place(image) if callable(place) else place.format_map(vars(Names.of(image)))
 
 
 def object_of(path: str) -> Callable[[guest.Image], str]:
-    """The object of a file of the OS tree."""
+    """Name the object of a file of the OS tree."""
     return lambda image: image.deployment.object_of(path)
 
 

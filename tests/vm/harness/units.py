@@ -33,7 +33,7 @@ def ended_at(plan: str) -> Mapping[str, guest.Content]:
 
 def check_cut(result: guest.Result) -> None:
     """The guest must have ended by the reset that is for it what a power cut would be."""
-    parse.ended(result, 0)
+    parse.must_end(result, 0)
     assert "sysrq: Resetting" in result.console, result.console[-4000:]
 
 
