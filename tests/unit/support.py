@@ -367,3 +367,12 @@ EVERY_ERRNO = sorted(errno.errorcode)
 def errno_name(number: int) -> str:
     """The name by which the manual pages call it."""
     return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode[number]
+
+
+def project_files() -> list[Path]:
+    """List the files that git knows or would add."""
+    command = ["git", "-C", str(TREE), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("no git tree")
+    return [path for name in done.stdout.decode().split("\0") if name and (path := TREE / name).is_file()]

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.support import TREE
-from unit.test_rules import project_files
+from unit.support import TREE, project_files
 
 
 def clean(*command: str | Path) -> None:
