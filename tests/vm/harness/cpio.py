@@ -37,7 +37,7 @@ def _pad(data: bytes, to: int) -> bytes:
 
 
 def archive(files: Mapping[str, Content]) -> bytes:
-    """A cpio archive (newc). Parent directories are included: name them as they really are, no `lib` for `usr/lib`."""
+    """Make a cpio archive (newc) with parent directories: name those as they really are, `usr/lib` for `lib`."""
     directories = {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
     members = [(name, stat.S_IFDIR | 0o755, b"") for name in sorted(directories)]
     for name, content in files.items():
@@ -51,13 +51,13 @@ def archive(files: Mapping[str, Content]) -> bytes:
 
 
 def with_files(initrd: Path, files: Mapping[str, Content], to: Path) -> Path:
-    """A copy of an initrd at `to` with files added or replaced (paths without a leading slash)."""
+    """Copy an initrd to `to` with files added or replaced (paths without a leading slash)."""
     to.write_bytes(_pad(initrd.read_bytes(), 512) + archive(files))
     return to
 
 
 def contents(initrd: Path) -> dict[str, bytes]:
-    """Every file by its path, without a leading slash; for a link its target, for a directory nothing."""
+    """Read every file by its path, without a leading slash: of a link the target, of a directory nothing."""
     data, found = initrd.read_bytes(), dict[str, bytes]()
     while data := data.lstrip(b"\0"):
         if data.startswith(_ZSTD):
@@ -67,7 +67,7 @@ def contents(initrd: Path) -> dict[str, bytes]:
 
 
 def _read(data: bytes, found: dict[str, bytes]) -> bytes:
-    """One archive; returns what follows."""
+    """Read one archive and return what follows it."""
     at, name = 0, ""
     while name != _TRAILER:
         assert data[at : at + len(_CPIO)] == _CPIO, f"no cpio archive at {at}"

@@ -3,27 +3,15 @@
 
 from __future__ import annotations
 
-from .boot import Result, boot, overlay_written, shell_command
-from .cache import GuestError, cache_dir, clean, step
+from .boot import Result, boot, shell_command
+from .cache import GuestError
 from .cpio import Content, Symlink, archive, with_files
-from .disk import (
-    Deployment,
-    Image,
-    Signer,
-    copy_disk,
-    debugfs,
-    deployment,
-    flip_byte,
-    image,
-    mutate,
-    replace_files,
-)
-from .qemu import FAILED, PASSED, REFUSED, Disk, bytes_written, overlay
+from .disk import Deployment, Image, copy_disk, debugfs, deployment, flip_byte, image, replace_files
+from .qemu import FAILED, PASSED, REFUSED, Disk, overlay
 from .tree import SUITES, Initrd, base_tree, initrd, kernel, os_tree
 
 __all__ = [
     "FAILED", "PASSED", "REFUSED", "SUITES", "Content", "Deployment", "Disk", "GuestError", "Image", "Initrd", "Result",
-    "Signer", "Symlink", "archive", "base_tree", "boot", "bytes_written", "cache_dir", "clean", "copy_disk", "debugfs",
-    "deployment", "flip_byte", "image", "initrd", "kernel", "mutate", "os_tree", "overlay", "overlay_written",
-    "replace_files", "shell_command", "step", "with_files",
+    "Symlink", "archive", "base_tree", "boot", "copy_disk", "debugfs", "deployment", "flip_byte", "image", "initrd", "kernel",
+    "os_tree", "overlay", "replace_files", "shell_command", "with_files",
 ]  # fmt: skip
