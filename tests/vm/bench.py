@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this packa
 from vm.demo import IMAGE, end_on_sigterm, make_key, sign
 from vm.harness import guest, qemu, tree
 from vm.harness.cache import CHECKOUT, SCRIPTS, cached, digest_of, must_run, say, scratch
+from vm.harness.parse import sections
 
 SUITE = "forky"
 LARGE = "large.cfs"
@@ -261,41 +262,7 @@ def digest_table(work: Path) -> str:
     return table(rows)
 
 
-# The deployment nine times more, with hard links; a boot entry for each; and either one initrd for all, or one for each.
-VERIFY_SCRIPT = """
-mkdir /run/target
-mount /dev/disk/by-id/virtio-target /run/target
-cd /run/target
-mount -t tmpfs tmpfs boot
-mkdir -p boot/loader/entries
-first=$(ls -d ostree/deploy/guest/deploy/*.0)
-kernel=$(uname -r)
-kargs=/ostree/boot.1/guest/bench
-mkdir -p ostree/boot.1.1/guest/bench
-for n in 0 1 2 3 4 5 6 7 8 9; do
-    home=$first
-    if test $n != 0; then
-        home=ostree/deploy/guest/deploy/${n}111111111111111111111111111111111111111111111111111111111111111.0
-        mkdir -p "$home/etc" "$home/usr/lib/modules/$kernel"
-        ln "$first"/.ostree.cfs* "$home"
-        ln "$first/usr/lib/modules/$kernel/config" "$home/usr/lib/modules/$kernel"
-    fi
-    ln -s "../../../../$home" ostree/boot.1.1/guest/bench/$n
-    cp /dev/disk/by-id/virtio-initrd boot/initrd-$n
-    printf 'version %s\noptions ostree=%s/%s\ninitrd /initrd-%s\n' $n $kargs $n $n >boot/loader/entries/own-$n.conf
-done
-bench() {
-    echo "=== $1"
-    for round in 1 2; do
-        start=$(date +%s%N)
-        bootseal verify --all --sysroot /run/target --json=short
-        echo "milliseconds $((($(date +%s%N) - start) / 1000000))"
-    done
-}
-bench own
-sed -i 's,^initrd .*,initrd /initrd-0,' boot/loader/entries/*
-bench shared
-"""
+VERIFY_SCRIPT = (SCRIPTS / "verify-all.sh").read_text()
 
 
 def verify_line(bench: Bench, work: Path) -> str:
@@ -323,7 +290,7 @@ def verify_line(bench: Bench, work: Path) -> str:
 def verify_text(report: str) -> str:
     """The two figures; that all were verified is checked first."""
     figures = []
-    for section in report.split("=== ")[1:]:
+    for section in sections(report).values():
         *_, records, last = section.splitlines()
         verdicts = [record["verdict"] for record in json.loads(records)]
         if verdicts != ["verified"] * DEPLOYMENTS:

@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
 from vm.harness import cache, guest
 from vm.harness.cache import scratch
+from vm.harness.parse import sections
 
 SUITE = "forky"
 IMAGE = ".ostree.cfs"
@@ -203,12 +204,6 @@ def build(show: Show, work: Path) -> Sealed:
     return Sealed(image, disk, made.path, digest)
 
 
-def sections(report: str) -> dict[str, str]:
-    """What the commands in the guest said, by their '=== ' titles."""
-    parts = re.split(r"^=== (.*)\n", report, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
 def console_lines(console: str) -> list[str]:
     """Our lines on the console, without systemd's cursor movements before them."""
     return re.findall(r"bootseal: (?:verified|refused|hint|note)\b.*", console)
@@ -301,7 +296,7 @@ def refused_boot(show: Show, sealed: Sealed, disk: Path) -> None:
     show.check("console: refused (image-mismatch), naming the image", seen=refusal.endswith(f"/{IMAGE}"))
     hint = any(line.startswith("bootseal: hint: ") for line in lines)
     show.check("console: a second line says what to do", seen=hint)
-    physical = mounts.count("\n") == 1 and " - ext4 /dev/vda " in mounts
+    physical = len(mounts.splitlines()) == 1 and " - ext4 /dev/vda " in mounts
     show.check("nothing but the physical root is mounted", seen=physical)
     show.check("boot.json: the same verdict", seen='"verdict": "image-mismatch"' in result.report)
     show.check("no switch to the altered system", seen="guest: booted" not in result.console)

@@ -13,7 +13,7 @@ from .boot import Result
 from .qemu import PASSED
 
 # ask() makes the first kind of line, the initrd's emergency environment the second, see guest/initrd/emergency.
-_MARK = re.compile(r"^(?:=== (\w+)|guest: (boot\.json|mountinfo|emergency script))\n", re.MULTILINE)
+_MARK = re.compile(r"^(?:=== (.*)|guest: (boot\.json|mountinfo|emergency script))\n", re.MULTILINE)
 _MARKS = "kernel|bootseal|firmware|not-verified|unknown|differs"
 _CURSOR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
