@@ -8,6 +8,8 @@ import pytest
 from vm.harness import cache
 from vm.harness.jobs import Job
 
+pytest.register_assert_rewrite("vm.scenario", "vm.harness.parse", "vm.harness.units")
+
 
 def pytest_runtestloop(session: pytest.Session) -> None:
     if session.config.option.collectonly:
