@@ -105,7 +105,7 @@ class Bench:
 
 
 def large_image() -> Path:
-    """The composefs image of such a system with many more files, made by ostree; nobody reads their objects."""
+    """Make the composefs image of such a system with many more files; nobody reads their objects."""
     base = tree.base_tree(SUITE)
 
     def build(path: Path) -> None:
@@ -127,7 +127,7 @@ def large_image() -> Path:
 
 
 def prepare(work: Path) -> Bench:
-    """Build all that is booted."""
+    """Build everything that is booted."""
     make_key(work)
     large = large_image()
     image = guest.image(SUITE, files={LARGE: large.read_bytes()}, commands=f"fsverity enable {LARGE}\n")
@@ -145,7 +145,7 @@ def prepare(work: Path) -> Bench:
 
 
 def initrd(modules: str, work: Path) -> Path:
-    """An initrd by dracut, all alike but for the one module."""
+    """Build an initrd by dracut; all differ in one module only."""
     made = guest.initrd(SUITE, modules, keys=[work / "demo.pem"] if modules == "bootseal" else [])
     if made.status:
         raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
@@ -153,7 +153,7 @@ def initrd(modules: str, work: Path) -> Path:
 
 
 def measure(bench: Bench, case: Case) -> Figures:
-    """Boot it, to the end of the initrd's work."""
+    """Boot a case to the end of the initrd's work."""
     files = {**INITRD_FILES, "etc/bootseal/bootseal.conf": f"[Enroll]\nMethod={case.method}\n".encode()}
     result = guest.boot(
         bench.image,
@@ -172,7 +172,7 @@ def measure(bench: Bench, case: Case) -> Figures:
 
 
 def figures(result: guest.Result, service: str) -> Figures:
-    """What systemd said of the units, and boot.json."""
+    """Read what systemd said of the units, and boot.json."""
     shown, _, record = result.report.partition("boot.json:\n")
     blocks = (dict(line.split("=", 1) for line in block.splitlines()) for block in shown.strip().split("\n\n"))
     units = {block["Id"]: block for block in blocks}
@@ -196,7 +196,7 @@ def figures(result: guest.Result, service: str) -> Figures:
 
 
 def measure_all(bench: Bench) -> dict[str, Figures]:
-    """Two boots at a time; the later boot of `fsverity` needs the disk that the first one left."""
+    """Run two boots at a time; the later boot of `fsverity` needs the disk that the first one left."""
     normal, large = bench.normal, bench.large
     cases = [
         Case("ostree-prepare-root", normal, "ostree"),
@@ -240,14 +240,14 @@ print(time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_
 
 
 def digesting(command: Sequence[str | Path]) -> Digesting:
-    """Runs it several times; the file is in the cache after the first."""
+    """Run a command several times; after the first, the file is in the cache."""
     line = [sys.executable, "-ISc", _MEASURE, *map(str, command)]
     runs = [subprocess.check_output(line, text=True).split() for _ in range(_DIGEST_ROUNDS)]
     return Digesting(min(float(seconds) for seconds, _ in runs), max(int(memory) for _, memory in runs))
 
 
 def digest_table(work: Path) -> str:
-    """`bootseal sign` up to the bytes to be signed, beside `fsverity digest`, on this machine and without its emulation."""
+    """Compare `bootseal sign` up to the bytes to be signed with `fsverity digest`, without emulation."""
     rows = [("digest, this machine", "fsverity s", "bootseal s", "ratio", "peak MiB")]
     for size in SIZES_MIB:
         file = work / f"{size}.cfs"
@@ -266,7 +266,7 @@ VERIFY_SCRIPT = (SCRIPTS / "verify-all.sh").read_text()
 
 
 def verify_line(bench: Bench, work: Path) -> str:
-    """`verify --all` of ten deployments, in the guest's time, the second of two runs."""
+    """Measure `verify --all` of ten deployments in the guest's time, the second of two runs."""
     initrd = guest.with_files(bench.initrds["bootseal"], {}, work / "initrd-disk")
     disks = [
         guest.Disk(guest.overlay(bench.normal, work / "target.qcow2"), "qcow2", "target"),
@@ -288,7 +288,7 @@ def verify_line(bench: Bench, work: Path) -> str:
 
 
 def verify_text(report: str) -> str:
-    """The two figures; that all were verified is checked first."""
+    """Read both figures, after checking that all deployments were verified."""
     figures = []
     for section in sections(report).values():
         *_, records, last = section.splitlines()
@@ -333,7 +333,7 @@ def verify_here_line(bench: Bench, work: Path) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns, the first one to the left."""
+    """Align columns, the first one to the left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -343,7 +343,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def times_table(found: Mapping[str, Figures]) -> str:
-    """Each boot beside the peer's on the same image."""
+    """Show each boot beside the peer's on the same image."""
     rows = [("", "unit ms", "ratio", "CPU ms", "mount to target ms", "ratio", "last look ms", "peak MiB", "bytes written")]
     for title, this in found.items():
         peer = found["ostree-prepare-root, large image" if "large" in title else "ostree-prepare-root"]
@@ -354,7 +354,7 @@ def times_table(found: Mapping[str, Figures]) -> str:
 
 
 def stages_table(found: Mapping[str, Figures]) -> str:
-    """Our own stages; the rest is the interpreter's start, its imports and its end."""
+    """Show our own stages; the rest is the interpreter's start, its imports and its end."""
     ours = {title: this for title, this in found.items() if this.stages}
     names = list(next(iter(ours.values())).stages)
     rows = [("stage, ms", *names, "rest")]
@@ -365,7 +365,7 @@ def stages_table(found: Mapping[str, Figures]) -> str:
 
 
 def sizes_table(initrds: Mapping[str, Path]) -> str:
-    """Whole initrds: dracut's first, uncompressed archive (kernel modules that are compressed already) and the rest."""
+    """Show whole initrds: dracut's first, uncompressed archive (compressed kernel modules) and the rest."""
     size = {name: path.stat().st_size for name, path in initrds.items()}
     peer = size["ostree"] - size["plain"]
     rows = [("initrd, zstd", "bytes", "added", "ratio")]
@@ -376,7 +376,7 @@ def sizes_table(initrds: Mapping[str, Path]) -> str:
 
 
 def report(bench: Bench, found: Mapping[str, Figures], program: Sequence[str]) -> str:
-    """All of it, for people."""
+    """Put everything together."""
     large = found["bootseal, keyring, large image"].wall / found["bootseal, keyring"].wall
     kernel = bench.image.kernel.name.removeprefix("vmlinuz-")
     return "\n\n".join(

@@ -110,7 +110,7 @@ class Inside(parse.Said):
     number: int
 
     def bytes_written(self) -> int:
-        """What the disk counted as written while the service ran."""
+        """Return what the disk counted as written while the service ran."""
         before, after = (int(line.split()[_SECTORS_WRITTEN]) for line in self["stat"].splitlines())
         return (after - before) * _SECTOR
 
@@ -132,5 +132,5 @@ class Boots:
 
     @property
     def directory(self) -> str:
-        """The deployment directory, as the record names it."""
+        """Return the deployment directory, as the record names it."""
         return self.image.deployment.path

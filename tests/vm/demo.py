@@ -95,13 +95,13 @@ class Show:
         print(text, flush=True)
 
     def progress(self, line: str) -> None:
-        """What the harness begins to do; how long it took is said for the whole step."""
+        """Show what the harness begins to do; the whole step shows how long it took."""
         if line.endswith("..."):
             self.line(self._styled("2", f"   {line.removeprefix('guest: ')}"))
 
     @contextmanager
     def step(self, title: str, why: str) -> Iterator[None]:
-        """A numbered heading, and how long it took."""
+        """Show a numbered heading, and afterwards how long the step took."""
         self._number += 1
         self.line("\n" + self._styled("1", f"{self._number}. {title}"))
         self.line(f"   {why}")
@@ -111,23 +111,23 @@ class Show:
         self.line(self._styled("2", f"   ({self._durations[-1][1]:.1f} s)"))
 
     def block(self, title: str, text: str) -> None:
-        """Something that a program said, word for word."""
+        """Show word for word what a program said."""
         self.line("   " + self._styled("36", title))
         for line in text.strip("\n").splitlines():
             self.line(f"     | {line}")
 
     def check(self, what: str, *, seen: bool) -> None:
-        """Something that has to be seen for the demo to have succeeded."""
+        """Note something that must be seen for the demo to succeed."""
         self._checks.append((what, seen))
         if not seen:
             self.line(self._styled("1;31", f"   NOT SEEN: {what}"))
 
     def missed(self) -> list[str]:
-        """What should have been seen by now and was not."""
+        """List what should have been seen by now and was not."""
         return [what for what, seen in self._checks if not seen]
 
     def end(self) -> int:
-        """The summary; the exit status."""
+        """Show the summary and return the exit status."""
         self.line("\n" + self._styled("1", "Summary"))
         for title, seconds in self._durations:
             self.line(f"   {seconds:6.1f} s  {title}")
@@ -151,7 +151,7 @@ class Sealed:
 
 
 def run(*command: str | Path) -> str:
-    """The output of a program, which must succeed."""
+    """Run a program, which must succeed, and return its output."""
     result = subprocess.run([str(word) for word in command], check=False, capture_output=True, text=True)
     if result.returncode:
         raise guest.GuestError(f"{command[0]} failed:\n{result.stderr}")
@@ -159,14 +159,14 @@ def run(*command: str | Path) -> str:
 
 
 def make_key(work: Path) -> None:
-    """A signing key and its certificate in `work`."""
+    """Make a signing key and its certificate in `work`."""
     extensions = ("-addext", "keyUsage=critical,digitalSignature", "-addext", "basicConstraints=critical,CA:FALSE")
     kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", f"/CN={SIGNER}")
     run("openssl", "req", "-x509", *kind, *extensions, "-keyout", work / "demo.key", "-out", work / "demo.pem")
 
 
 def sign(cfs: Path, work: Path) -> dict[str, bytes]:
-    """What belongs beside an image, signed with the key in `work`."""
+    """Make what belongs beside an image, signed with the key in `work`."""
     digest = run("fsverity", "digest", "--compact", cfs).strip()
     (work / "digest").write_bytes(bytes.fromhex(digest))
     key, certificate = work / "demo.key", work / "demo.pem"
@@ -175,7 +175,7 @@ def sign(cfs: Path, work: Path) -> dict[str, bytes]:
 
 
 def build(show: Show, work: Path) -> Sealed:
-    """From Debian packages to a signed disk and its initrd."""
+    """Build a signed disk and its initrd from Debian packages."""
     with show.step("A small operating system", f"Debian {SUITE}, from packages, and bootseal's own packages."):
         guest.os_tree(SUITE)
         show.line(f"   {guest.kernel(SUITE).name}")
@@ -205,12 +205,12 @@ def build(show: Show, work: Path) -> Sealed:
 
 
 def console_lines(console: str) -> list[str]:
-    """Our lines on the console, without systemd's cursor movements before them."""
+    """Find our lines on the console, without systemd's cursor movements before them."""
     return re.findall(r"bootseal: (?:verified|refused|hint|note)\b.*", console)
 
 
 def ended(show: Show, result: guest.Result, status: int, what: str) -> None:
-    """The guest itself must have ended with the agreed status; otherwise show where it stopped."""
+    """Check that the guest ended with the agreed status; otherwise show where it stopped."""
     show.check(f"{what} (agreed exit status {status} from inside)", seen=result.status == status)
     if result.status != status:
         tail = "\n".join([*result.console.splitlines()[-25:], *result.report.splitlines()[-25:]])
@@ -218,7 +218,7 @@ def ended(show: Show, result: guest.Result, status: int, what: str) -> None:
 
 
 def record_of(said: dict[str, str]) -> Record:
-    """boot.json; empty if the guest did not print one."""
+    """Read boot.json, empty if the guest did not print it."""
     try:
         record = json.loads(said.get("cat /run/bootseal/boot.json", ""))
     except ValueError:
@@ -227,7 +227,7 @@ def record_of(said: dict[str, str]) -> Record:
 
 
 def first_boot(show: Show, sealed: Sealed) -> Path:
-    """Returns the disk as that boot left it."""
+    """Boot, and return the disk as that boot left it."""
     why = "The initrd verifies the signature, enrolls it in the kernel, mounts the image; then the system starts."
     with show.step("First boot", why):
         result = guest.boot(sealed.image, sealed.initrd, disk=sealed.disk, script=FIRST_BOOT, title="first boot")
@@ -261,7 +261,7 @@ def _enrolled(enrollment: Record, *, first: bool) -> bool:
 
 
 def second_boot(show: Show, sealed: Sealed, disk: Path) -> None:
-    """Boots again, and ends with the image swapped."""
+    """Boot again, and swap the image at the end."""
     why = "The same disk: enrolled already, verified again. Then root swaps the image for the other one."
     with show.step("Second boot, and an attack", why):
         script = SECOND_BOOT.replace("DEPLOYMENT", sealed.image.deployment.path)
@@ -283,7 +283,7 @@ def second_boot(show: Show, sealed: Sealed, disk: Path) -> None:
 
 
 def refused_boot(show: Show, sealed: Sealed, disk: Path) -> None:
-    """The swapped image must not boot."""
+    """Check that the swapped image does not boot."""
     why = "The image is a valid one; its fs-verity digest is not the signed one. Nothing of it may be mounted."
     with show.step("Boot with the swapped image", why):
         script = "echo '=== mounts'\ngrep ' /sysroot' /proc/self/mountinfo\n"
@@ -303,12 +303,12 @@ def refused_boot(show: Show, sealed: Sealed, disk: Path) -> None:
 
 
 def end_on_sigterm() -> None:
-    """As on an interrupt: QEMU is ended and temporary files are removed."""
+    """Treat SIGTERM as an interrupt: end QEMU and remove temporary files."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
 
 
 def demo() -> int:
-    """All steps; the exit status."""
+    """Run all steps and return the exit status."""
     end_on_sigterm()
     show = Show()
     show.line("bootseal demo: a root filesystem that boots only if its digest is signed by a key in the initrd")

@@ -13,7 +13,7 @@ INITRD = "/dev/disk/by-id/virtio-initrd"
 
 
 def initrd_disk(suite: str = "forky", *, compressed: bool = True) -> Disk:
-    """The suite's initrd as INITRD, a disk of the guest; to unpack it takes seconds there."""
+    """Make the suite's initrd a disk of the guest, INITRD; unpacking it takes seconds there."""
     source, path = signed.initrd(suite), temporary() / "initrd"
     if not compressed:
         archives = [b"".join(map(bytes, chunks)) for chunks in archive._archives(source.read_bytes())]
@@ -25,7 +25,7 @@ def initrd_disk(suite: str = "forky", *, compressed: bool = True) -> Disk:
 
 
 def changed_disk(change: Change | None, serial: str, *, algorithm: str = "sha256", readonly: bool = True) -> Disk:
-    """A disk with a change, kept as the difference to the good one."""
+    """Make a disk with a change, stored as the difference to the good one."""
     image = signed.image(algorithm=algorithm)
     disk = changed(image, change)
     delta = temporary() / "delta.qcow2"

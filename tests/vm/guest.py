@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _built(options: argparse.Namespace, suite: str) -> tuple[guest.Image, Path]:
-    """Disk and initrd; for bootseal the disk is signed, and the certificate is in the initrd."""
+    """Build disk and initrd; for bootseal, sign the disk and put the certificate into the initrd."""
     if options.modules == "bootseal":
         return signed.image(suite, options.fs), signed.initrd(suite)
     made = guest.initrd(suite, options.modules)

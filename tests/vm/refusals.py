@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every refusal of the service as a row; test_refusals boots each, and test_verify has `bootseal verify` judge each."""
+"""Every refusal of the service as a row, for the boot and for `bootseal verify`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _own_digest(image: guest.Image) -> bytes:
 
 
 def _pair(digest: Callable[[guest.Image], bytes]) -> Change:
-    """Another digest with a valid signature of it."""
+    """Put another digest with a valid signature of it."""
     return several(put("{digest}", digest), _signature(digest))
 
 

@@ -238,7 +238,7 @@ def _check_console(outcome: Outcome, verdict: str, what: str) -> str:
 
 
 def _check_greeting(outcome: Outcome, message: str) -> None:
-    """What stands above the prompt of the emergency shell, and before that, line by line, on the console."""
+    """Check the text above the emergency shell's prompt, and its details on the console before."""
     start = outcome.console.index("bootseal: this boot was refused")
     greeting = outcome.console[start + 1 : start + 16]
     details = [(detail["name"], detail["value"]) for detail in outcome.record.get("details", ())]
@@ -291,7 +291,7 @@ def _entries(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _check_nothing_mounted(outcome: Outcome) -> None:
-    """Fail unless /sysroot is the physical root, read-only, with nothing of ours anywhere, and nothing went on."""
+    """Fail unless only the physical root is mounted, read-only, and nothing went on."""
     mounts = outcome.mounts("mountinfo")
     at_sysroot = [m for m in mounts if f"{m.target}/".startswith("/sysroot/")]
     assert [(m.target, m.source, m.fstype) for m in at_sysroot] == [("/sysroot", "/dev/vda", outcome.image.fs)]
@@ -305,6 +305,6 @@ def _check_nothing_mounted(outcome: Outcome) -> None:
 
 
 def _seconds_after_sysroot(outcome: Outcome) -> float:
-    """From the mount of the physical root to the emergency environment's script."""
+    """Measure from the mount of the physical root to the emergency environment's script."""
     lines = outcome["times"].splitlines()
     return float(lines[1].split()[0]) - int(lines[0].partition("=")[2]) / 1e6

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What people are told of a boot: scripts for the guests that ask for it, and what came back, parsed."""
+"""Ask a guest what people are told of a boot, and compare it with the documentation."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ SECURE_BOOT = {
 
 
 def script(*parts: dict[str, str]) -> str:
-    """Sections, with `told`."""
+    """Make a script in sections, with `told`."""
     return TOLD + ask(**{name: command for part in parts for name, command in part.items()})
 
 
 def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = None, firmware: bool = False) -> guest.Result:
-    """A good boot, from the suite's disk or from what an earlier boot has left of it."""
+    """Boot the suite's disk, or what an earlier boot has left of it."""
     return guest.boot(
         signed.image(suite),
         signed.initrd(suite),
@@ -110,7 +110,7 @@ def transcript(command: str) -> list[str]:
 
 
 def shape(line: str) -> str:
-    """A line without what differs from one machine and boot to the next."""
+    """Replace what differs from one machine and boot to the next."""
     days = "|".join("Mon Tue Wed Thu Fri Sat Sun Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())  # noqa: SIM905
     line = re.sub(r"; .* ago$", "; ago", line.rstrip())
     return re.sub(rf"\b({days})\b|\b[0-9a-f]{{8,}}\b|\d+", "_", line)

@@ -99,13 +99,13 @@ def test_the_record_says_what_was_booted(job: Job[Boots]) -> None:
 
 
 def release_of(inside: Inside) -> dict[str, str]:
-    """Name and version of the image, as a shell in the guest reads them: Debian testing has no version."""
+    """Return name and version of the image as a shell reads them: Debian testing has no version."""
     return dict(zip(("id", "version"), inside["release"].split(), strict=False))
 
 
 @chains()
 def test_the_image_is_named_by_what_the_digest_covers(job: Job[Boots]) -> None:
-    """Not by stateroot and checksum, nor by the /etc/os-release that the boot before left on the disk."""
+    """Stateroot, checksum and the disk's /etc/os-release say something else."""
     boots = job.result()
     for inside in boots.inside:
         name = " ".join(release_of(inside).values())
@@ -254,7 +254,7 @@ def test_systemd_is_told_the_disk_behind_the_root(job: Job[Boots]) -> None:
 
 
 def enrollment(inside: Inside) -> dict[str, Any]:
-    """What the contract has of it in the record."""
+    """Select what the record must have of it."""
     said = inside.record["enrollment"]
     return {name: said[name] for name in ("method", "first_boot", "bytes_written", "missing") if name in said}
 

@@ -214,7 +214,7 @@ _SIGN = "cp {update}/.ostree.cfs /run/image; bootseal sign /run/image --key /run
 
 
 def _shut_down(**sections: str) -> str:
-    """A script that ends in a real shutdown, with a witness that reports what came of it."""
+    """Make a script that ends in a real shutdown, with a witness that reports its result."""
     return (
         put_file("/run/guest-witness", ask(**_AFTER_SHUTDOWN).encode())
         + put_file(WITNESS, _WITNESS.encode())
@@ -225,7 +225,7 @@ def _shut_down(**sections: str) -> str:
 
 
 def _next(chain: Chain, title: str, script: str, *, method: str, karg: str | None = None) -> guest.Result:
-    """Boots the disk as the boot before left it."""
+    """Boot the disk as the boot before left it."""
     return guest.boot(
         signed.image(),
         signed.initrd(),
@@ -282,7 +282,7 @@ def _open(chain: Chain) -> guest.Result:
 
 
 def _entries(section: str) -> dict[int, str]:
-    """The ostree= of each boot entry by the entry's version: the highest is the default."""
+    """Map each boot entry's version to its ostree=: the highest is the default."""
     found = re.findall(r"^version (\d+)\n(?:.*\n)*?options .*\bostree=(\S+)$", section, re.MULTILINE)
     return {int(version): target for version, target in found}
 
@@ -293,7 +293,7 @@ def _default(section: str) -> str:
 
 
 def _kernel_of(target: str) -> str:
-    """The checksum of kernel and initrd: the update has an initrd, and so another one."""
+    """Return the checksum of kernel and initrd: the update has an initrd, and so another one."""
     return target.split("/")[4]
 
 
@@ -333,7 +333,7 @@ def test_the_gate_holds_what_would_not_boot(job: Job[Chain]) -> None:
 @chain
 @pytest.mark.parametrize(("before", "after"), [("killed", "completed"), ("killed_again", "flags")], ids=["service", "shutdown"])
 def test_the_gate_completes_a_killed_deploy(job: Job[Chain], before: str, after: str) -> None:
-    """In its own sandbox, and in that of ostree's unit."""
+    """The gate does so in its own sandbox, and in that of ostree's unit."""
     said, name = job.result().said("held"), f" {signed.image().deployment.checksum}.0"
     flags = {section: next(line for line in said[section].splitlines() if line.endswith(name)) for section in (before, after)}
     assert ("i" in flags[before].split()[0], "i" in flags[after].split()[0]) == (False, True)
@@ -380,7 +380,7 @@ def test_a_gate_that_is_off_changes_nothing(job: Job[Chain]) -> None:
 
 
 def _rows(table: str) -> list[list[str]]:
-    """The first columns of `verify --all`, by the width of the heading's."""
+    """Split the first columns of `verify --all`, by the width of the heading's."""
     lines = [line for line in table.splitlines() if line.startswith(("NAME ON DISK", "guest/"))]
     starts = [lines[0].index(name) for name in ("NAME ON DISK", "STATE", "VERDICT", "IMAGE")]
     return [[line[a:b].strip() for a, b in pairwise(starts)] for line in lines[1:]]

@@ -27,12 +27,12 @@ MODULES = "usr/lib/dracut/modules.d"
 
 
 def _module(name: str, install: str) -> dict[str, bytes]:
-    """A dracut module of that name and number, where the suite's packages do not have it."""
+    """Make a dracut module of that name and number, where the suite's packages lack it."""
     return {f"{MODULES}/{name}/module-setup.sh": f"#!/bin/bash\ncheck() {{ return 255; }}\n{install}\n".encode()}
 
 
 def _hook(name: str, hook: str, file: str) -> dict[str, bytes]:
-    """One that installs a hook, under the name that the real module gives it."""
+    """Make one that installs a hook, under the name that the real module gives it."""
     install = f'install() {{ inst_hook {hook.replace("/", " ")} "$moddir/{file}"; }}'
     return {**_module(name, install), f"{MODULES}/{name}/{file}": b"#!/bin/sh\n:\n"}
 
@@ -47,7 +47,7 @@ WITHOUT = tree.OMITTED_MODULES.split()
 
 
 def _omitting(*but: str) -> str:
-    """dracut's configuration that omits what the guests' own does, but for some, and adds those."""
+    """Configure dracut to omit what the guests' own configuration does, except some, and add those."""
     kept = " ".join(name for name in WITHOUT if name not in but)
     ostree = "" if "ostree" in but else "ostree"
     added = " ".join(name for name in but if name != "fstab-sys")
@@ -56,7 +56,7 @@ def _omitting(*but: str) -> str:
 
 
 def _without_option(option: str) -> str:
-    """The kernel's configuration lies in one of two places, or in both."""
+    """Remove an option from the kernel's configuration, which lies in one of two places, or in both."""
     places = f"/boot/config-{KERNEL} /usr/lib/modules/{KERNEL}/config"
     return f"for file in {places}; do test ! -e $file || sed -i '/^CONFIG_{option}=/d' $file; done\n"
 
@@ -244,14 +244,14 @@ BYPASSES = re.compile(
 
 
 def bypasses(files: dict[str, bytes]) -> set[str]:
-    """What is in an initrd that mounts or runs something else than what was verified."""
+    """Find what in an initrd mounts or runs something other than the verified root."""
     modules = set(files["usr/lib/dracut/modules.txt"].decode().split()) & ({*BYPASSING, "ostree"} - {"fips-crypto-policies"})
     modules |= {"fips-crypto-policies" for name in files if name.endswith("/pre-pivot/01-fips-crypto-policies.sh")}
     return modules | {match[0].rpartition("/")[2] for name in files if (match := BYPASSES.fullmatch(name))}
 
 
 def known_bypasses(initrd: Path) -> list[str]:
-    """What 'verify' finds of them."""
+    """Find those that `verify` knows."""
     with reader.opened([File("", "", str(initrd))]) as opened:
         return [module for module, _ in host_bypasses.found(reader.contents(opened, (), tuple(host_bypasses.NAMES)))]
 
@@ -273,7 +273,7 @@ def test_the_build_says_how_a_refused_boot_ends(job: Job[guest.Initrd]) -> None:
 
 
 def test_a_control_initrd_has_what_is_looked_for() -> None:
-    """The patterns above find what they are for: in an initrd without bootseal it is there."""
+    """An initrd without bootseal has what the patterns above look for."""
     files = {**FAKES, **COMPOSEFS}
     added = _omitting(*BYPASSING, "ostree", "overlayfs", "convertfs", "composefs")
     made = guest.initrd("forky", "plain", dracut_conf=added, extra_files=files)

@@ -30,12 +30,12 @@ echo DEFAULT >/sysroot/etc/crypto-policies/config
 
 
 def hook(*lines: str) -> Mapping[str, guest.Content]:
-    """A hook that runs after everything that systemd mounts, right before the units are stopped for the switch."""
+    """Run commands after all mounts of systemd, right before the units are stopped for the switch."""
     return {f"{HOOKS}/90-guest.sh": ("\n".join(lines) + "\n").encode()}
 
 
 def fips_hook(suite: str) -> Mapping[str, guest.Content]:
-    """dracut's own hook, as the suite has it, and what it acts on."""
+    """Run dracut's own hook, as the suite has it, with the files that it acts on."""
     (found,) = guest.base_tree(suite).glob(FIPS)
     return {
         f"{HOOKS}/00-guest.sh": FIPS_FILES.encode(),
@@ -118,7 +118,7 @@ LUKS_MODULES = ("systemd-cryptsetup", "crypt", "dm")
 
 
 def _converted(*command: str | Path) -> bool:
-    """False where qemu-img measured its own key derivation to take no time at all, as it may on any machine."""
+    """Convert; False if qemu-img measured no time for its key derivation, as it may on any machine."""
     try:
         output_of(*command)
     except guest.GuestError as error:
@@ -129,7 +129,7 @@ def _converted(*command: str | Path) -> bool:
 
 
 def _encrypted(disk: Path) -> tuple[Path, str]:
-    """A LUKS container with the content of a disk, and its UUID."""
+    """Make a LUKS container with the content of a disk; return it and its UUID."""
     made = temporary() / "luks.raw"
     secret = ("--object", f"secret,id=key,data={LUKS_KEY.decode()}", "-O", "luks", "-o", "key-secret=key,iter-time=10")
     while not _converted("qemu-img", "convert", *secret, "-f", "raw", disk, made):
@@ -158,7 +158,7 @@ def _luks() -> Outcome:
 
 
 def _without_beneath() -> Mapping[str, guest.Content]:
-    """The boot path as on kernels that mount nothing beneath."""
+    """Make the boot path behave as on kernels that mount nothing beneath."""
     source = (Path(bootseal.__file__).parent / "linux/mountapi.py").read_text()
     line = "    flags = _MOVE_MOUNT_F_EMPTY_PATH"
     assert line in source
@@ -188,6 +188,6 @@ def test_an_unchanged_root_passes(job: Job[Outcome]) -> None:
 
 @pytest.mark.parametrize("suite", guest.SUITES)
 def test_findmnt_knows_unique_identities(suite: str) -> None:
-    """Otherwise the boots above would have compared numbers, which come back after an unmount."""
+    """Otherwise the boots above compared numbers, which an unmount frees."""
     command = ["chroot", str(guest.base_tree(suite)), "findmnt", "--help"]
     assert "--uniq-id" in subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -32,7 +32,7 @@ class Life(NamedTuple):
     said: dict[str, list[str]]
 
     def added(self, before: str, after: str) -> set[str]:
-        """Lines that differ; the bytecode of Python's own library, where it is missing, and dpkg's log are others'."""
+        """Compare two moments, without the bytecode of Python's own library and without dpkg's log."""
         others = re.compile(r"\S+ \S+ \S+ \./(usr/lib/python3\.\d+/|var/log/dpkg\.log )")
         return {line for line in self.moments[before] ^ self.moments[after] if not others.match(line)}
 
@@ -63,7 +63,7 @@ def _life(suite: str) -> Life:
 
 
 def _owned(life: Life, which: str) -> set[str]:
-    """The files of an installed package; not its directories."""
+    """List the files of an installed package, without its directories."""
     files = {_path(line) for line in life.moments["installed"] if line[0] == "f"}
     return files & set(life.said[f"owned-{which}"])
 
@@ -78,7 +78,7 @@ def _installed_by_make() -> frozenset[str]:
 
 
 def _closure(suite: str, package: str) -> set[str]:
-    """What comes with a package: the first alternative that the base tree has, of each dependency."""
+    """Follow each dependency to its first alternative that the base tree has."""
     admin = tree.base_tree(suite) / "var/lib/dpkg"
     form = "${Package}\t${Provides}\t${Pre-Depends}, ${Depends}\n"
     listed = subprocess.run(
@@ -129,7 +129,7 @@ def test_what_describes_the_service_comes_with_it(suite: str) -> None:
 
 
 def test_completions_come_with_the_program(suite: str) -> None:
-    """Where the shells of Debian look."""
+    """Debian's shells look in these places."""
     places = {
         "bash-completion/completions/bootseal",
         "fish/vendor_completions.d/bootseal.fish",
@@ -185,7 +185,7 @@ def test_the_completion_completes(suite: str) -> None:
 
 
 def test_nothing_but_the_catalog_is_touched(suite: str) -> None:
-    """Installing writes what the packages own, bytecode beside it, the list of the gate's links, and the catalog."""
+    """Installing writes files of the packages, bytecode, the gate's links and the catalog."""
     life = _life(suite)
     owned = {*life.said["owned-service"], *life.said["owned-tools"]}
     strange = {line for line in life.added("before", "installed") if _path(line) not in owned and "/__pycache__" not in line}
@@ -243,5 +243,5 @@ def test_exposure_does_not_grow(suite: str, unit: str) -> None:
 
 
 def test_the_filter_lets_the_service_work(suite: str) -> None:
-    """Python, OpenSSL, libc and systemd's groups are the suite's; the kernel is this machine's."""
+    """The kernel is this machine's; everything else is the suite's."""
     assert _life(suite).said["filtered"] == ["verified", "keys", "mounted", "refused", "refused", "refused", "status 0"]

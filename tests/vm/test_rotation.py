@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A digest file that was enrolled with a key that is gone: replaced at boot and by `deploy`, cut at each point of either.
+"""Replace a digest file whose enrolling key was removed: at boot and by `deploy`, cut at each point.
 
 One disk for all: enrolled with one key, then signed with another, whose certificate is the only one in each initrd here.
 """
@@ -34,12 +34,12 @@ def _new() -> signed.Key:
 
 
 def _signature(kind: str = "signature") -> bytes:
-    """By the new key; another kind is another signature."""
+    """Sign with the new key; another kind is another signature."""
     return signed.sign(signed.image_digest(signed.image().deployment.cfs), _new(), kind=kind)
 
 
 def _settings(method: str) -> dict[str, guest.Content]:
-    """Files for the initrd: the new key's certificate, and what looks at the digest file."""
+    """Make files for the initrd: the new key's certificate, and the program that looks at the digest file."""
     return {**signed.settings(f"[Enroll]\nMethod={method}\n", keys=[_new()]), **LOOK}
 
 
@@ -57,7 +57,7 @@ def _made() -> Path:
 def _boot(
     method: str, *, disk: Path | None = None, files: Mapping[str, guest.Content] | None = None, **options: Any
 ) -> guest.Result:
-    """From the one disk of all, or from that of a boot before."""
+    """Boot the one disk of all, or that of a boot before."""
     with _lock:
         rotated = _made()
     return guest.boot(
@@ -118,7 +118,7 @@ def _writable(*commands: str) -> str:
 
 
 def _kill_script() -> str:
-    """For the emergency environment: the boot itself was killed at the first point."""
+    """Make a script for the emergency environment: the boot itself was killed at the first point."""
     sections = {}
     for number, (name, (plan, _, _)) in enumerate(KILLS.items()):
         again = f'{_again(plan)}\n{START} && echo "not killed"'
@@ -140,7 +140,7 @@ def _killed_and_cut() -> tuple[guest.Result, guest.Result]:
 
 
 def _seen_in_initrd(cut: guest.Result, title: str) -> guest.Result:
-    """The boot after a power cut."""
+    """Boot after a power cut."""
     seen = ask(record="cat /run/bootseal/boot.json", state=look("state", IN_INITRD))
     return _boot("fsverity", files=end_in_initrd(seen), disk=cut.overlay, title=title)
 
@@ -159,7 +159,7 @@ def test_killed_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, g
 
 
 def _after_cut(cut: guest.Result, after: guest.Result) -> Said:
-    """What the boot after a power cut reports."""
+    """Read what the boot after a power cut reports."""
     assert "cut" in Said(cut).sections
     check_cut(cut)
     return Said.of(after)
@@ -195,7 +195,7 @@ DEPLOY_KILLS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 
 def _in_booted(**sections: str) -> str:
-    """A script with its files: what looks, what kills, and two signatures by the new key."""
+    """Make a script with its files: what looks, what kills, and two signatures by the new key."""
     files = {f"/run/{name}.py": (SCRIPTS / f"{name}.py").read_bytes() for name in ("cut", "enrolled")}
     files |= {"/run/keys.d/new.pem": _new().certificate.read_bytes()}
     files |= {"/run/old.sig": _signature(), "/run/new.sig": _signature("signature-again")}
@@ -234,7 +234,7 @@ deployed = pytest.mark.parametrize("job", [pytest.param(DEPLOYED, id="deploy")])
 
 @deployed
 def test_a_rotated_key_without_writing(job: Job[tuple[guest.Result, guest.Result]]) -> None:
-    """The method keyring leaves the old file as it is, so it can still not be opened."""
+    """The method keyring leaves the old file unchanged, so it still cannot be opened."""
     said = Said(job.result()[0])
     record = said.record
     assert (record["verdict"], record["enrollment"]["bytes_written"]) == ("verified", 0)
@@ -260,6 +260,6 @@ def test_deploy_completes_what_a_killed_one_began(job: Job[tuple[guest.Result, g
 
 @deployed
 def test_a_power_cut_while_deploying(job: Job[tuple[guest.Result, guest.Result]]) -> None:
-    """The boot makes the directory immutable again; what else lies about is the next run's to clear away."""
+    """The boot makes the directory immutable again; the next run removes the leftovers."""
     said = _after_cut(*job.result())
     _check_good(said.record, last_json(said["state"]), first=True, left=["digest.new", "sig.old"])

@@ -101,7 +101,7 @@ def _files(entries: dict[str, Entry], only: dict[str, str]) -> dict[str, Entry]:
 
 
 def _matching(path: str, only: dict[str, str]) -> list[str]:
-    """The rows that name a path; .gz is taken off the names of all files."""
+    """Find the rows that name a path; all names come without .gz."""
     return [row for row in only if re.fullmatch(row.removesuffix(r"\.gz"), path)]
 
 
@@ -138,7 +138,7 @@ def test_each_directory_has_an_owner() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_bytecode_goes_by_the_content_of_its_source(package: str) -> None:
-    """By time it would be out of date on ostree, where all files are of 1970; and the program could not write another."""
+    """On ostree all files are dated 1970, so bytecode by time would be stale."""
     entries = _of_rpm(package)
     sources = {path for path in entries if path.startswith(LIBRARY) and path.endswith(".py")}
     compiled = {importlib.util.source_from_cache(path): e.content for path, e in entries.items() if path.endswith(".pyc")}
@@ -153,7 +153,7 @@ def test_bytecode_goes_by_the_content_of_its_source(package: str) -> None:
 
 
 def _dependencies(package: str, field: str) -> set[str]:
-    """As the control file has them, in Fedora's names, and without what debhelper adds."""
+    """Read the control file with Fedora's names, without what debhelper adds."""
     listed = _said("dpkg-deb", "-f", _deb(package), field).strip()
     named = {re.sub(r"[()]", "", part.strip()) for part in listed.split(",") if part}
     return {" ".join([FEDORA_NAMES.get(name, name), *version]) for name, *version in map(str.split, named)} - {"python3:any"}

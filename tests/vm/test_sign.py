@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What `bootseal sign` makes with every type of key is accepted by the kernel; and a SHA-512 image, through all commands.
+"""The kernel accepts what `bootseal sign` makes with each type of key; a SHA-512 image works throughout.
 
 In one guest of the older suite, whose kernel and Python are the older ones; its own deployment is judged there, too.
 """
@@ -25,7 +25,7 @@ SUITE = "trixie"
 
 
 def _enable(name: str) -> str:
-    """A section: fs-verity with a built-in signature, by a key that was just added; and with one byte of it changed."""
+    """Make a section: fs-verity with a signature by a key that was just added, and with one byte changed."""
     path = temporary() / name
     path.mkdir()
     image = program.image(path)
@@ -47,7 +47,7 @@ def _enable(name: str) -> str:
 
 
 def _sha512_script() -> str:
-    """What `sign` made on this machine for a SHA-512 image is deployed and judged in the guest."""
+    """Deploy and judge in the guest what `sign` made on this machine for a SHA-512 image."""
     key = signed.key()
     cfs = signed.image(algorithm="sha512").deployment.cfs
     made = signed.made_by_sign(cfs, "--key", key.key, "--cert", key.certificate, "--algorithm", "sha512")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a system has to survive, and what an attacker has to fail at: kills, power cuts, masks, fstab, root."""
+"""Kills, power cuts, masks and fstab that a system must survive; attacks by root that must fail."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_root_cannot_change_the_keyrings(job: Job[Outcome]) -> None:
 
 @boots(*ATTACKS)
 def test_a_var_of_its_own_is_mounted(job: Job[Outcome]) -> None:
-    """One on another partition, say. systemd mounts nothing where something is mounted already."""
+    """On another partition, for example; systemd does not mount over another mount."""
     outcome = job.result().must_end()
     assert outcome["var"].split() == ["guest-var"]
     assert "/var" in outcome.record["not_covered"]
@@ -184,7 +184,7 @@ _lock = threading.Lock()
 
 
 def _boot_to_initrd(title: str, disk: Path | None = None, writes: Path | None = None) -> guest.Result:
-    """A boot that enrolls and ends in the initrd, from a new disk or one that it goes on to write to."""
+    """Boot, enroll and end in the initrd, from a new disk or one that this boot writes to."""
     files = {**end_in_initrd(SEEN_ENROLLED), **signed.settings(FSVERITY)}
     return guest.boot(
         signed.image(),
@@ -200,7 +200,7 @@ def _boot_to_initrd(title: str, disk: Path | None = None, writes: Path | None = 
 
 @functools.cache
 def _writes() -> list[Write]:
-    """All that a first boot writes to its disk."""
+    """Record all that a first boot writes to its disk."""
     log = temporary() / "writes"
     must_end(_boot_to_initrd("first boot, its writes recorded", writes=log))
     writes = read_log(log)
@@ -209,7 +209,7 @@ def _writes() -> list[Write]:
 
 
 def _after_cut(point: int) -> guest.Result:
-    """The boot from what the disk holds if the first one loses its power after so many twelfths of its writes."""
+    """Boot what the disk holds if the first boot loses its power after so many twelfths of its writes."""
     with _lock:
         writes = _writes()
     count = len(writes) * point // POINTS

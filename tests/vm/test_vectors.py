@@ -33,7 +33,7 @@ Found = list[dict[str, Any]]
 
 
 def _disk() -> guest.Disk:
-    """The vectors and the guest's script, as a tar archive on a disk."""
+    """Pack the vectors and the guest's script as a tar archive on a disk."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in ("manifest.json", "certs", "content", "sigs"):

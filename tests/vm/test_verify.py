@@ -40,13 +40,13 @@ def _verdict(case: Scenario) -> str:
 
 
 def _cmdline(case: Scenario) -> str:
-    """The kernel command line that the boot of a case has."""
+    """Make the kernel command line that the boot of a case has."""
     line = arguments(signed.image(), append=case.cmdline)
     return line if case.ostree is None else line.replace(f"ostree={signed.image().deployment.karg}", case.ostree)
 
 
 def _initrd(files: Mapping[str, guest.Content]) -> str:
-    """Commands that make the case's initrd in the guest: the same second archive as at its boot."""
+    """Make the case's initrd in the guest, with the same second archive as at its boot."""
     own = {name: content for name, content in files.items() if name.startswith("etc/")}
     return f"{put_file('/run/more', guest.archive(own))}cat {INITRD} /run/more >/run/initrd\n" if own else ""
 
@@ -57,7 +57,7 @@ def _outside(files: Mapping[str, guest.Content]) -> str:
 
 
 def _verify(number: int, case: Scenario) -> str:
-    """A section of the report: the program's output and exit status."""
+    """Make a section of the report: the program's output and exit status."""
     files = case.files()
     made = _initrd(files)
     initrd = "/run/initrd" if made else INITRD
@@ -85,7 +85,7 @@ JOBS = [Job(lambda part=part: _run(part)) for part in range(GUESTS)]  # type: ig
 
 
 def _said(job: Job[guest.Result], number: int) -> tuple[str, int]:
-    """What the program printed of one case, and its exit status."""
+    """Return what the program printed of one case, and its exit status."""
     section = Said.of(job.result())[f"case_{number}"]
     status = re.search(r"^status (\d+)$", section, re.MULTILINE)
     assert status
@@ -93,7 +93,7 @@ def _said(job: Job[guest.Result], number: int) -> tuple[str, int]:
 
 
 def _judged(job: Job[guest.Result], number: int) -> tuple[dict[str, Any], int]:
-    """The record of one case, and the program's exit status."""
+    """Return the record of one case, and the program's exit status."""
     section, status = _said(job, number)
     return first_json(section), status
 

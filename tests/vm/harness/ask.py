@@ -19,11 +19,11 @@ told() {
 
 
 def ask(**commands: str) -> str:
-    """A shell script whose report has one section for each command."""
+    """Make a shell script whose report has one section for each command."""
     marked = "".join(f"printf '\\n=== {name}\\n'\n{command}\n" for name, command in commands.items())
     return "export SYSTEMD_COLORS=0\n" + marked
 
 
 def put_file(path: str, content: bytes) -> str:
-    """Shell commands that make a file in the guest."""
+    """Make shell commands that make a file in the guest."""
     return f"mkdir -p {Path(path).parent}\nbase64 -d >{path} <<'END'\n{base64.encodebytes(content).decode()}END\n"

@@ -36,7 +36,7 @@ def cache_dir() -> Path:
 
 
 def say(line: str) -> None:
-    """Print a line of progress to stderr; conftest.py replaces this function, because pytest captures stderr."""
+    """Print a line of progress; conftest.py replaces this function, because pytest captures stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -82,7 +82,7 @@ def locked(name: str) -> Iterator[None]:
 
 
 def cached(kind: str, key: str, title: str, build: Callable[[Path], None]) -> Path:
-    """Return the directory that `build` fills, at most once per key; an interrupted build leaves nothing."""
+    """Return the directory that `build` fills once per key; an interrupted build leaves nothing."""
     path = cache_dir() / f"{kind}-{key}"
     if not _touched(path):
         with locked(path.name):
@@ -129,7 +129,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Make a directory for the upper layers of throw-away views, on the cache's filesystem and never an overlay."""
+    """Make a directory for upper layers of throw-away views, on the cache's filesystem."""
     path = Path(tempfile.mkdtemp(prefix="scratch-", dir=cache_dir()))
     try:
         yield path
@@ -161,7 +161,7 @@ def _namespace() -> list[str]:
 
 
 def run_script(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a script of guest/ as (mapped) root in its own mount namespace; its output is in `stdout`."""
+    """Run a script of guest/ as (mapped) root in its own mount namespace; `stdout` has its output."""
     command = [*_namespace(), "sh", str(SCRIPTS / script), *map(str, arguments)]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
     return subprocess.run(

@@ -38,7 +38,7 @@ Place = str | Callable[[guest.Image], str]
 
 
 def commands(*lines: str) -> Change:
-    """debugfs commands, with {deployment}, {image}, {digest}, {signature}, {stateroot} and {link} for paths."""
+    """Run debugfs commands, with {deployment}, {image}, {digest}, ... for paths, see Names."""
 
     def change(image: guest.Image, disk: Path) -> None:
         text = "".join(line.format_map(vars(Names.of(image))) + "\n" for line in lines)
@@ -48,7 +48,7 @@ def commands(*lines: str) -> Change:
 
 
 def put(name: str, content: bytes | Callable[[guest.Image], bytes]) -> Change:
-    """Another content for a file; `name` as in commands()."""
+    """Give a file another content; `name` as in commands()."""
 
     def change(image: guest.Image, disk: Path) -> None:
         path = name.format_map(vars(Names.of(image)))
@@ -86,7 +86,7 @@ def object_of(path: str) -> Callable[[guest.Image], str]:
 
 
 def several(*changes: Change) -> Change:
-    """One change after the other."""
+    """Make one change after the other."""
 
     def change(image: guest.Image, disk: Path) -> None:
         for each in changes:
@@ -96,7 +96,7 @@ def several(*changes: Change) -> Change:
 
 
 def changed(image: guest.Image, change: Change | None) -> Path:
-    """The image's disk, or a changed copy of it."""
+    """Return the image's disk, or a changed copy of it."""
     if change is None:
         return image.disk
     disk = guest.copy_disk(image.disk, temporary() / "disk.raw")

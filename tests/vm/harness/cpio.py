@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Write and read the cpio archives of an initrd; a file in a later one replaces one of the same name."""
+"""Write and read the cpio archives of an initrd; files in a later one replace those of the same name."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _pad(data: bytes, to: int) -> bytes:
 
 
 def archive(files: Mapping[str, Content]) -> bytes:
-    """Make a cpio archive (newc) with parent directories: name those as they really are, `usr/lib` for `lib`."""
+    """Make a cpio archive (newc) with parent directories: name those as they are, `usr/lib` for `lib`."""
     directories = {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
     members = [(name, stat.S_IFDIR | 0o755, b"") for name in sorted(directories)]
     for name, content in files.items():
@@ -57,7 +57,7 @@ def with_files(initrd: Path, files: Mapping[str, Content], to: Path) -> Path:
 
 
 def contents(initrd: Path) -> dict[str, bytes]:
-    """Read every file by its path, without a leading slash: of a link the target, of a directory nothing."""
+    """Read every file by its path without a leading slash: of a link the target, of a directory nothing."""
     data, found = initrd.read_bytes(), dict[str, bytes]()
     while data := data.lstrip(b"\0"):
         if data.startswith(_ZSTD):

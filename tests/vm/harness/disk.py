@@ -70,7 +70,7 @@ def deployment(suite: str) -> Deployment:
 
 
 def image(suite: str, fs: str = "ext4", *, files: Mapping[str, bytes] | Signer | None = None, commands: str = "") -> Image:
-    """Make a disk with the deployment, sealed in a guest, with `files` (or what a Signer returns) beside the image.
+    """Make a disk with the deployment, sealed in a guest; `files` (or a Signer) are put beside the image.
 
     `commands` run as `sh -ex` in the deployment directory in the sealing guest (ostree, fsverity, chattr, cp, dd).
     """
@@ -138,7 +138,7 @@ def mutate(disk: Path, commands: str, to: Path) -> Path:
 
 
 def replace_files(disk: Path, files: Mapping[str, bytes | None], to: Path) -> Path:
-    """Copy an ext4 disk to `to` with files (paths below the physical root) written, or removed where None."""
+    """Copy an ext4 disk to `to` and write files, or remove them where None; paths as on the disk."""
     with scratch() as work:
         commands = ""
         for number, (path, content) in enumerate(files.items()):
@@ -157,7 +157,7 @@ def _exists(disk: Path, path: str) -> bool:
 
 
 def flip_byte(disk: Path, path: str, offset: int) -> None:
-    """Flip all bits of one byte of a file on a (copied) raw ext4 disk, behind the back of the filesystem."""
+    """Flip all bits of one byte of a file on a (copied) raw ext4 disk, unseen by the filesystem."""
     block = int(debugfs(disk, f"bmap /{path} {offset // BLOCK}\n").split()[-1])
     if not block:
         raise GuestError(f"{path} has no block at {offset}")

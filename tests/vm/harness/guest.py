@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The harness under one name: what tests, demo and benchmark do with guests."""
+"""Offer the harness under one name: what tests, demo and benchmark do with guests."""
 
 from __future__ import annotations
 

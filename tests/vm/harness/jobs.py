@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Boots in the background, two at a time."""
+"""Run boots in the background, two at a time."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Job(Generic[T]):
             self._future = self._pool.submit(self._work)
 
     def result(self) -> T:
-        """Wait for it; an exception of the work is raised here."""
+        """Wait for it; raise an exception of the work here."""
         self.start()
         assert self._future is not None
         return self._future.result()
 
     @classmethod
     def cancel_all(cls) -> None:
-        """Start no more; what runs goes on to its end."""
+        """Start no more; running work continues to its end."""
         cls._pool.shutdown(wait=False, cancel_futures=True)

@@ -62,12 +62,12 @@ class Said:
 
     @cached_property
     def console(self) -> list[str]:
-        """The console's lines, without the colours and cursor movements of systemd's."""
+        """Return the console's lines, without systemd's colours and cursor movements."""
         return _CURSOR.sub("", self.result.console).splitlines()
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """boot.json, as the script printed it, or before that the emergency environment."""
+        """Read boot.json, as the script printed it, or before that the emergency environment."""
         found = json.loads(self["record" if "record" in self.sections else "boot.json"])
         assert isinstance(found, dict)
         return found
@@ -110,7 +110,7 @@ def json_lines(text: str) -> list[dict[str, Any]]:
 
 
 def first_json(section: str) -> dict[str, Any]:
-    """Read the first JSON of a section, which begins a line; a program's other output may be around it."""
+    """Read the first JSON of a section, at the start of a line; other output may surround it."""
     match = re.search(r"^\{", section, re.MULTILINE)
     assert match, f"no JSON: {section}"
     found: dict[str, Any] = json.JSONDecoder().raw_decode(section, match.start())[0]

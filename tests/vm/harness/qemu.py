@@ -155,7 +155,7 @@ def run(machine: Machine, work: Path) -> Ending:
 
 
 def _said(report: str) -> int:
-    """Read the status that a guest reports before it reboots: a locked down kernel cannot end QEMU with one."""
+    """Read the status that a guest reports before its reboot: a locked-down kernel cannot end QEMU."""
     match = re.search(r"^guest-exit: (\d+)\n*\Z", report, re.MULTILINE)
     return int(match[1]) if match else 0
 

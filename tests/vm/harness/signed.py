@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Disks signed with a key of the tests, and initrds that trust it."""
+"""Sign disks with a key of the tests, and build initrds that trust it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Key:
 
 
 def key(kind: str = "p256", name: str = "guest") -> Key:
-    """A throw-away key of one of KEY_KINDS; another name makes another key. Kept, so that signed disks can be kept."""
+    """Make a throw-away key of KEY_KINDS, once per name, because signed disks are cached."""
 
     def build(path: Path) -> None:
         algorithm, option = KEY_KINDS[kind]
@@ -49,7 +49,7 @@ def key(kind: str = "p256", name: str = "guest") -> Key:
 
 
 def sign(digest: bytes, by: Key, *, kind: str = "signature") -> bytes:
-    """What `fsverity sign` makes of a digest file; kept, for ECDSA would give another one each time."""
+    """Sign a digest file by `fsverity sign`, once, because ECDSA signs differently each time."""
 
     def build(path: Path) -> None:
         (path / "digest").write_bytes(digest)
@@ -59,12 +59,12 @@ def sign(digest: bytes, by: Key, *, kind: str = "signature") -> bytes:
 
 
 def image_digest(cfs: Path, algorithm: str = "sha256") -> bytes:
-    """The fs-verity digest of a composefs image, raw."""
+    """Compute the fs-verity digest of a composefs image, raw."""
     return bytes.fromhex(output_of("fsverity", "digest", "--compact", f"--hash-alg={algorithm}", cfs).strip())
 
 
 def beside(cfs: Path, by: Key | None = None, algorithm: str = "sha256") -> dict[str, bytes]:
-    """Digest and signature file for an image."""
+    """Make digest and signature file for an image."""
     digest = image_digest(cfs, algorithm)
     return {DIGEST: digest, SIGNATURE: sign(digest, by or key())}
 
@@ -77,13 +77,13 @@ SHA512_COMMANDS = f"cp {IMAGE} new\nmv -f new {IMAGE}\nfsverity enable --hash-al
 
 
 def image(suite: str = "forky", fs: str = "ext4", *, algorithm: str = "sha256") -> guest.Image:
-    """A sealed disk, its image signed by key(). Built at most once; changes go to copies."""
+    """Build a sealed disk at most once, its image signed by key(); changes go to copies."""
     commands = SHA512_COMMANDS if algorithm == "sha512" else ""
     return guest.image(suite, fs, files=lambda cfs: beside(cfs, algorithm=algorithm), commands=commands)
 
 
 def initrd(suite: str = "forky") -> Path:
-    """The initrd with key() in its boot keyring; settings() change the rest without another run of dracut."""
+    """Build the initrd with key() in its boot keyring; settings() change the rest without dracut."""
     made = guest.initrd(suite, keys=[named(key().certificate)])
     if made.status:
         raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
@@ -91,7 +91,7 @@ def initrd(suite: str = "forky") -> Path:
 
 
 def named(certificate: Path) -> Path:
-    """The certificate under the name that it has in the initrd."""
+    """Copy the certificate under the name that it has in the initrd."""
     path = temporary() / Path(CERTIFICATE).name
     path.write_bytes(certificate.read_bytes())
     return path
@@ -100,7 +100,7 @@ def named(certificate: Path) -> Path:
 def settings(
     conf: str | None = None, prepare_root: str | None = None, keys: Sequence[Key] | None = None
 ) -> dict[str, guest.Content]:
-    """Files for `extra_initrd_files`: bootseal.conf, prepare-root.conf, the certificates of the boot keyring."""
+    """Make files for an initrd: bootseal.conf, prepare-root.conf, certificates of the boot keyring."""
     files: dict[str, guest.Content] = {}
     if conf is not None:
         files[CONF] = conf.encode()
@@ -112,13 +112,13 @@ def settings(
 
 
 def in_deployment(image_: guest.Image, files: Mapping[str, bytes | None]) -> Path:
-    """A copy of an ext4 disk with files of the deployment directory written, or removed where None."""
+    """Copy an ext4 disk and write files of the deployment directory, or remove them where None."""
     paths = {f"{image_.deployment.path}/{name}": content for name, content in files.items()}
     return guest.replace_files(image_.disk, paths, temporary() / "disk.raw")
 
 
 def made_by_sign(cfs: Path, *options: str | Path) -> dict[str, bytes]:
-    """What `bootseal sign` on this machine puts beside an image."""
+    """Run `bootseal sign` on this machine and return what it puts beside an image."""
     copy = temporary() / IMAGE
     copy.write_bytes(cfs.read_bytes())
     subprocess.run([sys.executable, "-I", CHECKOUT / "service", "sign", copy, *options], check=True, stdout=subprocess.PIPE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files for initrds: units that end a boot, or the service in it, where a test wants it."""
+"""Make files for initrds: units that end a boot, or the service in it, where a test needs it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _service(name: str, unit: str, service: str, wanted_by: str) -> dict[str, gu
 
 
 def ended_at(plan: str) -> Mapping[str, guest.Content]:
-    """Files for the initrd: the service is killed or stopped, or the power cut, right before a step, see guest/cut.py."""
+    """Kill or stop the service, or cut the power, right before a step, see guest/cut.py."""
     service = f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 -ISB /{_TEST_DIRECTORY}/cut.py {PLAN} boot\n"
     return {
         f"{_TEST_DIRECTORY}/cut.py": (SCRIPTS / "cut.py").read_bytes(),
@@ -32,13 +32,13 @@ def ended_at(plan: str) -> Mapping[str, guest.Content]:
 
 
 def check_cut(result: guest.Result) -> None:
-    """The guest must have ended by the reset that is for it what a power cut would be."""
+    """Fail unless the guest ended by the reset that stands for a power cut."""
     parse.must_end(result, 0)
     assert "sysrq: Resetting" in result.console, result.console[-4000:]
 
 
 def end_in_initrd(script: str) -> Mapping[str, guest.Content]:
-    """Files for the initrd: a verified boot ends after all mounts of the initrd and before the switch, with `script`."""
+    """End a verified boot with `script`, after all mounts of the initrd and before the switch."""
     runner = f"""\
 if sh -e /{_TEST_DIRECTORY}/end-script </dev/null >/dev/ttyS1 2>&1; then
     exec /{_TEST_DIRECTORY}/guest-exit {guest.PASSED}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read what a guest wrote to its disk, and make disks as a power cut after any of these writes leaves them."""
+"""Read what a guest wrote to its disk, and make the disks that power cuts would leave."""
 
 from __future__ import annotations
 
