@@ -105,7 +105,7 @@ class Bench:
 
 
 def large_image() -> Path:
-    """Make the composefs image of such a system with many more files; nobody reads their objects."""
+    """Make the composefs image of such a system with many more files, whose objects no boot reads."""
     base = tree.base_tree(SUITE)
 
     def build(path: Path) -> None:

@@ -38,7 +38,7 @@ echo 'ID=altered' >>/altered/usr/lib/os-release
 ostree --repo=/mnt/ostree/repo commit --branch=altered --tree=ref=guest --tree=dir=/altered
 ostree --repo=/mnt/ostree/repo checkout --composefs altered /mnt/altered.cfs
 fsverity measure /mnt/altered.cfs
-"""  # that checkout enables fs-verity, too
+"""  # that checkout also enables fs-verity
 
 FIRST_BOOT = """
 echo '=== systemctl status bootseal'
@@ -278,7 +278,7 @@ def second_boot(show: Show, sealed: Sealed, disk: Path) -> None:
     show.check("second boot: verified, same digest", seen=_is_verified(record, sealed) and bool(lines))
     show.check("second boot: enrolled before, nothing written", seen=_enrolled(enrollment, first=False))
     swap = re.findall(r"sha256:([0-9a-f]{64}) ", said.get("the swap", ""))
-    show.check("the other image is valid and has fs-verity, too", seen=len(swap) == 3 and swap[0] == sealed.digest)
+    show.check("the other image is valid and has fs-verity", seen=len(swap) == 3 and swap[0] == sealed.digest)
     show.check("it stands in the place of the signed one", seen=len(swap) == 3 and swap[2] == swap[1] != sealed.digest)
 
 

@@ -21,7 +21,7 @@ from vm.harness.ask import ask
 from vm.harness.changes import Change, changed
 from vm.harness.jobs import Job
 
-# The exit status of the unit by verdict, as bootseal.service(8) lists it. `interrupted` has none of its own.
+# The exit status of the unit by verdict, as bootseal.service(8) lists it. `interrupted` has no status.
 EXIT_STATUS = {
     "verified": 0, "bad-command-line": 64, "no-deployment": 66, "no-image": 66, "no-digest": 66, "no-signature": 66,
     "bad-image": 65, "bad-digest": 65, "bad-signature": 65, "untrusted-signer": 77, "wrong-signature": 77,

@@ -18,6 +18,7 @@ import pytest
 from vm.disks import INITRD, changed_disk, initrd_disk
 from vm.harness import guest, qemu, signed
 from vm.harness.ask import ask, put_file
+from vm.harness.cache import SCRIPTS
 from vm.harness.changes import commands, put, several
 from vm.harness.jobs import Job
 from vm.harness.parse import Said, first_json
@@ -34,7 +35,7 @@ UNSEALED = several(commands("rm /{digest}", "rm /{signature}"), put("{image}", l
 
 
 @dataclass
-class Chain:
+class Updates:
     """Boots that need each other's disk; the first that fails is the last."""
 
     signature: bytes = b""
@@ -47,9 +48,9 @@ class Chain:
         return Said.of(self.results[name])
 
 
-def _run() -> Chain:
-    chain = Chain(_signature())
-    steps: dict[str, Callable[[Chain], guest.Result]] = {
+def _run() -> Updates:
+    chain = Updates(_signature())
+    steps: dict[str, Callable[[Updates], guest.Result]] = {
         "deploy": _deploy, "held": _held, "passed": _passed, "open": _open,
     }  # fmt: skip
     for name, step in steps.items():
@@ -106,7 +107,7 @@ def _deploy_script(signature: bytes) -> str:
     )
 
 
-def _deploy(chain: Chain) -> guest.Result:
+def _deploy(chain: Updates) -> guest.Result:
     target = changed_disk(UNSEALED, "target", readonly=False)
     result = guest.boot(
         signed.image(),
@@ -120,7 +121,7 @@ def _deploy(chain: Chain) -> guest.Result:
 
 
 @chain
-def test_deploy_refuses_before_it_writes(job: Job[Chain]) -> None:
+def test_deploy_refuses_before_it_writes(job: Job[Updates]) -> None:
     said = job.result().said("deploy")
     assert "status 77" in said["refused"]
     assert "refused (wrong-signature)" in said["refused"]
@@ -129,7 +130,7 @@ def test_deploy_refuses_before_it_writes(job: Job[Chain]) -> None:
 
 
 @chain
-def test_deploy_seals_and_writes(job: Job[Chain]) -> None:
+def test_deploy_seals_and_writes(job: Job[Updates]) -> None:
     chain = job.result()
     said = chain.said("deploy")
     record = first_json(said["first"])
@@ -142,7 +143,7 @@ def test_deploy_seals_and_writes(job: Job[Chain]) -> None:
 
 
 @chain
-def test_deploy_leaves_the_immutable_bit_and_the_read_only_mount(job: Job[Chain]) -> None:
+def test_deploy_leaves_the_immutable_bit_and_the_read_only_mount(job: Job[Updates]) -> None:
     said = job.result().said("deploy")
     for state in (said["before"], said["after_refused"], said["after_first"], said["after_second"]):
         assert "i" in state.splitlines()[0].split()[0]
@@ -150,13 +151,13 @@ def test_deploy_leaves_the_immutable_bit_and_the_read_only_mount(job: Job[Chain]
 
 
 @chain
-def test_deploy_seals_objects_when_asked(job: Job[Chain]) -> None:
+def test_deploy_seals_objects_when_asked(job: Job[Updates]) -> None:
     record = first_json(job.result().said("deploy")["objects"])
     assert (record["verdict"], record["changed"], record["missing"]) == ("verified", True, [])
 
 
 @chain
-def test_deploy_again_changes_nothing(job: Job[Chain]) -> None:
+def test_deploy_again_changes_nothing(job: Job[Updates]) -> None:
     said = job.result().said("deploy")
     assert first_json(said["second"])["changed"] is False
     assert said["after_second"] == said["after_first"]
@@ -165,21 +166,6 @@ def test_deploy_again_changes_nothing(job: Job[Chain]) -> None:
 # --- what was deployed boots; in it an update is staged, and a shutdown finalizes it or not
 
 WITNESS = "/run/systemd/system/guest-witness.service"
-# Before= and a stop: it is stopped after ostree's unit, and ends the guest with the status of success.
-_WITNESS = """[Unit]
-DefaultDependencies=no
-RequiresMountsFor=/sysroot /boot /var
-After=local-fs.target
-Before=ostree-finalize-staged.service ostree-finalize-staged-hold.service final.target
-Conflicts=final.target
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/bin/true
-ExecStop=/bin/sh -c 'sh -e /run/guest-witness >/dev/ttyS1 2>&1 && exec /usr/lib/bootseal-test/guest-exit 123'
-ExecStop=/usr/lib/bootseal-test/guest-exit 87
-TimeoutStopSec=5min
-"""
 _AFTER_SHUTDOWN = {
     "outcome": "systemctl show -p Result -p ActiveState ostree-finalize-staged.service",
     "status": "systemctl --no-pager --full status ostree-finalize-staged.service || :",
@@ -217,14 +203,14 @@ def _shut_down(**sections: str) -> str:
     """Make a script that ends in a real shutdown, with a witness that reports its result."""
     return (
         put_file("/run/guest-witness", ask(**_AFTER_SHUTDOWN).encode())
-        + put_file(WITNESS, _WITNESS.encode())
+        + put_file(WITNESS, (SCRIPTS / "witness.service").read_bytes())
         + _PRELUDE
         + ask(**sections, time="cat /proc/uptime")
         + "systemctl --no-block reboot\nsleep 600\nexit 1\n"
     )
 
 
-def _next(chain: Chain, title: str, script: str, *, method: str, karg: str | None = None) -> guest.Result:
+def _next(chain: Updates, title: str, script: str, *, method: str, karg: str | None = None) -> guest.Result:
     """Boot the disk as the boot before left it."""
     return guest.boot(
         signed.image(),
@@ -238,7 +224,7 @@ def _next(chain: Chain, title: str, script: str, *, method: str, karg: str | Non
     )
 
 
-def _held(chain: Chain) -> guest.Result:
+def _held(chain: Updates) -> guest.Result:
     killed = _KILLED.format(directory=_DEPLOYMENTS, old=signed.image().deployment.checksum)
     script = _shut_down(
         **_RECORD,
@@ -253,7 +239,7 @@ def _held(chain: Chain) -> guest.Result:
     return _next(chain, "staged without a signature", script, method="fsverity")
 
 
-def _passed(chain: Chain) -> guest.Result:
+def _passed(chain: Updates) -> guest.Result:
     key = signed.key()
     files = put_file("/run/key.pem", key.key.read_bytes()) + put_file("/run/cert.pem", key.certificate.read_bytes())
     script = files + _shut_down(
@@ -268,7 +254,7 @@ def _passed(chain: Chain) -> guest.Result:
     return _next(chain, "staged and signed", script, method="fsverity")
 
 
-def _open(chain: Chain) -> guest.Result:
+def _open(chain: Updates) -> guest.Result:
     script = _shut_down(
         **_RECORD,
         ostree="ostree admin status",
@@ -301,7 +287,7 @@ def _kernel_of(target: str) -> str:
 @pytest.mark.parametrize(
     ("boot", "method", "first"), [("held", "fsverity", True), ("passed", "fsverity", False), ("open", "keyring", False)]
 )
-def test_what_was_deployed_boots(job: Job[Chain], boot: str, method: str, first: bool) -> None:  # noqa: FBT001
+def test_what_was_deployed_boots(job: Job[Updates], boot: str, method: str, first: bool) -> None:  # noqa: FBT001
     said = job.result().said(boot)
     record = said.record
     enrollment = record["enrollment"]
@@ -311,7 +297,7 @@ def test_what_was_deployed_boots(job: Job[Chain], boot: str, method: str, first:
 
 
 @chain
-def test_the_gate_says_the_reason_before_the_reboot(job: Job[Chain]) -> None:
+def test_the_gate_says_the_reason_before_the_reboot(job: Job[Updates]) -> None:
     said = job.result().said("held")
     assert said["enable"].endswith("\nactive")
     assert "ExecMainStatus=66" in said["early"]
@@ -320,7 +306,7 @@ def test_the_gate_says_the_reason_before_the_reboot(job: Job[Chain]) -> None:
 
 
 @chain
-def test_the_gate_holds_what_would_not_boot(job: Job[Chain]) -> None:
+def test_the_gate_holds_what_would_not_boot(job: Job[Updates]) -> None:
     chain = job.result()
     said = chain.said("held")
     assert said["outcome"].splitlines() == ["ActiveState=failed", "Result=exit-code"]
@@ -332,7 +318,7 @@ def test_the_gate_holds_what_would_not_boot(job: Job[Chain]) -> None:
 
 @chain
 @pytest.mark.parametrize(("before", "after"), [("killed", "completed"), ("killed_again", "flags")], ids=["service", "shutdown"])
-def test_the_gate_completes_a_killed_deploy(job: Job[Chain], before: str, after: str) -> None:
+def test_the_gate_completes_a_killed_deploy(job: Job[Updates], before: str, after: str) -> None:
     """The gate does so in its own sandbox, and in that of ostree's unit."""
     said, name = job.result().said("held"), f" {signed.image().deployment.checksum}.0"
     flags = {section: next(line for line in said[section].splitlines() if line.endswith(name)) for section in (before, after)}
@@ -341,7 +327,7 @@ def test_the_gate_completes_a_killed_deploy(job: Job[Chain], before: str, after:
 
 
 @chain
-def test_a_signature_after_staging_is_judged_at_once(job: Job[Chain]) -> None:
+def test_a_signature_after_staging_is_judged_at_once(job: Job[Updates]) -> None:
     said = job.result().said("passed")
     assert re.fullmatch(r"guest/[0-9a-f]{12}\.\d: verified", said["deploy"].splitlines()[-1])
     assert said["early"].splitlines()[:2] == ["Result=success", "ExecMainStatus=0"]
@@ -351,7 +337,7 @@ def test_a_signature_after_staging_is_judged_at_once(job: Job[Chain]) -> None:
 
 
 @chain
-def test_the_gate_lets_pass_what_was_signed(job: Job[Chain]) -> None:
+def test_the_gate_lets_pass_what_was_signed(job: Job[Updates]) -> None:
     said = job.result().said("passed")
     assert said["outcome"].splitlines() == ["ActiveState=inactive", "Result=success"]
     old = signed.image().deployment.karg
@@ -360,7 +346,7 @@ def test_the_gate_lets_pass_what_was_signed(job: Job[Chain]) -> None:
 
 
 @chain
-def test_what_the_gate_let_pass_is_what_boots_next(job: Job[Chain]) -> None:
+def test_what_the_gate_let_pass_is_what_boots_next(job: Job[Updates]) -> None:
     chain = job.result()
     said = chain.said("open")
     assert said.record["deployment"]["checksum"] == chain.said("deploy")["update"].splitlines()[-1]
@@ -370,7 +356,7 @@ def test_what_the_gate_let_pass_is_what_boots_next(job: Job[Chain]) -> None:
 
 
 @chain
-def test_a_gate_that_is_off_changes_nothing(job: Job[Chain]) -> None:
+def test_a_gate_that_is_off_changes_nothing(job: Job[Updates]) -> None:
     chain = job.result()
     said = chain.said("open")
     assert (said["by_hand"], said["outcome"].splitlines()) == ("", ["ActiveState=inactive", "Result=success"])

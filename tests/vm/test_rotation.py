@@ -109,7 +109,7 @@ KILLS: Mapping[str, tuple[str, dict[str, Any], bool]] = {
 }
 CUT_AT = KILLS["mutable"][0].replace("kill", "cut")
 START = "systemctl reset-failed bootseal.service; systemctl restart bootseal.service"
-# As after a kill that came too late: the physical root is at /sysroot again, and says nothing of it.
+# As after a kill that came too late: the physical root is at /sysroot again, without a trace.
 UNDO = "SERVICE_RESULT=signal EXIT_CODE=exited EXIT_STATUS=77 /usr/bin/python3 -ISB /usr/lib/bootseal cleanup"
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The kernel accepts what `bootseal sign` makes with each type of key; a SHA-512 image works throughout.
 
-In one guest of the older suite, whose kernel and Python are the older ones; its own deployment is judged there, too.
+One guest of the older suite does it all, with the older kernel and Python. It also judges its own deployment.
 """
 
 from __future__ import annotations

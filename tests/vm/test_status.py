@@ -21,7 +21,7 @@ pytestmark = pytest.mark.vm
 
 NOT_COVERED = ["/etc", "/var", "/boot", "/opt -> /var/opt", "initrd", "kernel command line"]
 NAMES = {"forky": "debian", "trixie": "debian 13"}  # as their os-release has them
-# QEMU's BIOS knows no Secure Boot: nobody can tell who authenticated kernel and initrd.
+# QEMU's BIOS lacks Secure Boot, so it is unknown who authenticated kernel and initrd.
 MARKS = dict.fromkeys(("Secure Boot", "initrd", "boot keyring"), "unknown") | dict.fromkeys(
     ("signer", "digest file", "image", "overlay", "root"), "kernel"
 )

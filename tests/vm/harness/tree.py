@@ -21,7 +21,7 @@ PACKAGES: Sequence[str] = (  # noqa: SIM905
 SUITE_PACKAGES: Mapping[str, tuple[str, ...]] = {"trixie": (), "forky": ("composefs",)}
 UNWANTED_DOCS = ("doc", "man", "info", "locale")
 
-# Only what a guest's disk needs: a module that bootseal's own dracut module forgets is then missing in the tests, too.
+# Only what a guest's disk needs: a kernel module that bootseal's dracut module forgets is then missing.
 GUEST_DRIVERS = "virtio_blk virtio_pci ext4 btrfs"
 OMITTED_MODULES = (
     "systemd-networkd network network-legacy network-manager i18n rescue resume nvdimm qemu qemu-net plymouth lunmask "
@@ -81,7 +81,7 @@ def base_tree(suite: str) -> Path:
         command = ["mmdebstrap", "--variant=essential", f"--include={','.join(packages)}"]
         command += ['--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=APT::Install-Recommends "false"']
         command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in UNWANTED_DOCS]
-        # INITRD=No: the kernel's package would otherwise build an initrd that nobody uses.
+        # INITRD=No: otherwise the kernel's package builds an initrd that no guest uses.
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "INITRD": "No", "LC_ALL": "C.UTF-8"}
         command += [suite, str(archive), mirror()]
         result = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, errors="replace")
