@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
-from vm.demo import IMAGE, end_on_sigterm, make_key, sign
+from vm.demo import end_on_sigterm, make_key, sign
 from vm.harness import guest, qemu, tree
 from vm.harness.cache import CHECKOUT, SCRIPTS, cached, digest_of, must_run, say, scratch
 from vm.harness.parse import sections
+from vm.harness.signed import IMAGE
 
 SUITE = "forky"
 LARGE = "large.cfs"
@@ -146,10 +147,7 @@ def prepare(work: Path) -> Bench:
 
 def initrd(modules: str, work: Path) -> Path:
     """Build an initrd by dracut; all differ in one module only."""
-    made = guest.initrd(SUITE, modules, keys=[work / "demo.pem"] if modules == "bootseal" else [])
-    if made.status:
-        raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
-    return made.path
+    return guest.initrd(SUITE, modules, keys=[work / "demo.pem"] if modules == "bootseal" else []).built()
 
 
 def measure(bench: Bench, case: Case) -> Figures:

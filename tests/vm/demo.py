@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,11 +21,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
 from vm.harness import cache, guest
-from vm.harness.cache import scratch
+from vm.harness.cache import output_of, scratch
 from vm.harness.parse import sections
+from vm.harness.signed import DIGEST, IMAGE, SIGNATURE
 
 SUITE = "forky"
-IMAGE = ".ostree.cfs"
 SIGNER = "bootseal demo key"
 ALTERED = "An operating system that nobody signed"
 
@@ -150,28 +149,20 @@ class Sealed:
     digest: str
 
 
-def run(*command: str | Path) -> str:
-    """Run a program, which must succeed, and return its output."""
-    result = subprocess.run([str(word) for word in command], check=False, capture_output=True, text=True)
-    if result.returncode:
-        raise guest.GuestError(f"{command[0]} failed:\n{result.stderr}")
-    return result.stdout
-
-
 def make_key(work: Path) -> None:
     """Make a signing key and its certificate in `work`."""
     extensions = ("-addext", "keyUsage=critical,digitalSignature", "-addext", "basicConstraints=critical,CA:FALSE")
     kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", f"/CN={SIGNER}")
-    run("openssl", "req", "-x509", *kind, *extensions, "-keyout", work / "demo.key", "-out", work / "demo.pem")
+    output_of("openssl", "req", "-x509", *kind, *extensions, "-keyout", work / "demo.key", "-out", work / "demo.pem")
 
 
 def sign(cfs: Path, work: Path) -> dict[str, bytes]:
     """Make what belongs beside an image, signed with the key in `work`."""
-    digest = run("fsverity", "digest", "--compact", cfs).strip()
+    digest = output_of("fsverity", "digest", "--compact", cfs).strip()
     (work / "digest").write_bytes(bytes.fromhex(digest))
     key, certificate = work / "demo.key", work / "demo.pem"
-    run("fsverity", "sign", work / "digest", work / "sig", f"--key={key}", f"--cert={certificate}")
-    return {f"{IMAGE}.digest": (work / "digest").read_bytes(), f"{IMAGE}.sig": (work / "sig").read_bytes()}
+    output_of("fsverity", "sign", work / "digest", work / "sig", f"--key={key}", f"--cert={certificate}")
+    return {DIGEST: (work / "digest").read_bytes(), SIGNATURE: (work / "sig").read_bytes()}
 
 
 def build(show: Show, work: Path) -> Sealed:
@@ -193,15 +184,13 @@ def build(show: Show, work: Path) -> Sealed:
         signed = sign(deployed.cfs, work)
         beside = {f"{deployed.path}/{name}": content for name, content in signed.items()}
         disk = guest.replace_files(image.disk, beside, work / "disk.raw")
-        digest = signed[f"{IMAGE}.digest"].hex()
+        digest = signed[DIGEST].hex()
         show.line(f"   sha256:{digest}")
         show.line("   " + ", ".join(f"{name} ({len(content)} bytes)" for name, content in signed.items()))
     with show.step("Initrd", "dracut with the module 'bootseal', that certificate, and [Enroll] Method=fsverity."):
-        made = guest.initrd(SUITE, "bootseal", keys=[work / "demo.pem"], conf="[Enroll]\nMethod=fsverity\n")
-        if made.status:
-            raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
-        show.line(f"   {made.path.stat().st_size:,} bytes")
-    return Sealed(image, disk, made.path, digest)
+        made = guest.initrd(SUITE, "bootseal", keys=[work / "demo.pem"], conf="[Enroll]\nMethod=fsverity\n").built()
+        show.line(f"   {made.stat().st_size:,} bytes")
+    return Sealed(image, disk, made, digest)
 
 
 def console_lines(console: str) -> list[str]:

@@ -34,10 +34,7 @@ def _built(options: argparse.Namespace, suite: str) -> tuple[guest.Image, Path]:
     """Build disk and initrd; for bootseal, sign the disk and put the certificate into the initrd."""
     if options.modules == "bootseal":
         return signed.image(suite, options.fs), signed.initrd(suite)
-    made = guest.initrd(suite, options.modules)
-    if made.status:
-        raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
-    return guest.image(suite, options.fs), made.path
+    return guest.image(suite, options.fs), guest.initrd(suite, options.modules).built()
 
 
 def _run(options: argparse.Namespace, suite: str) -> int:

@@ -88,7 +88,7 @@ def test_a_changed_root_is_not_switched_to(scenario: Scenario, job: Job[Outcome]
 
 def _rebooting() -> Path:
     keys = [signed.named(signed.key().certificate)]
-    return guest.initrd("forky", keys=keys, conf="[Policy]\nOnRefusal=reboot\n").path
+    return guest.initrd("forky", keys=keys, conf="[Policy]\nOnRefusal=reboot\n").built()
 
 
 REBOOT = Scenario(
@@ -143,13 +143,11 @@ def _luks() -> Outcome:
     disk, uuid = _encrypted(image.disk)
     kept = " ".join(name for name in tree.OMITTED_MODULES.split() if name not in LUKS_MODULES)
     conf = f'omit_dracutmodules=" ostree {kept} "\nadd_dracutmodules+=" {" ".join(LUKS_MODULES)} "\n'
-    made = guest.initrd("forky", keys=[signed.named(signed.key().certificate)], dracut_conf=conf)
-    if made.status:
-        raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
+    made = guest.initrd("forky", keys=[signed.named(signed.key().certificate)], dracut_conf=conf).built()
     files = {"etc/guest.key": (LUKS_KEY, 0o600), **signed.settings(prepare_root=TRANSIENT_ROOT)}
     try:
         result = guest.boot(
-            image, made.path, disk=disk, append=LUKS_UUID.format(uuid=uuid), extra_initrd_files=files, script=PASSED,
+            image, made, disk=disk, append=LUKS_UUID.format(uuid=uuid), extra_initrd_files=files, script=PASSED,
             timeout=600, title="last look: LUKS, transient root",
         )  # fmt: skip
         return Outcome(result, image, result.bytes_written())

@@ -59,7 +59,7 @@ def test_interrupted(scenario: Scenario, job: Job[Outcome]) -> None:
 def _ending(on_refusal: str) -> Path:
     """Build an initrd that ends a refused boot this way."""
     keys = [signed.named(signed.key().certificate)]
-    return guest.initrd("forky", keys=keys, conf=f"[Policy]\nOnRefusal={on_refusal}\n").path
+    return guest.initrd("forky", keys=keys, conf=f"[Policy]\nOnRefusal={on_refusal}\n").built()
 
 
 ENDINGS = [

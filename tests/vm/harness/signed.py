@@ -84,10 +84,7 @@ def image(suite: str = "forky", fs: str = "ext4", *, algorithm: str = "sha256") 
 
 def initrd(suite: str = "forky") -> Path:
     """Build the initrd with key() in its boot keyring; settings() change the rest without dracut."""
-    made = guest.initrd(suite, keys=[named(key().certificate)])
-    if made.status:
-        raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
-    return made.path
+    return guest.initrd(suite, keys=[named(key().certificate)]).built()
 
 
 def named(certificate: Path) -> Path:

@@ -145,6 +145,12 @@ class Initrd:
     status: int
     output: str
 
+    def built(self) -> Path:
+        """Return the initrd, which dracut must have made."""
+        if self.status:
+            raise GuestError(f"dracut failed with status {self.status}:\n{self.output[-4000:]}")
+        return self.path
+
 
 def initrd(
     suite: str,
@@ -224,6 +230,5 @@ def seal_initrd() -> Initrd:
     arguments = ["--no-hostonly", "--zstd", "--modules", "base", "--install", programs]
     arguments += ["--add-drivers", "virtio_blk virtio_pci btrfs ext4 loop"]
     made = _dracut(base_tree(BUILDER), "initrd-seal", {"etc/ostree-none": b""}, "initrd for sealing", *arguments)
-    if made.status:
-        raise GuestError(f"dracut failed for the sealing initrd:\n{made.output[-4000:]}")
+    made.built()
     return made
