@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from vm.harness import guest, signed
 from vm.harness.cache import output_of, temporary
-from vm.harness.changes import Change, commands, flip, link, object_of, put, remove, several
+from vm.harness.changes import SIGNED_BY_STRANGER, Change, commands, flip, link, object_of, put, remove, several
 from vm.scenario import Refused, Scenario
 
 INIT = "/usr/lib/systemd/systemd"
@@ -26,8 +26,8 @@ IMAGE = rf"{DEPLOYMENT}/\.ostree\.cfs"
 BROKEN_STAGE = {"usr/lib/bootseal/bootseal/stages/deployment.py": b"def locate(request):\n    return request.no_such_name\n"}
 
 
-def _signature(digest: Callable[[guest.Image], bytes], by: str = "guest") -> Change:
-    return put("{signature}", lambda image: signed.sign(digest(image), signed.key(name=by)))
+def _signature(digest: Callable[[guest.Image], bytes]) -> Change:
+    return put("{signature}", lambda image: signed.sign(digest(image), signed.key()))
 
 
 def _own_digest(image: guest.Image) -> bytes:
@@ -118,7 +118,7 @@ REFUSALS = (
     Scenario(
         "other-key",
         Refused("untrusted-signer", rf"no certificate of the boot keyring .*CN=guest p256.*: {IMAGE}\.sig"),
-        disk=_signature(_own_digest, "stranger"),
+        disk=SIGNED_BY_STRANGER,
     ),
     Scenario(
         "other-digest-signed",

@@ -128,7 +128,7 @@ def rows(scenarios: Iterable[Scenario]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("scenario", "job"), [pytest.param(s, s.job, id=s.id) for s in scenarios])
 
 
-def boots(*scenarios: Scenario) -> pytest.MarkDecorator:
+def runs(*scenarios: Scenario) -> pytest.MarkDecorator:
     """Parametrize a test with the boots of scenarios."""
     return pytest.mark.parametrize("job", [pytest.param(s.job, id=s.id) for s in scenarios])
 

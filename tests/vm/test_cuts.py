@@ -12,11 +12,11 @@ import pytest
 from vm.enrolled import ENROLLED, IN_INITRD, LOOK, look
 from vm.harness import guest, signed
 from vm.harness.ask import ask
-from vm.harness.changes import commands, put, several
+from vm.harness.changes import SIGNED_BY_STRANGER, commands, put, several
 from vm.harness.jobs import Job
 from vm.harness.parse import last_json
 from vm.harness.units import end_in_initrd, ended_at
-from vm.scenario import Interrupted, Outcome, Passed, Scenario, boots, rows
+from vm.scenario import Interrupted, Outcome, Passed, Scenario, rows, runs
 
 pytestmark = pytest.mark.vm
 
@@ -59,10 +59,6 @@ def test_a_module_missing_from_the_initrd(scenario: Scenario, job: Job[Outcome])
 # --- refused, started again, repaired by hand, started again
 
 
-def _stranger(image: guest.Image) -> bytes:
-    return signed.sign(signed.image_digest(image.deployment.cfs), signed.key(name="stranger"))
-
-
 def _right() -> Mapping[str, guest.Content]:
     return {"right.sig": signed.sign(signed.image_digest(signed.image().deployment.cfs), signed.key())}
 
@@ -75,7 +71,7 @@ def _put_right() -> str:
 REPAIR = Scenario(
     "repair",
     Passed(guest.REFUSED),
-    disk=put("{signature}", _stranger),
+    disk=SIGNED_BY_STRANGER,
     initrd=_right,
     fsck=True,
     emergency=lambda: ask(
@@ -89,7 +85,7 @@ REPAIR = Scenario(
 )
 
 
-@boots(REPAIR)
+@runs(REPAIR)
 def test_started_again_from_the_emergency_shell(job: Job[Outcome]) -> None:
     outcome = job.result()
     REPAIR.expect.check(outcome)
@@ -105,7 +101,7 @@ def test_started_again_from_the_emergency_shell(job: Job[Outcome]) -> None:
 GO_ON = Scenario(
     "go-on",
     Passed(),
-    disk=put("{signature}", _stranger),
+    disk=SIGNED_BY_STRANGER,
     initrd=_right,
     fsck=True,
     emergency=lambda: (
@@ -120,7 +116,7 @@ sleep 200
 )
 
 
-@boots(GO_ON)
+@runs(GO_ON)
 def test_a_repaired_boot_goes_on(job: Job[Outcome]) -> None:
     outcome = job.result()
     GO_ON.expect.check(outcome)
@@ -147,7 +143,7 @@ def _seen() -> Mapping[str, guest.Content]:
 LEFTOVERS = Scenario("leftovers", Passed(), disk=_leftovers, initrd=_seen, fsck=True)
 
 
-@boots(LEFTOVERS)
+@runs(LEFTOVERS)
 def test_leftovers_are_cleared_away(job: Job[Outcome]) -> None:
     """The digest file is whole, enrolled and can be opened; nothing else is left of the work."""
     outcome = job.result()
@@ -161,7 +157,7 @@ def test_leftovers_are_cleared_away(job: Job[Outcome]) -> None:
 READ_ONLY = Scenario("read-only", Passed(), initrd=_seen, readonly=True)
 
 
-@boots(READ_ONLY)
+@runs(READ_ONLY)
 def test_a_read_only_medium_boots_and_says_what_is_missing(job: Job[Outcome]) -> None:
     outcome = job.result()
     READ_ONLY.expect.check(outcome)

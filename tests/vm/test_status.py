@@ -9,13 +9,13 @@ import pytest
 
 from bootseal import verdicts
 from unit.host.schema import errors
-from vm import scenario, status
+from vm import status
 from vm.harness import guest, signed
 from vm.harness.ask import ask
-from vm.harness.changes import put
+from vm.harness.changes import SIGNED_BY_STRANGER
 from vm.harness.jobs import Job
 from vm.harness.parse import Said, Told
-from vm.scenario import Outcome
+from vm.scenario import Outcome, Passed, Scenario, runs
 
 pytestmark = pytest.mark.vm
 
@@ -276,21 +276,23 @@ def test_all_is_well_again(job: Job[list[Said]], section: str) -> None:
 # --- refused
 
 
-def _refused() -> Outcome:
-    digest = signed.image_digest(signed.image().deployment.cfs)
-    text = ask(
+REFUSED = Scenario(
+    "untrusted-signer",
+    Passed(guest.REFUSED),
+    disk=SIGNED_BY_STRANGER,
+    fsck=True,
+    emergency=ask(
         systemctl="systemctl status --no-pager --full bootseal.service || echo status $?",
         program="command -v bootseal || echo none",
         record="cat /run/bootseal/boot.json",
-    )
-    stranger = signed.sign(digest, signed.key(name="stranger"))
-    return scenario.boot(put("{signature}", stranger), emergency_script=text, title="status, refused")
+    ),
+)
 
 
-@pytest.mark.parametrize("job", [pytest.param(Job(_refused), id="untrusted-signer")])
+@runs(REFUSED)
 def test_a_refused_boot_explains_itself_in_the_initrd(job: Job[Outcome]) -> None:
     outcome = job.result()
-    outcome.must_end(guest.REFUSED)
+    REFUSED.expect.check(outcome)
     lines = [line.strip() for line in outcome["systemctl"].splitlines()]
     message, hint = outcome.record["message"], verdicts.UNTRUSTED_SIGNER.hint
     assert message.startswith("refused (untrusted-signer): ")

@@ -18,7 +18,7 @@ from vm.harness.jobs import Job
 from vm.harness.parse import Said, last_json, must_end
 from vm.harness.units import end_in_initrd, ended_at
 from vm.harness.writes import Write, read_log, replay
-from vm.scenario import UNREAD_DISK, Ended, Interrupted, Outcome, Passed, Scenario, boots, rows
+from vm.scenario import UNREAD_DISK, Ended, Interrupted, Outcome, Passed, Scenario, rows, runs
 
 pytestmark = pytest.mark.vm
 
@@ -94,7 +94,7 @@ FSTAB = Scenario(
 )
 
 
-@boots(FSTAB)
+@runs(FSTAB)
 def test_nothing_is_mounted_over_the_verified_root(job: Job[Outcome]) -> None:
     outcome = job.result()
     FSTAB.expect.check(outcome)
@@ -103,7 +103,7 @@ def test_nothing_is_mounted_over_the_verified_root(job: Job[Outcome]) -> None:
     assert sorted(m.target for m in outcome.mounts() if m.target.startswith("/sysroot")) == expected
 
 
-@boots(FSTAB)
+@runs(FSTAB)
 def test_a_second_start_changes_nothing(job: Job[Outcome]) -> None:
     outcome = job.result()
     assert outcome["again"].splitlines() == outcome["mounts"].splitlines()
@@ -131,7 +131,7 @@ ATTACKS = [
 ]
 
 
-@boots(*ATTACKS)
+@runs(*ATTACKS)
 def test_root_cannot_change_the_keyrings(job: Job[Outcome]) -> None:
     outcome = job.result().must_end()
     image, found = outcome.record["image"], last_json(outcome["attack"])
@@ -143,7 +143,7 @@ def test_root_cannot_change_the_keyrings(job: Job[Outcome]) -> None:
     assert found["digest"] == f"{image['algorithm']}:{image['digest']}"
 
 
-@boots(*ATTACKS)
+@runs(*ATTACKS)
 def test_a_var_of_its_own_is_mounted(job: Job[Outcome]) -> None:
     """On another partition, for example; systemd does not mount over another mount."""
     outcome = job.result().must_end()
@@ -165,7 +165,7 @@ OBJECT = Scenario(
 )
 
 
-@boots(OBJECT)
+@runs(OBJECT)
 def test_a_changed_object_cannot_be_read(job: Job[Outcome]) -> None:
     outcome = job.result().must_end()
     assert "Input/output error" in outcome["tampered"]

@@ -102,3 +102,9 @@ def changed(image: guest.Image, change: Change | None) -> Path:
     disk = guest.copy_disk(image.disk, temporary() / "disk.raw")
     change(image, disk)
     return disk
+
+
+# The right digest, signed by a key that no boot keyring of the tests has.
+SIGNED_BY_STRANGER = put(
+    "{signature}", lambda image: signed.sign(signed.image_digest(image.deployment.cfs), signed.key(name="stranger"))
+)
