@@ -40,7 +40,7 @@ KILLS = [
 
 
 @rows(KILLS)
-def test_killed_around_the_switch_of_roots(scenario: Scenario, job: Job[Outcome]) -> None:
+def test_service_killed_around_the_switch_is_a_refusal(scenario: Scenario, job: Job[Outcome]) -> None:
     scenario.expect.check(job.result())
 
 
@@ -52,7 +52,7 @@ BROKEN_IMPORT = Scenario(
 
 
 @rows([BROKEN_IMPORT])
-def test_a_module_missing_from_the_initrd(scenario: Scenario, job: Job[Outcome]) -> None:
+def test_missing_module_in_the_initrd_is_a_refusal(scenario: Scenario, job: Job[Outcome]) -> None:
     scenario.expect.check(job.result())
 
 
@@ -86,7 +86,7 @@ REPAIR = Scenario(
 
 
 @runs(REPAIR)
-def test_started_again_from_the_emergency_shell(job: Job[Outcome]) -> None:
+def test_repaired_service_starts_again_in_the_emergency_shell(job: Job[Outcome]) -> None:
     outcome = job.result()
     REPAIR.expect.check(outcome)
     first, _, record = outcome["again"].partition("\n")

@@ -102,7 +102,7 @@ REBOOT = Scenario(
 
 
 @rows([REBOOT])
-def test_on_refusal(scenario: Scenario, job: Job[Outcome]) -> None:
+def test_changed_root_ends_as_configured(scenario: Scenario, job: Job[Outcome]) -> None:
     scenario.expect.check(job.result())
 
 

@@ -138,7 +138,7 @@ def test_completions_come_with_the_program(suite: str) -> None:
     assert {f"/usr/share/{place}" for place in places} <= _owned(_life(suite), "tools")
 
 
-def test_the_service_alone(suite: str) -> None:
+def test_service_installs_without_the_tools(suite: str) -> None:
     life = _life(suite)
     assert not any("/dist-packages/gi/" in path or "/pydbus/" in path for path in life.paths("alone"))
     new = life.paths("alone") - life.paths("base")

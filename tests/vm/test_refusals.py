@@ -13,11 +13,11 @@ pytestmark = pytest.mark.vm
 
 
 @rows(REFUSALS)
-def test_refused(scenario: Scenario, job: Job[Outcome]) -> None:
+def test_refusal_shows_verdict_everywhere(scenario: Scenario, job: Job[Outcome]) -> None:
     scenario.expect.check(job.result())
 
 
-def test_every_verdict_has_a_case() -> None:
+def test_every_verdict_has_a_row() -> None:
     elsewhere = {"verified", "interrupted", "changed"}
     verdicts = {scenario.expect.verdict for scenario in REFUSALS if isinstance(scenario.expect, Refused)}
     assert verdicts | elsewhere == set(EXIT_STATUS) | elsewhere

@@ -85,7 +85,7 @@ def _undisturbed() -> guest.Result:
 
 
 @pytest.mark.parametrize("job", [pytest.param(Job(_undisturbed), id="fsverity")])
-def test_a_rotated_key_under_an_enrolled_digest_file(job: Job[guest.Result]) -> None:
+def test_rotated_key_with_fsverity_replaces_the_digest_file(job: Job[guest.Result]) -> None:
     said = Said.of(job.result())
     assert said.record["signature"]["subject"] == "CN=new p256"
     enrollment = said.record["enrollment"]
@@ -150,7 +150,7 @@ REPLACED = Job(_killed_and_cut)
 
 @pytest.mark.parametrize("name", KILLS)
 @pytest.mark.parametrize("job", [pytest.param(REPLACED, id="boot")])
-def test_killed_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, guest.Result]], name: str) -> None:
+def test_killed_replacement_is_completed_by_the_next_start(job: Job[tuple[guest.Result, guest.Result]], name: str) -> None:
     _, expected, unfinished = KILLS[name]
     killed, good = (Said(job.result()[0])[f"{which}_{name}"] for which in ("killed", "good"))
     assert last_json(killed) == {**expected, "superblock": "ro"}
@@ -172,7 +172,7 @@ def _check_good(record: dict[str, Any], state: dict[str, Any], *, first: bool, l
 
 
 @pytest.mark.parametrize("job", [pytest.param(REPLACED, id="boot")])
-def test_a_power_cut_while_the_digest_file_is_replaced(job: Job[tuple[guest.Result, guest.Result]]) -> None:
+def test_power_cut_while_replacing_leaves_a_bootable_disk(job: Job[tuple[guest.Result, guest.Result]]) -> None:
     said = _after_cut(*job.result())
     assert "the digest file cannot be opened" in said.result.console
     _check_good(said.record, last_json(said["state"]), first=True)
@@ -233,7 +233,7 @@ deployed = pytest.mark.parametrize("job", [pytest.param(DEPLOYED, id="deploy")])
 
 
 @deployed
-def test_a_rotated_key_without_writing(job: Job[tuple[guest.Result, guest.Result]]) -> None:
+def test_rotated_key_with_keyring_boots_without_writing(job: Job[tuple[guest.Result, guest.Result]]) -> None:
     """The method keyring leaves the old file unchanged, so it still cannot be opened."""
     said = Said(job.result()[0])
     record = said.record
@@ -245,7 +245,7 @@ def test_a_rotated_key_without_writing(job: Job[tuple[guest.Result, guest.Result
 
 @deployed
 @pytest.mark.parametrize("name", DEPLOY_KILLS)
-def test_deploy_killed(job: Job[tuple[guest.Result, guest.Result]], name: str) -> None:
+def test_killed_deploy_leaves_a_known_state(job: Job[tuple[guest.Result, guest.Result]], name: str) -> None:
     killed = Said(job.result()[0])[f"killed_{name}"]
     assert "status 137" in killed
     assert last_json(killed) == {**DEPLOY_KILLS[name][1], "superblock": "rw"}
@@ -259,7 +259,7 @@ def test_deploy_completes_what_a_killed_one_began(job: Job[tuple[guest.Result, g
 
 
 @deployed
-def test_a_power_cut_while_deploying(job: Job[tuple[guest.Result, guest.Result]]) -> None:
+def test_power_cut_while_deploying_leaves_a_bootable_disk(job: Job[tuple[guest.Result, guest.Result]]) -> None:
     """The boot makes the directory immutable again; the next run removes the leftovers."""
     said = _after_cut(*job.result())
     _check_good(said.record, last_json(said["state"]), first=True, left=["digest.new", "sig.old"])

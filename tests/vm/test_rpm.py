@@ -161,7 +161,7 @@ def _dependencies(package: str, field: str) -> set[str]:
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("package", PACKAGES)
-def test_dependencies(package: str, field: str) -> None:
+def test_dependencies_are_those_of_the_debian_packages(package: str, field: str) -> None:
     listed = set(_said("rpm", "-qp", f"--{FIELDS[field]}", _rpm(package)).splitlines())
     ours = {re.sub(r"(= [\d.]+)-1$", r"\1", line) for line in listed if not re.match(r"rpmlib\(|/", line)}
     # For the scriptlets of the tools; the service has it for itself.

@@ -243,7 +243,7 @@ def test_ostree_admin_unlock_is_named(job: Job[list[Said]], section: str) -> Non
 
 
 @disturbed("no_answer")
-def test_nobody_answers(job: Job[list[Said]], section: str) -> None:
+def test_status_without_answers_reports_unknown(job: Job[list[Said]], section: str) -> None:
     down, silent = _said(job, section)
     assert (down.status, silent.status) == (0, 0)
     bus, udev = down.err.splitlines()
@@ -256,7 +256,7 @@ def test_nobody_answers(job: Job[list[Said]], section: str) -> None:
 
 
 @disturbed("no_record")
-def test_no_record(job: Job[list[Said]], section: str) -> None:
+def test_status_without_record_fails(job: Job[list[Said]], section: str) -> None:
     (told,) = _said(job, section)
     assert told.status == 66
     assert told.err.splitlines() == [
@@ -268,7 +268,7 @@ def test_no_record(job: Job[list[Said]], section: str) -> None:
 
 
 @disturbed("restored")
-def test_all_is_well_again(job: Job[list[Said]], section: str) -> None:
+def test_status_after_all_disturbances_is_verified(job: Job[list[Said]], section: str) -> None:
     (told,) = _said(job, section)
     assert (told.status, told.err) == (0, "")
 

@@ -76,7 +76,7 @@ ENDINGS = [
 
 
 @rows(ENDINGS)
-def test_on_refusal(scenario: Scenario, job: Job[Outcome]) -> None:
+def test_refusal_ends_as_configured(scenario: Scenario, job: Job[Outcome]) -> None:
     scenario.expect.check(job.result())
 
 
@@ -222,7 +222,7 @@ CUTS = [pytest.param(Job(functools.partial(_after_cut, point)), point, id=f"{poi
 
 
 @pytest.mark.parametrize(("job", "point"), CUTS)
-def test_a_power_cut_while_enrolling(job: Job[guest.Result], point: int) -> None:
+def test_power_cut_while_enrolling_leaves_a_bootable_disk(job: Job[guest.Result], point: int) -> None:
     said = Said.of(job.result())
     enrollment = said.record["enrollment"]
     assert said.record["verdict"] == "verified"
