@@ -28,7 +28,7 @@ def _script(deployment: guest.Deployment) -> str:
     directory = f"/sysroot/{deployment.path}"
     digest = f"{directory}/{signed.DIGEST}"
     return ask(
-        show="systemctl show -p ActiveState,SubState,Result,StatusText bootseal.service",
+        unit="systemctl show -p ActiveState,SubState,Result,StatusText bootseal.service",
         active="systemctl is-active bootseal.service",
         failed="systemctl --failed --no-legend --plain",
         kernel="uname -r; cat /proc/sys/kernel/random/boot_id",

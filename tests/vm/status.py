@@ -14,7 +14,7 @@ UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "StatusText
 
 ASKED = {
     "systemctl": "told systemctl status --no-pager --full bootseal",
-    "show": f"systemctl show -p {','.join(UNIT_PROPERTIES)} bootseal",
+    "unit": f"systemctl show -p {','.join(UNIT_PROPERTIES)} bootseal",
     "record": "cat /run/bootseal/boot.json",
     "text": "told bootseal status",
     "short": "told bootseal status --json=short",

@@ -56,10 +56,10 @@ def signer_algorithm(kind: str) -> str:
 def test_the_unit_is_active_with_its_status(job: Job[Boots]) -> None:
     for inside in job.result().inside:
         assert inside["active"] == "active"
-        assert inside.unit("show")["ActiveState"] == "active"
-        assert inside.unit("show")["SubState"] == "exited"
-        assert inside.unit("show")["Result"] == "success"
-        assert inside.unit("show")["StatusText"] == inside.record["message"]
+        assert inside.unit()["ActiveState"] == "active"
+        assert inside.unit()["SubState"] == "exited"
+        assert inside.unit()["Result"] == "success"
+        assert inside.unit()["StatusText"] == inside.record["message"]
         assert inside["failed"] == ""
 
 
@@ -112,7 +112,7 @@ def test_the_image_is_named_by_what_the_digest_covers(job: Job[Boots]) -> None:
         assert name == {"forky": "debian", "trixie": "debian 13"}[boots.chain.suite]
         first = f"verified {name} {boots.chain.algorithm}:{inside.record['image']['digest'][:12]} ("
         on_disk = f"deployment guest/{boots.image.deployment.checksum[:12]}.0, as the disk names it), signed by "
-        assert inside.unit("show")["StatusText"].startswith(first + on_disk)
+        assert inside.unit()["StatusText"].startswith(first + on_disk)
 
 
 @chains()

@@ -165,7 +165,7 @@ def test_json_is_the_record_and_what_systemd_says(job: Job[list[Said]], boot: Bo
     assert {name: told.json[name] for name in seen.record} == seen.record
     assert added.keys() == {"unit", "soft_reboots", "status"}
     members = ("load_state", "active_state", "sub_state", "result", "status_text", "exit_status")
-    assert [str(added["unit"][name]) for name in members] == [seen.unit("show")[name] for name in status.UNIT_PROPERTIES]
+    assert [str(added["unit"][name]) for name in members] == [seen.unit()[name] for name in status.UNIT_PROPERTIES]
     assert {check["name"]: check["state"] for check in added["status"]["checks"]} == dict.fromkeys(
         ("boot", "root", "tree", "image", "keyring"), "same"
     )
@@ -325,7 +325,7 @@ def test_secure_boot_vouches_for_the_initrd_alone(job: Job[list[Said]]) -> None:
     listed = {place["what"]: place["why"] for place in seen.told("short").json["status"]["not_covered"]}
     assert list(listed) == [place.removesuffix(" (not known)") for place in places]
     assert listed["kernel command line"].startswith("not known: ")
-    assert seen.unit("show")["StatusText"].endswith(f"; not covered: {', '.join(places)}")
+    assert seen.unit()["StatusText"].endswith(f"; not covered: {', '.join(places)}")
     assert seen["credentials"] == "guest"
 
 
