@@ -25,7 +25,7 @@ MANUALS = {
     "usr": "stat -c %Y /usr",
     "pretty": "told bootseal status --json=pretty",
 }
-# An ordinary user; one that may not even look below the physical root.
+# An unprivileged user, who cannot even look below the physical root.
 USER = {"user": "told runuser -u nobody -- bootseal status"}
 
 _MOUNTED_OVER = """\
@@ -68,7 +68,7 @@ DISTURBED = {
     "no_record": _NO_RECORD,
     "restored": "told bootseal status",
 }
-# The one file that the firmware was let to start; the kernel's lockdown shows that it took Secure Boot for on.
+# The only file that the firmware starts. The kernel's lockdown shows that it saw Secure Boot on.
 UNIFIED = "/run/guest-esp/EFI/BOOT/BOOTX64.EFI"
 _UNIFIED = f"""\
 mkdir /run/guest-esp
