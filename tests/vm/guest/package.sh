@@ -67,7 +67,7 @@ files alone
 said alone-imports python3 -ISB -c "
 import sys
 sys.path[:0] = ['/usr/lib/bootseal', '/usr/lib/python3/dist-packages']
-import bootseal.boot, bootseal.cleanup, bootseal.initrd"
+import bootseal.boot, bootseal.failure, bootseal.checkinitrd"
 said alone-tools dpkg --install /debs/tools.deb
 
 # --- both
