@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -27,7 +28,12 @@ PROGRAM_PAGE, JSON_PAGE = MAN / "bootseal.8", MAN / "bootseal.json.5"
 SCHEMA: dict[str, Any] = json.loads((TREE / "packaging/boot.schema.json").read_text())
 CATALOG = TREE / "packaging/bootseal.catalog"
 PAGES = sorted(MAN.glob("*.[1-8]"))
-TEXTS = (README, ARCHITECTURE, TREE / "CONTRIBUTING.md")
+DOCUMENTS = (
+    README, ARCHITECTURE, TREE / "CONTRIBUTING.md", TREE / "SECURITY.md", TREE / "NEWS.md", TREE / "docs/status.md",
+    TREE / "tests/vectors/README.md",
+)  # fmt: skip
+PICTURES = sorted((TREE / "docs").glob("*.svg"))
+WORKFLOWS = sorted((TREE / ".github/workflows").glob("*.yml"))
 IGNORED = {"__pycache__", "build", "dist", "LICENSES"}
 
 # journalctl prints the bare name of a field that is missing: only what these verdicts always carry.
@@ -101,10 +107,6 @@ def test_shipped_configuration_is_all_defaults_commented_out() -> None:
 
 
 # --- verdicts
-
-
-def test_readme_has_every_verdict_with_its_exit_status() -> None:
-    assert dict(re.findall(r"(?m)^\| `([a-z-]+)` \| (\d+|-) \| \S.* \|$", README.read_text())) == STATUSES
 
 
 def test_service_page_has_every_verdict_with_its_exit_status() -> None:
@@ -283,14 +285,82 @@ def test_man_page_passes_mandoc(page: Path) -> None:
     assert made.stdout + made.stderr == ""
 
 
-# --- folders
+# --- ARCHITECTURE.md
 
 
 def test_architecture_has_every_folder() -> None:
-    headings = "\n".join(re.findall(r"(?m)^## (\S+/)", ARCHITECTURE.read_text()))
+    text = ARCHITECTURE.read_text()
     folders = {f.name for f in TREE.iterdir() if f.is_dir() and f.name[0] != "." and f.name not in IGNORED}
-    missing = [name for name in sorted(folders) if not name.endswith(".egg-info") and f"{name}/" not in headings]
+    missing = [name for name in sorted(folders) if not name.endswith(".egg-info") and f"`{name}/" not in text]
     assert not missing
+
+
+def test_architecture_names_files_that_exist() -> None:
+    names = re.findall(
+        r"`((?:[\w.-]+/)*[\w-]+\.(?:py|json|catalog|service|conf|spec)|(?:[\w.-]+/)+)`", ARCHITECTURE.read_text()
+    )
+    assert len(names) > 30
+    known = [
+        path.relative_to(TREE).as_posix() + "/" * path.is_dir() for top in TREE.glob("[!.]*") for path in (top, *top.rglob("*"))
+    ]
+    assert [name for name in names if not any(f"/{path}".endswith(f"/{name}") for path in known)] == []
+
+
+def stages() -> set[str]:
+    """Return the stages that a boot runs."""
+    (names,) = re.findall(r"(?m)^from \.stages import (.+)$", (PACKAGE / "boot.py").read_text())
+    return set(names.split(", "))
+
+
+@pytest.mark.parametrize("document", [ARCHITECTURE, TREE / "docs/boot.svg"], ids=lambda p: p.name)
+def test_the_boot_has_every_stage(document: Path) -> None:
+    words_ = set(re.findall(r"\w+", document.read_text()))
+    assert len(stages()) > 5
+    assert stages() - words_ == set()
+
+
+# --- pictures
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda p: p.name)
+def test_picture(picture: Path) -> None:
+    """It has a title for screen readers, and every colour has another one on a dark page."""
+    space = "{http://www.w3.org/2000/svg}"
+    root = ElementTree.parse(picture).getroot()
+    title, style = root.find(f"{space}title"), root.find(f"{space}style")
+    assert title is not None and title.text and style is not None and style.text
+    light, dark = style.text.split("@media (prefers-color-scheme: dark)")
+    coloured = re.compile(r"([^{}]+)\{[^{}]*#[0-9a-f]{6}")
+    selectors = [{s.strip() for group in coloured.findall(part) for s in group.split(",")} for part in (light, dark)]
+    assert len(selectors[0]) > 3
+    assert selectors[0] == selectors[1]
+    assert f"docs/{picture.name}" in README.read_text()
+
+
+# --- README.md
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) < 120
+
+
+def test_readme_shows_a_hint_that_exists() -> None:
+    """If this fails, copy the lines from the output of `make demo`."""
+    shown = re.search(r"bootseal: refused \((.+?)\): .+\n.*bootseal: hint: (.+)", README.read_text())
+    assert shown
+    assert {v.name: v.hint for v in verdicts.VERDICTS}[shown[1]] == shown[2]
+
+
+# --- workflows
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda p: p.name)
+def test_workflows_call_make_alone(workflow: Path) -> None:
+    """After the packages that a clone and make itself need."""
+    packages, *commands = re.findall(r"(?m)^ *- run: (.+)$", workflow.read_text())
+    assert packages.startswith("apt-get ")
+    assert commands
+    assert {command.removeprefix("make ") for command in commands} <= targets()
 
 
 # --- texts
@@ -300,7 +370,7 @@ def test_requirements_are_the_same_everywhere() -> None:
     readme, project = README.read_text(), (TREE / "pyproject.toml").read_text()
     control = (TREE / "packaging/deb/control").read_text()
     dracut, python, library = re.search(  # type: ignore[union-attr]
-        r"(?s)\bdracut ([\d.]+) or later\..*\bPython ([\d.]+) or later and `cryptography` ([\d.]+) or later\b", readme
+        r"\bdracut ([\d.]+) or later\b.*\bPython ([\d.]+) or later and `cryptography` ([\d.]+) or later\b", readme
     ).groups()
     for wanted in (f"dracut-core (>= {dracut})", f"python3 (>= {python})", f"python3-cryptography (>= {library})"):
         assert wanted in control
@@ -315,17 +385,34 @@ def test_package_names_the_programs_that_unpack_initrds() -> None:
     assert programs <= set(re.findall(r"\w+", " ".join(re.findall(r"(?m)^(?:Recommends|Suggests): (.*)", tools))))
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.name)
-def test_internal_links_lead_somewhere(text: Path) -> None:
-    links = re.findall(r"\]\((?!\w+:)([^)#]+)", text.read_text())
-    assert links
-    assert not [link for link in links if not (TREE / link).exists()]
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(TREE).as_posix())
+def test_internal_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"(?:\]\(|src=\")(?!\w+:)([^)\"]+)", document.read_text())
+    for place, _, heading in (link.partition("#") for link in links):
+        target = document.parent / place if place else document
+        assert target.exists(), place
+        assert not heading or heading in anchors(target)
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.name)
-def test_make_targets_exist(text: Path) -> None:
-    targets = set(re.findall(r"(?m)^(\w+):", (TREE / "Makefile").read_text()))
-    assert set(re.findall(r"(?:`|^)make (\w+)", text.read_text(), re.M)) <= targets
+def anchors(document: Path) -> set[str]:
+    """Return the headings of a document, as a link names them."""
+    headings = re.findall(r"(?m)^#+ (.+)$", document.read_text())
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def targets() -> set[str]:
+    """Return the targets of make."""
+    return set(re.findall(r"(?m)^(\w+):", (TREE / "Makefile").read_text()))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(TREE).as_posix())
+def test_make_targets_exist(document: Path) -> None:
+    assert set(re.findall(r"(?:`|^)make (\w+)", document.read_text(), re.M)) <= targets()
+
+
+def test_make_help_lists_every_target() -> None:
+    listed = subprocess.run(["make", "-s", "help"], cwd=TREE, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"(?m)^  make (\w+)", listed)) == targets() - {"all"}
 
 
 def test_licence_is_the_whole_text() -> None:
