@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from unit.support import TREE
-from unit.test_rules import project_files
+
+from .test_rules import project_files
 
 
 def clean(*command: str | Path) -> None:
