@@ -23,7 +23,7 @@ README = TREE / "README.md"
 ARCHITECTURE = TREE / "ARCHITECTURE.md"
 MAN = TREE / "packaging/man"
 SERVICE_PAGE, CONF_PAGE = MAN / "bootseal.service.8", MAN / "bootseal.conf.5"
-PROGRAM_PAGE, JSON_PAGE = MAN / "bootseal.8", MAN / "bootseal.json.5"
+PROGRAM_PAGE, JSON_PAGE, OVERVIEW_PAGE = MAN / "bootseal.8", MAN / "bootseal.json.5", MAN / "bootseal.7"
 SCHEMA: dict[str, Any] = json.loads((TREE / "packaging/boot.schema.json").read_text())
 CATALOG = TREE / "packaging/bootseal.catalog"
 PAGES = sorted(MAN.glob("*.[1-8]"))
@@ -171,7 +171,7 @@ def test_catalog_compiles(tmp_path: Path) -> None:
 
 
 def test_there_are_man_pages() -> None:
-    assert {SERVICE_PAGE, CONF_PAGE, PROGRAM_PAGE, JSON_PAGE} == set(PAGES)
+    assert {SERVICE_PAGE, CONF_PAGE, PROGRAM_PAGE, JSON_PAGE, OVERVIEW_PAGE} == set(PAGES)
 
 
 def documenting() -> list[Path]:
