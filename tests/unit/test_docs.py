@@ -217,14 +217,14 @@ MEMBERS = members(SCHEMA)
 
 
 def described(member: str) -> str:
-    """The part of bootseal.json(5) that describes a member of the topmost object, or of `status`."""
-    page = roff(JSON_PAGE)
+    """Return the part of bootseal.json(5) that describes a member of the topmost object, or of `status`."""
     first, _, rest = member.partition(".")
-    if first == "status" and rest:
-        below = page.partition("\n.I status\n")[2].partition("\n.SH ")[0]
-        return next((p for p in below.split("\n.PP\n") if rest.split(".")[0] in words(*p.splitlines()[:5])), "")
-    tagged = re.split(r"(?m)^\.TP\n", page)[1:]
-    return next((part for part in tagged if first in words(part.splitlines()[0])), "")
+    topmost, _, below = roff(JSON_PAGE).partition("\n.SH THE MEMBER STATUS\n")
+    page, name = (below, rest.split(".")[0]) if first == "status" and rest else (topmost, first)
+    # Only members have a tag of their own; what is between .RS and .RE belongs to one of them.
+    inner = re.sub(r"(?ms)^\.RS$.*?^\.RE$", lambda match: match[0].replace(".TP\n", ".sub\n"), page.partition("\n.SH OUTPUT")[0])
+    tagged = re.split(r"(?m)^\.TP\n", inner)[1:]
+    return next((part for part in tagged if name in words(part.splitlines()[0])), "")
 
 
 def words(*lines: str) -> set[str]:
