@@ -7,13 +7,15 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bootseal import report, verdicts
-from bootseal.host import cli
+from bootseal import checkinitrd, digest, report, verdicts
+from bootseal.formats import der, pkcs7
+from bootseal.host import cli, output
 from bootseal.host.live import chain
 from bootseal.stages import config
 from bootseal.verdicts import Note, Verdict
@@ -201,6 +203,53 @@ def test_program_page_has_no_option_that_does_not_exist() -> None:
     assert named - known == set()
 
 
+def tags(page: Path, section: str) -> set[str]:
+    """Return the single words in bold that tag the paragraphs of a section."""
+    return set(re.findall(r"(?m)^\.TP\n\.B (\w+)$", roff(page).partition(f"\n.SH {section}\n")[2].partition("\n.SH ")[0]))
+
+
+def test_program_page_has_every_exit_status_that_is_no_verdicts() -> None:
+    own = (
+        output.USAGE,
+        output.DATA,
+        output.NO_INPUT,
+        output.OS_ERROR,
+        output.CANNOT_CREATE,
+        output.IO_ERROR,
+        output.NO_PERMISSION,
+    )
+    assert tags(PROGRAM_PAGE, "EXIT STATUS") == {str(number) for number in (*own, verdicts.INTERNAL.exit_status)}
+
+
+def test_program_page_has_every_environment_variable() -> None:
+    sources = [path.read_text() for path in (PACKAGE / "host").rglob("*.py")]
+    asked = {name for source in sources for name in re.findall(r'"([A-Z_]+)" (?:not )?in os\.environ', source)}
+    assert tags(PROGRAM_PAGE, "ENVIRONMENT") == asked
+
+
+def test_overview_page_has_the_signature_profile() -> None:
+    page, source = roff(OVERVIEW_PAGE), (PACKAGE / "formats/pkcs7.py").read_text()
+    numbers = {*re.findall(r'"(\d(?:\.\d+)+)"', source), str(pkcs7.MAX_SIZE), str(der.MAX_ITEMS), str(digest.BLOCK_SIZE)}
+    assert len(numbers) >= 12
+    assert {number for number in numbers if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]*\d)", page)} == set()
+
+
+def test_overview_page_has_the_requirements(tmp_path: Path) -> None:
+    page, control = roff(OVERVIEW_PAGE), (TREE / "packaging/deb/control").read_text()
+    project = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]
+    versions = {
+        "Python": project["requires-python"].removeprefix(">="),
+        "cryptography": next(d.partition(">=")[2] for d in project["dependencies"] if d.startswith("cryptography>=")),
+        "dracut": re.search(r"\bdracut-core \(>= ([\d.]+)\)", control)[1],  # type: ignore[index]
+    }
+    assert {name: version for name, version in versions.items() if f"{name} {version} or later" not in page} == {}
+    (tmp_path / "etc/bootseal").mkdir(parents=True)
+    (tmp_path / "etc/bootseal/bootseal.conf").write_text("[Enroll]\nRequired=yes\n")
+    options = checkinitrd.kernel_options(config.load(str(tmp_path)))
+    assert len(options) > 3
+    assert [option for option in options if f"CONFIG_{option}" not in page] == []
+
+
 # --- the record and the output of status
 
 
@@ -222,7 +271,9 @@ def described(member: str) -> str:
     topmost, _, below = roff(JSON_PAGE).partition("\n.SH THE MEMBER STATUS\n")
     page, name = (below, rest.split(".")[0]) if first == "status" and rest else (topmost, first)
     # Only members have a tag of their own; what is between .RS and .RE belongs to one of them.
-    inner = re.sub(r"(?ms)^\.RS$.*?^\.RE$", lambda match: match[0].replace(".TP\n", ".sub\n"), page.partition("\n.SH OUTPUT")[0])
+    inner = re.sub(
+        r"(?ms)^\.RS$.*?^\.RE$", lambda match: match[0].replace(".TP\n", ".sub\n"), page.partition("\n.SH OUTPUT")[0]
+    )
     tagged = re.split(r"(?m)^\.TP\n", inner)[1:]
     return next((part for part in tagged if name in words(part.splitlines()[0])), "")
 
