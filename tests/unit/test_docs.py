@@ -55,7 +55,7 @@ def roff(path: Path) -> str:
 
 
 def status(verdict: Verdict) -> str:
-    """As documented: a service that was interrupted has no exit status of its own."""
+    """Return the exit status as documented; an interrupted service lacks one."""
     return "-" if verdict is verdicts.INTERRUPTED else str(verdict.exit_status)
 
 
@@ -63,7 +63,7 @@ STATUSES = {v.name: status(v) for v in verdicts.VERDICTS}
 
 
 def catalog() -> dict[str, tuple[str, str]]:
-    """{verdict: (id, text)} of the catalog; the verdict is the comment above an entry."""
+    """Return {verdict: (id, text)} of the catalog; the verdict is the comment above an entry."""
     parts = re.split(r"(?m)^# (\S+)\n-- (\S+)\n", CATALOG.read_text())
     return {parts[n]: (parts[n + 1], parts[n + 2]) for n in range(1, len(parts), 3)}
 
@@ -72,7 +72,7 @@ def catalog() -> dict[str, tuple[str, str]]:
 
 
 def man_options() -> dict[tuple[str, str], str]:
-    """{(section, key): text} of bootseal.conf(5)."""
+    """Return {(section, key): text} of bootseal.conf(5)."""
     options: dict[tuple[str, str], str] = {}
     for section, body in re.findall(r"(?ms)^\.SH \[(\w+)\] SECTION OPTIONS\n(.*?)(?=^\.SH )", roff(CONF_PAGE)):
         parts = re.split(r"(?m)^\.TP\n\.I (\w+)=\n", body)
@@ -169,7 +169,7 @@ def test_there_are_man_pages() -> None:
 
 
 def documenting() -> list[Path]:
-    """What names manual pages in the form of systemd's Documentation=."""
+    """List the files that name manual pages as systemd's Documentation= does."""
     return [CATALOG, *sorted(path for path in (TREE / "units").iterdir() if "man:" in path.read_text())]
 
 
@@ -188,7 +188,7 @@ def test_pages_of_ours_that_are_named_exist(path: Path) -> None:
 
 
 def test_program_page_has_no_option_that_does_not_exist() -> None:
-    """The other way round is for the tests of the program: by command."""
+    """Check one direction; unit/host/test_completion.py checks that each option is on the page."""
     known = {"--version", "--help", "--json"}
     for command in cli._COMMANDS:
         parser = argparse.ArgumentParser()
@@ -254,7 +254,7 @@ def test_overview_page_has_the_requirements(tmp_path: Path) -> None:
 
 
 def members(schema: dict[str, Any], place: str = "") -> dict[str, dict[str, Any]]:
-    """{path of a member: its schema}, those of objects in lists included."""
+    """Return {path of a member: its schema}, including members of objects in lists."""
     found: dict[str, dict[str, Any]] = {}
     for name, inner in schema.get("properties", {}).items():
         found[f"{place}{name}"] = inner
@@ -279,7 +279,7 @@ def described(member: str) -> str:
 
 
 def words(*lines: str) -> set[str]:
-    """What stands in italics or bold."""
+    """Return the words in italics or bold."""
     arguments = " ".join(match[1] for line in lines if (match := re.match(r"\.[BIR]{1,2} (.*)", line)))
     return {word.strip('"(),') for word in re.findall(r'"[^"]*"|\S+', arguments)}
 
