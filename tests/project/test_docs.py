@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Documentation against the code: keys, verdicts, message ids, journal fields, files, links; and that man pages render."""
+"""Compare the documents with the code: keys, verdicts, message ids, journal fields, files, links. Render the man pages."""
 
 import argparse
 import ast
@@ -191,7 +191,7 @@ def test_pages_of_ours_that_are_named_exist(path: Path) -> None:
 
 
 def test_program_page_has_no_option_that_does_not_exist() -> None:
-    """Check one direction; unit/host/test_completion.py checks that each option is on the page."""
+    """Check one direction; test_completion.py checks that each option is on the page."""
     known = {"--version", "--help", "--json"}
     for command in cli._COMMANDS:
         parser = argparse.ArgumentParser()
@@ -369,7 +369,7 @@ def test_the_boot_has_every_stage(document: Path) -> None:
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda p: p.name)
 def test_picture(picture: Path) -> None:
-    """It has a title for screen readers, and every colour has another one on a dark page."""
+    """Check the title for screen readers, and that dark pages get another colour for every one."""
     space = "{http://www.w3.org/2000/svg}"
     root = ElementTree.parse(picture).getroot()
     title, style = root.find(f"{space}title"), root.find(f"{space}style")
@@ -401,7 +401,7 @@ def test_readme_shows_a_hint_that_exists() -> None:
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda p: p.name)
 def test_workflows_call_make_alone(workflow: Path) -> None:
-    """After the packages that a clone and make itself need."""
+    """Check all commands after the first, which installs what a clone and make need."""
     packages, *commands = re.findall(r"(?m)^ *- run: (.+)$", workflow.read_text())
     assert packages.startswith("apt-get ")
     assert commands
