@@ -216,8 +216,8 @@ def test_what_is_no_exception_never_returns_success(error: BaseException, stages
 
 def test_an_exception_while_recording_is_no_success(stages: Stages) -> None:
     """systemd then runs `cleanup`, which takes the root away and gives the verdict `internal`."""
-    stages.values["image.pin"] = support.pinned()._replace(path=None)
-    with pytest.raises(AttributeError):
+    stages.values["image.pin"] = support.pinned()._replace(path=object())  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
         boot.main()
 
 

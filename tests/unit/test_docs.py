@@ -15,7 +15,7 @@ import pytest
 from bootseal import report, verdicts
 from bootseal.host import cli
 from bootseal.host.live import chain
-from bootseal.record import Record, parse
+from bootseal.record import parse
 from bootseal.stages import config
 from bootseal.verdicts import Note, Verdict
 from unit.support import PACKAGE, TREE
@@ -123,12 +123,6 @@ def test_service_page_has_every_journal_field() -> None:
     }
     sent = {name for name in report._fields(verdicts.VERIFIED, parse(record)) if name.startswith("BOOTSEAL_")}
     assert set(re.findall(r"(?m)^\.TP\n\.I (BOOTSEAL_\w+)=$", roff(SERVICE_PAGE))) == sent
-
-
-def test_service_page_has_every_member_of_the_record() -> None:
-    members = {"version", *Record._fields} - {"hint", "notes", "details"}
-    page = roff(SERVICE_PAGE).split("boot.json\nThe record", 1)[1].split(".TP", 1)[0]
-    assert set(re.findall(r"(?m)^\.IR? (\w+)", page)) == members
 
 
 def test_catalog_has_every_verdict_with_its_id() -> None:

@@ -53,7 +53,7 @@ def recorded(*not_covered: str, missing: tuple[Any, ...] = (), **changes: Any) -
     release = changes.pop("release", Release("edge", "41.3"))
     for value in (
         report.this_machine(), trusting("p256"), kernel_keys(sealed=changes.pop("sealed", True)), deployment(), verified(),
-        pinned(), enrolled(missing, **changes), Origin(() if not_covered else ("initrd", "kernel command line")),
+        pinned(), enrolled(missing, **changes), Origin(()) if not_covered else origin.look(),
         Mounted(-1, "ro,verity=require", b"", b"", not_covered or ("/etc", "/var"), release),
     ):  # fmt: skip
         seen(value)
