@@ -19,6 +19,7 @@ from bootseal import checkinitrd, digest, report, verdicts
 from bootseal.formats import der, pkcs7
 from bootseal.host import cli, output
 from bootseal.host.live import chain
+from bootseal.record import parse
 from bootseal.stages import config
 from bootseal.verdicts import Note, Verdict
 from unit.support import PACKAGE, TREE
@@ -124,7 +125,7 @@ def test_service_page_has_every_journal_field() -> None:
         "signature": {"subject": "x"},
         "enrollment": {"method": "x"},
     }
-    sent = {name for name in report._fields(verdicts.VERIFIED, record) if name.startswith("BOOTSEAL_")}
+    sent = {name for name in report._fields(verdicts.VERIFIED, parse(record)) if name.startswith("BOOTSEAL_")}
     assert set(re.findall(r"(?m)^\.TP\n\.I (BOOTSEAL_\w+)=$", roff(SERVICE_PAGE))) == sent
 
 

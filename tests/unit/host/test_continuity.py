@@ -17,6 +17,7 @@ from bootseal.host import deployments as sysroots
 from bootseal.host.commands import gate, verify
 from bootseal.host.initrd import firmware
 from bootseal.host.output import Failure
+from bootseal.record import parse
 from bootseal.stages import keyring
 
 from .program import certificate
@@ -70,13 +71,13 @@ RECORDS: dict[str, tuple[dict[str, Any], Any]] = {
     "no-keyring": (GOOD | {"keyring": 1}, None),
     "no-list": (GOOD | {"keyring": {"trusted": {}}}, None),
     "no-object": (GOOD | {"keyring": {"trusted": [1]}}, None),
-    "no-text": (GOOD | {"keyring": {"trusted": [{"subject": 1, "sha256": "a"}]}}, None),
+    "no-text": (GOOD | {"keyring": {"trusted": [{"subject": "a", "sha256": 1}]}}, None),
 }
 
 
 @pytest.mark.parametrize(("record", "expected"), RECORDS.values(), ids=RECORDS)
 def test_what_the_record_says(record: dict[str, Any], expected: Any) -> None:
-    assert continuity.recorded(record) == expected
+    assert continuity.recorded(parse(record)) == expected
 
 
 class World:

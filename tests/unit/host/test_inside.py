@@ -17,6 +17,7 @@ from bootseal.host.commands import verify
 from bootseal.host.live import drift
 from bootseal.host.output import Failure
 from bootseal.linux import files
+from bootseal.record import parse
 from bootseal.stages import ostreebooted
 from unit.support import policy, raising, refusal, run_python
 
@@ -541,7 +542,7 @@ def test_an_image_whose_digest_is_not_computed(
 def test_a_linked_deployment_is_not_compared(tmp_path: Path, outside: Path) -> None:
     (tmp_path / "d").symlink_to(outside)
     record = {"deployment": {"path": "d"}, "image": {"algorithm": "sha256", "digest": "00"}}
-    found = drift._image(record, str(tmp_path))
+    found = drift._image(parse(record), str(tmp_path))
     assert (found.state, "ELOOP" in found.text) == (drift.DIFFERS, True)
 
 

@@ -11,7 +11,7 @@ import os
 import subprocess
 from contextlib import suppress
 
-from ... import report
+from ... import record as records
 from ...errors import reason
 from .. import continuity, mutable
 from .. import deployments as sysroots
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
         # Firmware that finds nothing to start waits for somebody at the console. The running deployment starts.
         what = f"Failed to let the staged deployment pass: the firmware would not start its kernel image: {text} ({name})"
         raise Failure(NO_PERMISSION, what, _UNTRUSTED_HINT)
-    note(f"the staged deployment would boot: {report.identity(record)} ({name})")
+    note(f"the staged deployment would boot: {records.parse(record).identity} ({name})")
     for line in record["missing"]:
         note(f"missing: {line}")
     return 0

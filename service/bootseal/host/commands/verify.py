@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
+from ... import record as records
 from ... import report, verdicts
 from ...errors import Refusal
 from ...stages import config, image, keyring, ostreebooted
@@ -14,7 +15,7 @@ from ...values import BootKeyring
 from .. import continuity, deviations, inside, objects
 from .. import deployments as sysroots
 from ..deployments import Found
-from ..dryrun import INITRD_NAMES, Record, Source, certificates, judge
+from ..dryrun import INITRD_NAMES, Judgement, Source, certificates, judge
 from ..initrd import archive, firmware, reader
 from ..initrd.archive import Contents
 from ..inside import File
@@ -86,7 +87,7 @@ class Checker:
         self._store: objects.Store | None = None
         self._now: tuple[list[continuity.Key], str] | None = None
 
-    def check(self, found: Found) -> Record:
+    def check(self, found: Found) -> Judgement:
         """The record of judge(), with the state of the objects. Raises Failure."""
         with self._source(found) as source:
             record = judge(found, self._sysroot, source)
@@ -98,7 +99,7 @@ class Checker:
             record["missing"] += self._objects(found)
         return record
 
-    def _add_initrd(self, found: Found, record: Record) -> None:
+    def _add_initrd(self, found: Found, record: Judgement) -> None:
         """What else there is to say of the initrd; none of it changes the verdict."""
         paths = self._paths(found)
         signature = firmware.look(paths[0]) if len(paths) == 1 else None
@@ -209,13 +210,19 @@ class Checker:
             return [f"the objects could not be looked at: {failed}"]
 
 
-def untrusted(record: Record) -> str:
+def name_of_image(judgement: Judgement) -> str:
+    """Return the image's own name and version, as far as they are known."""
+    image = records.parse(judgement).image
+    return image.name if image else ""
+
+
+def untrusted(record: Judgement) -> str:
     """Say why the firmware would not start this unified kernel image; empty if it would, or if that is not known."""
     signature = record.get("uki_signature", {})
     return str(signature["text"]) if signature.get("state") == firmware.UNTRUSTED else ""
 
 
-def _checked(checker: Checker, found: Found) -> Record:
+def _checked(checker: Checker, found: Found) -> Judgement:
     """The record; also of a deployment whose keys cannot be found, for the table goes on."""
     try:
         return checker.check(found)
@@ -237,7 +244,7 @@ def _directory(path: str) -> str:
     return path
 
 
-def _print_one(found: Found, record: Record, arguments: argparse.Namespace) -> int:
+def _print_one(found: Found, record: Judgement, arguments: argparse.Namespace) -> int:
     status: int = record["exit_status"]
     emit(_with_name(found, record), arguments.json, _text(found, record))
     if text := untrusted(record):
@@ -247,12 +254,12 @@ def _print_one(found: Found, record: Record, arguments: argparse.Namespace) -> i
     return status
 
 
-def _print_all(records: list[tuple[Found, Record]], arguments: argparse.Namespace) -> int:
+def _print_all(records: list[tuple[Found, Judgement]], arguments: argparse.Namespace) -> int:
     rows = [["NAME ON DISK", "STATE", "VERDICT", "IMAGE", "SIGNER", "MISSING"]]
     for found, record in records:
         signer = record.get("signature", {}).get("subject", "")
         missing = str(len(record["missing"]) or "")
-        rows.append([found.name, found.state, record["verdict"], report.image_name(record), signer, missing])
+        rows.append([found.name, found.state, record["verdict"], name_of_image(record), signer, missing])
     emit([_with_name(*pair) for pair in records], arguments.json, table(rows, _COLOURS))
     for found, record in records:
         if record["exit_status"]:
@@ -260,13 +267,13 @@ def _print_all(records: list[tuple[Found, Record]], arguments: argparse.Namespac
     return next((record["exit_status"] for _, record in records if record["exit_status"]), 0)
 
 
-def _with_name(found: Found, record: Record) -> Record:
+def _with_name(found: Found, record: Judgement) -> Judgement:
     return {"name": found.name, "state": found.state} | record
 
 
-def _text(found: Found, record: Record) -> str:
+def _text(found: Found, record: Judgement) -> str:
     lines = [[found.name + (f" ({found.state})" if found.state else "") + ", as the disk names it:", record["verdict"]]]
-    if name := report.image_name(record):
+    if name := name_of_image(record):
         lines.append(["  image", name])
     if "image" in record:
         lines.append(["  digest", f"{record['image']['algorithm']}:{record['image']['digest']}"])
