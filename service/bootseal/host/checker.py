@@ -172,7 +172,7 @@ class Checker:
         """Describe the objects that the boot would miss, one line for each kind."""
         try:
             if self._store is None:
-                self._store = objects.Store(inside.place(self._sysroot, "ostree/repo/objects"))
+                self._store = objects.Store(inside.open_place(self._sysroot, "ostree/repo/objects"))
             with inside.opened(self._sysroot, deployed.path) as directory:
                 fd = objects.open_file(image.IMAGE, directory)
             try:

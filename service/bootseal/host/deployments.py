@@ -109,9 +109,9 @@ def initrd_files(deployed: Deployed, sysroot: str) -> tuple[File, ...]:
     if deployed.initrds:
         return deployed.initrds
     with suppress(OSError), inside.opened(sysroot, deployed.path) as tree:
-        for kernel in inside.listed(tree, "usr/lib/modules"):
+        for kernel in inside.list_names(tree, "usr/lib/modules"):
             modules = f"usr/lib/modules/{kernel}"
-            for name in inside.listed(tree, modules):
+            for name in inside.list_names(tree, modules):
                 if name in ("initramfs.img", "initrd", "initrd.img") or name.endswith(".efi"):
                     return (File(sysroot, deployed.path, f"{modules}/{name}"),)
     return ()
@@ -189,7 +189,7 @@ def _boot_entries(sysroot: str) -> list[Deployed]:
     root, place = _boot_place(sysroot)
     entries: list[dict[str, list[str]]] = []
     with inside.tolerated(f"{root}/{place}"), inside.opened(root, place) as boot:
-        entries += [_parse_entry(boot, f"{_ENTRIES}/{name}") for name in inside.listed(boot, _ENTRIES, ".conf")]
+        entries += [_parse_entry(boot, f"{_ENTRIES}/{name}") for name in inside.list_names(boot, _ENTRIES, ".conf")]
     entries.sort(key=_version, reverse=True)
     listed: list[Deployed] = []
     for entry in entries:
@@ -207,7 +207,7 @@ def _ukis(sysroot: str, place: str) -> list[Deployed]:
     """List the deployments of the unified kernel images on a partition. Raises Failure."""
     names: list[str] = []
     with inside.tolerated(f"{sysroot}/{place}"), inside.opened(sysroot, place) as partition:
-        names += reversed(inside.listed(partition, _UKI_DIRECTORY, ".efi"))
+        names += reversed(inside.list_names(partition, _UKI_DIRECTORY, ".efi"))
     try:
         lines = reader.command_lines([File(sysroot, place, f"{_UKI_DIRECTORY}/{name}") for name in names])
     except (OSError, reader.Damaged) as error:
@@ -246,8 +246,8 @@ def _on_disk(sysroot: str) -> list[str]:
     paths: list[str] = []
     try:
         with inside.opened(sysroot, "ostree/deploy") as top:
-            for stateroot in inside.listed(top, "."):
-                paths += [f"ostree/deploy/{stateroot}/deploy/{name}" for name in inside.listed(top, f"{stateroot}/deploy")]
+            for stateroot in inside.list_names(top, "."):
+                paths += [f"ostree/deploy/{stateroot}/deploy/{name}" for name in inside.list_names(top, f"{stateroot}/deploy")]
     except OSError as error:
         if error.errno in LEADS_NOWHERE:
             hint = "give the physical root with --sysroot="

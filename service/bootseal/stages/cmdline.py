@@ -6,7 +6,7 @@ from ..errors import Refusal, failed
 from ..values import Request
 
 PATH = "/proc/cmdline"
-SPACE = " \t\n\v\f\r"  # isspace() of the kernel; Python's knows more
+SPACE = " \t\n\v\f\r"  # isspace() of the kernel; Python's str.isspace() accepts more
 _OWN_PREFIX = "rd.bootseal."
 _BOOLEANS = {
     None: True,

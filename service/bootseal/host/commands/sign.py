@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, command: list[str]) -> int:
         signature = _assemble(value, certificates, image_digest, arguments.image)
     else:
         key = signingkeys.load_key(arguments.key, arguments.passphrase_file)
-        certificate = signingkeys.matching(certificates, key, arguments.cert)
+        certificate = signingkeys.choose(certificates, key, arguments.cert)
         signature = _sign(key, certificate, to_sign)
     return _finish(arguments, image_digest, signature, certificates)
 
@@ -198,7 +198,7 @@ def _sign_ephemerally(arguments: argparse.Namespace, command: list[str]) -> int:
     image_digest = _find_digest(arguments)
     to_sign = digest.of_bytes(image_digest.value, "sha256").formatted()
     # Not the file, because the command may have changed it.
-    signature = _sign(key, signingkeys.matching(certificates, key, path), to_sign)
+    signature = _sign(key, signingkeys.choose(certificates, key, path), to_sign)
     del key
     return _finish(arguments, image_digest, signature, certificates)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The files of an initrd that somebody asked for, and a directory of them for the boot's own code."""
+"""The files that the caller asked for of an initrd, and a directory with them for the boot's own code."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Contents(NamedTuple):
-    """Hold what was asked of an initrd: files by path (None: masked by a link to /dev/null), and which names exist."""
+    """Answers about an initrd: files by path (None: masked by a link to /dev/null), and which names exist."""
 
     files: dict[str, bytes | None]
     names: dict[str, bool]
