@@ -101,7 +101,7 @@ class Checker:
             record["uki_signature"] = signature._asdict()
         if signature and signature.state == ukisignature.UNKNOWN:
             record["missing"].append(f"not known whether the firmware would start {paths[0]}: {signature.text}")
-        then = continuity.trusted(record)
+        then = continuity.read_keys(record)
         if then is not None and (now := self._trusted_now()):
             record["key_changes"] = continuity.compare(now.keys, then, now.against)
 
@@ -109,7 +109,7 @@ class Checker:
         """Return what the running boot trusts; None on another root, and where it cannot be known."""
         if self._running or self._sysroot != deployments.default_sysroot() or not os.path.exists(ostreebooted.PATH):
             return self._running
-        keys = continuity.recorded(report.load())
+        keys = continuity.read_verified_keys(report.load())
         self._running = Trusted(keys, "record") if keys is not None else self._trusted_by_booted()
         return self._running
 

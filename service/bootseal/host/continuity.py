@@ -12,14 +12,14 @@ _SUBJECT = 200  # characters
 Key = dict[str, str]
 
 
-def recorded(record: Record) -> list[Key] | None:
+def read_verified_keys(record: Record) -> list[Key] | None:
     """Read from its record the certificates that the running boot trusted; None if the record does not list them."""
     if record.get("verdict") != verdicts.VERIFIED.name:
         return None
-    return trusted(record)
+    return read_keys(record)
 
 
-def trusted(record: Record) -> list[Key] | None:
+def read_keys(record: Record) -> list[Key] | None:
     """Read the certificates of a record; None without them, or in the format of another version."""
     keyring: Any = record.get("keyring")
     keys = keyring.get("trusted") if isinstance(keyring, dict) else None
@@ -35,19 +35,19 @@ def compare(now: list[Key], then: list[Key], against: str) -> Record:
     }
 
 
-def lines(record: Record) -> list[tuple[str, str]]:
+def describe(record: Record) -> list[tuple[str, str]]:
     """Describe the changes as ("key added" or "key removed", which one); empty without any."""
     changes = record.get("key_changes", {})
     source = {"record": "", "initrd": "; compared with the booted deployment's initrd, which may have changed"}
-    described = []
+    lines = []
     for kind in ("added", "removed"):
         keys = changes.get(kind, [])
         for key in keys[:_SHOWN]:
             text = f"{key['subject'][:_SUBJECT]}, SHA-256 {key['sha256'][:16]}{source[changes['against']]}"
-            described.append((f"key {kind}", text))
+            lines.append((f"key {kind}", text))
         if len(keys) > _SHOWN:
-            described.append((f"key {kind}", f"and {len(keys) - _SHOWN} more"))
-    return described
+            lines.append((f"key {kind}", f"and {len(keys) - _SHOWN} more"))
+    return lines
 
 
 def _is_key(key: Any) -> bool:

@@ -62,7 +62,7 @@ def list_all(sysroot: str) -> list[Deployed]:
     on_disk = _on_disk(sysroot)
     running = _booted_inode()
     listed: dict[str, Deployed] = {}
-    waiting = staged() if _is_running_sysroot(sysroot) else None
+    waiting = find_staged() if _is_running_sysroot(sysroot) else None
     entries = [waiting] if waiting else []
     entries += _boot_entries(sysroot)
     for entry in entries + [Deployed(path, "", None, ()) for path in on_disk]:
@@ -117,7 +117,7 @@ def initrd_files(deployed: Deployed, sysroot: str) -> tuple[File, ...]:
     return ()
 
 
-def staged() -> Deployed | None:
+def find_staged() -> Deployed | None:
     """Return the staged deployment with its future command line, if any. Raises Failure if it cannot be read."""
     try:
         return _parse_staged(files.read_start(STAGED, 1 << 20))

@@ -280,7 +280,7 @@ def test_the_gate_completes_before_anything_else(target: Target, monkeypatch: py
     (target.directory.parent / f".bootseal-{A}.0.immutable").touch()
     target.set_immutable(False)
     monkeypatch.setattr(deployments, "default_sysroot", lambda: str(target.root.top))
-    monkeypatch.setattr(deployments, "staged", lambda: None)
+    monkeypatch.setattr(deployments, "find_staged", lambda: None)
     for switch, expected in (("disabled", False), ("enabled", True)):
         monkeypatch.setattr(subprocess, "run", lambda *_, switch=switch, **__: Namespace(stdout=switch))
         assert gate.run(Namespace(), []) == 0
