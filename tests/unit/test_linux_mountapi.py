@@ -162,8 +162,8 @@ os.mkdir(name)
 syscall.mount("unit", name, "tmpfs", 0)
 print([m.target == name for m in mountapi.mounts() if m.source == "unit"])
 print(mountapi.mount_of(os.open(name, os.O_PATH)).target == name)
-from bootseal.host import recheck
-found = recheck.mounts()
+from bootseal.host.live import drift
+found = drift.mounts()
 print(found.unread, len([m for m in found.everything if m.target == name]))
 """
     )
