@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Judge deployments as their boot would, and add to the verdict what the running system knows of initrd and objects."""
+"""Judge deployments as their boot would, and describe their initrds and objects."""
 
 import os
 from collections.abc import Iterator
@@ -32,7 +32,9 @@ _AT_ONCE = 4  # each may take confined.MEMORY
 
 
 class KeySource(NamedTuple):
-    """Where keys and configuration come from. At most one is set; without any it is the deployment's own initrd.
+    """Where keys and configuration come from.
+
+    At most one is set; without any it is the deployment's own initrd.
 
     `keys` is a directory with certificates. `system_keys` means the running system's certificates and configuration.
     """
@@ -184,7 +186,7 @@ class Checker:
 
 
 def describe_untrusted(record: Record) -> str:
-    """Say why the firmware would not start this unified kernel image; empty if it would, or if that is not known."""
+    """Say why the firmware would not start this unified kernel image; empty if it would, or if unknown."""
     signature = record.get("uki_signature", {})
     return str(signature["text"]) if signature.get("state") == ukisignature.UNTRUSTED else ""
 

@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Ended(BaseException):
-    """A signal that ends the program, as KeyboardInterrupt does, so that temporary files are removed first."""
+    """A signal ends the program, as KeyboardInterrupt does, so that temporary files are removed first."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

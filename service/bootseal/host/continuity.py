@@ -13,7 +13,7 @@ Key = dict[str, str]
 
 
 def read_verified_keys(record: Record) -> list[Key] | None:
-    """Read from its record the certificates that the running boot trusted; None if the record does not list them."""
+    """Read which certificates the running boot trusted; None if its record does not list them."""
     if record.get("verdict") != verdicts.VERIFIED.name:
         return None
     return read_keys(record)
@@ -27,7 +27,10 @@ def read_keys(record: Record) -> list[Key] | None:
 
 
 def compare(now: list[Key], then: list[Key], against: str) -> Record:
-    """Compare what is trusted `now` with what a boot would trust `then`. `against` tells the origin of `now`."""
+    """Compare what is trusted `now` with what a boot would trust `then`.
+
+    `against` tells the origin of `now`.
+    """
     return {
         "against": against,
         "added": [key for key in then if key["sha256"] not in {k["sha256"] for k in now}],

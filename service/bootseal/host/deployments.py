@@ -30,8 +30,9 @@ _ENTRIES = "loader/entries"
 
 
 class Deployed(NamedTuple):
-    """A deployment: `options` is the kernel command line of its boot entry (None: without one), `initrds` its initrds.
+    """A deployment, and its boot entry, if any.
 
+    `options` is the entry's kernel command line (None: without an entry), `initrds` its initrds.
     `state`: staged (finalized at shutdown), pending (boots next, and is not running), booted, or empty.
     """
 
@@ -58,7 +59,10 @@ def default_sysroot() -> str:
 
 
 def list_all(sysroot: str) -> list[Deployed]:
-    """List all in boot order: the next boot takes the first. Those without boot entry come last. Raises Failure."""
+    """List all in boot order: the next boot takes the first. Raises Failure.
+
+    Those without boot entry come last.
+    """
     on_disk = _on_disk(sysroot)
     running = _booted_inode()
     listed: dict[str, Deployed] = {}
@@ -71,9 +75,9 @@ def list_all(sysroot: str) -> list[Deployed]:
 
 
 def choose(sysroot: str, name: str | None) -> Deployed:
-    """Return the deployment of this name (CHECKSUM[.SERIAL] or its beginning; pending; booted). Raises Failure.
+    """Return the deployment of this name, or the one that the next boot takes. Raises Failure.
 
-    Without a name, return the one that the next boot takes.
+    A name is CHECKSUM[.SERIAL] or its beginning, pending, or booted.
     """
     everything = list_all(sysroot)
     if not everything:
@@ -105,7 +109,7 @@ def request(deployed: Deployed) -> Request:
 
 
 def initrd_files(deployed: Deployed, sysroot: str) -> tuple[File, ...]:
-    """Return the boot entry's initrds; else the one beside the deployment's kernel, if any. Raises Failure."""
+    """Return the boot entry's initrds, or the one beside the deployment's kernel. Raises Failure."""
     if deployed.initrds:
         return deployed.initrds
     with suppress(OSError), inside.opened(sysroot, deployed.path) as tree:
@@ -118,7 +122,7 @@ def initrd_files(deployed: Deployed, sysroot: str) -> tuple[File, ...]:
 
 
 def find_staged() -> Deployed | None:
-    """Return the staged deployment with its future command line, if any. Raises Failure if it cannot be read."""
+    """Return the staged deployment with its future command line. Raises Failure if it is unreadable."""
     try:
         return _parse_staged(files.read_start(STAGED, 1 << 20))
     except FileNotFoundError:
@@ -132,7 +136,10 @@ def find_staged() -> Deployed | None:
 
 
 def _parse_staged(data: bytes) -> Deployed:
-    """Read what ostree_sysroot_stage_tree_with_options() wrote. Raises Refusal for a path that the boot refuses."""
+    """Read what ostree_sysroot_stage_tree_with_options() wrote.
+
+    Raises Refusal for a path that the boot refuses.
+    """
     values = gvariant.vardict(data)
     target = gvariant.vardict(values["target"][1])
     name, stateroot = (gvariant.string(target[key][1]) for key in ("name", "osname"))
@@ -220,7 +227,7 @@ def _ukis(sysroot: str, place: str) -> list[Deployed]:
 
 
 def _follow(sysroot: str, options: str, initrds: tuple[File, ...]) -> list[Deployed]:
-    """Return the deployment that a command line leads to by the boot's own rules, or nothing. Raises Failure."""
+    """Return the deployment that a command line leads to, or nothing. Raises Failure."""
     target = next((word.removeprefix("ostree=") for word in _words(options) if word.startswith("ostree=")), "")
     if not target:
         return []
@@ -266,7 +273,10 @@ def _is_deployment(path: str) -> bool:
 
 
 def _boot_place(sysroot: str) -> tuple[str, str]:
-    """Return where the physical root's /boot is. On the running system its partition may be mounted only at /boot."""
+    """Return where the physical root's /boot is.
+
+    On the running system its partition may be mounted only at /boot.
+    """
     with suppress(OSError), inside.opened(sysroot, "boot") as own:
         os.stat("loader", dir_fd=own, follow_symlinks=False)
         return sysroot, "boot"

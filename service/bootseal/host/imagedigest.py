@@ -16,7 +16,9 @@ MAX_SIZE = 1 << 30
 
 
 def compute(path: str, algorithm: str, hint: str, directory: int | None = None) -> Digest:
-    """Read the file once, in constant memory and with a progress bar. Raises Failure, also if the file changes meanwhile.
+    """Read the file once, in constant memory and with a progress bar.
+
+    Raises Failure, also if the file changes meanwhile.
 
     `hint` is for a missing image. With `directory`, the file is in a directory that nobody vouches for.
     """
@@ -83,7 +85,7 @@ def _chunks(fd: int, progress: Progress) -> Iterator[memoryview]:
 
 
 def _fill(fd: int, view: memoryview) -> int:
-    """Fill the whole buffer except at the end of the file, because a short block in the middle changes the digest."""
+    """Fill the buffer except at the end of the file: a short block in the middle changes the digest."""
     size = 0
     while size < len(view) and (got := os.readv(fd, [view[size:]])):
         size += got

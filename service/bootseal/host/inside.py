@@ -23,7 +23,10 @@ _PLACE = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_
 
 
 class File(NamedTuple):
-    """`path` below the place of `root`. Without a root, the user named the file: it may be anywhere, and may be a device."""
+    """`path` below the place of `root`.
+
+    Without a root, the user named the file: it may be anywhere, and may be a device.
+    """
 
     root: str
     place: str
@@ -69,7 +72,10 @@ def opened(root: str, path: str) -> Iterator[int]:
 
 @contextmanager
 def tolerated(path: str) -> Iterator[None]:
-    """Skip what cannot be opened. Raises Failure on a failed disk, because the list would lack what boots next."""
+    """Skip what cannot be opened.
+
+    Raises Failure on a failed disk, because the list would lack what boots next.
+    """
     try:
         yield
     except OSError as error:
@@ -109,7 +115,10 @@ def read(directory: int, path: str, limit: int) -> bytes:
 
 
 def read_named(path: str, what: str, limit: int) -> bytes:
-    """Read a whole file that the user named, of `limit` bytes at most; `what` it is, for messages. Raises Failure."""
+    """Read a whole file that the user named, of `limit` bytes at most; `what` it is, for messages.
+
+    Raises Failure.
+    """
     try:
         with open(path, "rb") as file:
             content = file.read(limit + 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the objects that an image names and that the boot would miss: absent ones, and those without fs-verity.
+"""Find the objects of an image that the boot would miss: absent ones, and those without fs-verity.
 
 Nothing here follows a link to an object: overlayfs follows none in a data-only layer, and a foreign file must not be sealed.
 """
@@ -96,7 +96,10 @@ def _find_names(image: int) -> set[str]:
 
 
 def open_file(name: str, directory: int) -> int:
-    """Open a regular file for reading without following a link. Raises OSError, ELOOP also for other kinds of files."""
+    """Open a regular file for reading without following a link.
+
+    Raises OSError, ELOOP also for other kinds of files.
+    """
     try:
         return files.open_regular(directory, name)
     except files.NotRegular as error:

@@ -16,7 +16,10 @@ _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 
 
 class Failure(Exception):
-    """A command cannot go on. `what` is "Failed to VERB OBJECT: reason" in one line; `status` is as in sysexits(3)."""
+    """A command cannot go on.
+
+    `what` is "Failed to VERB OBJECT: reason" in one line; `status` is as in sysexits(3).
+    """
 
     def __init__(self, status: int, what: str, hint: str = "") -> None:
         super().__init__(what)
@@ -111,7 +114,10 @@ def _print(text: str) -> None:
 
 
 def table(rows: list[list[str]], colours: dict[str, str]) -> str:
-    """Format left-aligned columns. A cell that is a key of `colours` gets that colour; cells may be names from the disk."""
+    """Format left-aligned columns.
+
+    A cell that is a key of `colours` gets that colour; cells may be names from the disk.
+    """
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
@@ -124,7 +130,10 @@ def table(rows: list[list[str]], colours: dict[str, str]) -> str:
 
 
 class Progress:
-    """A bar on a terminal, and nothing elsewhere. It appears after 0.3 seconds, and moves ten times a second at most."""
+    """A bar on a terminal, and nothing elsewhere.
+
+    It appears after 0.3 seconds, and moves ten times a second at most.
+    """
 
     def __init__(self, label: str, total: int) -> None:
         self._label, self._total, self._done = printable(label), total, 0

@@ -22,7 +22,10 @@ class Pair(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a pair belongs: beside `name` in `directory`. It is written in `staging`, on the same filesystem, as `prefix`."""
+    """Where a pair belongs: beside `name` in `directory`.
+
+    It is written in `staging`, on the same filesystem, as `prefix`.
+    """
 
     directory: int
     name: str
@@ -39,7 +42,10 @@ def read(place: Place) -> Pair | None:
 
 
 def clear(place: Place) -> None:
-    """Remove the leftovers of a killed run. Unlinks only what exists, because the filesystem may be read-only."""
+    """Remove the leftovers of a killed run.
+
+    Unlinks only what exists, because the filesystem may be read-only.
+    """
     names = [place.prefix + suffix + kind for suffix in (".digest", ".sig") for kind in (".new", ".old")]
     for name in names:
         with suppress(FileNotFoundError):
@@ -102,7 +108,10 @@ def _exchange(place: Place, suffix: str) -> None:
 
 
 def _keep(place: Place, suffix: str) -> None:
-    """Keep the present file under another name. A copy does where hard links are impossible or not permitted."""
+    """Keep the present file under another name.
+
+    A copy does where hard links are impossible or not permitted.
+    """
     fds = {"src_dir_fd": place.directory, "dst_dir_fd": place.staging}
     try:
         os.link(place.name + suffix, _old(place, suffix), follow_symlinks=False, **fds)

@@ -78,7 +78,10 @@ def sign(key: PrivateKey, data: bytes) -> bytes:
 
 
 def make_ephemeral() -> tuple[PrivateKey, bytes]:
-    """Make a P-256 key, and its certificate in PEM. It never expires, because the key is gone within the hour."""
+    """Make a P-256 key, and its certificate in PEM.
+
+    It never expires, because the key is gone within the hour.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"bootseal ephemeral {now:%Y-%m-%d %H:%M:%S} UTC")])
@@ -103,7 +106,10 @@ def make_ephemeral() -> tuple[PrivateKey, bytes]:
 
 
 def keep_memory_private() -> None:
-    """Forbid swapping, core dumps, and ptrace by the same user. Raises Failure if the memory could be swapped out."""
+    """Forbid swapping, core dumps, and ptrace by the same user.
+
+    Raises Failure if the memory could be swapped out.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:

@@ -99,7 +99,7 @@ def test_without_boot_entry_last(root: Root) -> None:
 
 
 @pytest.mark.parametrize("version", ["9" * 5000, "\u00b2", "-1", "x"], ids=["large", "superscript", "negative", "text"])
-def test_a_version_that_is_none(root: Root, version: str) -> None:
+def test_an_invalid_version_sorts_last(root: Root, version: str) -> None:
     first = root.add(A, 1)
     second = root.add(B, 0)
     entry = root.top / "boot/loader/entries/ostree-0.conf"

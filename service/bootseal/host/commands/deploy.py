@@ -112,7 +112,10 @@ def _put(writable: Writable, deployed: Deployed, content: sidecars.Pair, path: s
 
 
 def _seal(writable: Writable, deployed: Deployed, wanted: Digest, path: str) -> bool:
-    """Enable fs-verity on the image. Returns False if it was on. Raises Failure, and Refusal for another digest."""
+    """Enable fs-verity on the image. Returns False if it was on.
+
+    Raises Failure, and Refusal for another digest.
+    """
     try:
         changed = objects.enable(image.IMAGE, writable.deployment, wanted.algorithm)
         fd = objects.open_file(image.IMAGE, writable.deployment)

@@ -53,7 +53,10 @@ def run(_arguments: argparse.Namespace, _command: list[str]) -> int:
 
 
 def _complete(sysroot: str) -> None:
-    """Make directories immutable again that a killed 'bootseal deploy' left mutable. The boot does not depend on it."""
+    """Make directories immutable again that a killed 'bootseal deploy' left mutable.
+
+    The boot does not depend on it.
+    """
     for path in mutable.marked(sysroot):
         try:
             with mutable.writable(sysroot, path) as writable:

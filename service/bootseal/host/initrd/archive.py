@@ -38,7 +38,10 @@ class Member:
 
 
 class Tree:
-    """The members of an initrd, by path without a leading slash. A later archive replaces files of an earlier one."""
+    """The members of an initrd, by path without a leading slash.
+
+    A later archive replaces files of an earlier one.
+    """
 
     def __init__(self, members: dict[str, Member]) -> None:
         self._members, self._steps = members, 0
@@ -194,7 +197,10 @@ class _Unpacked:
         self.members[path] = self._overwrite(path, member) if first == path else self._link(first, member)
 
     def _overwrite(self, path: str, member: Member) -> Member:
-        """Return the inode of a name. The kernel writes into an existing file of this name, and so into its hard links."""
+        """Return the inode of a name.
+
+        The kernel writes into an existing file of this name, and so into its hard links.
+        """
         there = self.members.get(path)
         if not there or not stat.S_ISREG(there.mode) or not stat.S_ISREG(member.mode):
             return member
@@ -267,7 +273,10 @@ class _Packed:
         return self._content[start : self._position]
 
     def decompress(self) -> Iterator[Chunk]:
-        """Yield one compressed stretch. A member cannot continue in the next one (init/initramfs.c). Raises Damaged."""
+        """Yield one compressed stretch. Raises Damaged.
+
+        A member cannot continue in the next one (init/initramfs.c).
+        """
         unpacking = decompress(self._content[self._position :])
         try:
             while True:
@@ -283,7 +292,10 @@ class _Packed:
 
 
 def _read_member(reader: _Reader) -> tuple[str, Member, tuple[int, ...]]:
-    """Return (name, member, inode). Without further links the inode is empty: some tools write 0 for all. Raises Damaged."""
+    """Return (name, member, inode). Raises Damaged.
+
+    Without further links the inode is empty: some tools write 0 for all.
+    """
     header = reader.take(_HEADER)
     if not header.startswith(_MAGIC) or len(header) < _HEADER:
         raise Damaged("not a cpio archive where one must start")

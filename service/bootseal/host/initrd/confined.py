@@ -61,7 +61,10 @@ def run(question: str, descriptors: Sequence[int]) -> bytes:
 
 
 def answer(work: Callable[[], bytes], refused: type[Exception], mapped: int) -> None:
-    """Drop privileges, work, answer, exit. Only the process calls this; `mapped` is the size of its input in bytes."""
+    """Drop privileges, work, answer, exit.
+
+    Only the process calls this; `mapped` is the size of its input in bytes.
+    """
     _limit(mapped)
     _drop_privileges()
     status = 0

@@ -21,7 +21,10 @@ class Contents(NamedTuple):
 
 @contextmanager
 def written_out(contents: Contents) -> Iterator[str]:
-    """Make a temporary directory with these files for the boot's own code. A masked file is a link to /dev/null."""
+    """Make a temporary directory with these files for the boot's own code.
+
+    A masked file is a link to /dev/null.
+    """
     with TemporaryDirectory(prefix="bootseal-") as top:
         for path, content in contents.files.items():
             target = os.path.join(top, path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Decompress the part of an initrd that the kernel would: one stretch at a time, in pieces, and nothing after it."""
+"""Decompress what the kernel would: one compressed stretch of an initrd, piece by piece."""
 
 import bz2
 import lzma

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the sections of a PE file, such as the initrd and the command line in a unified kernel image. Pure."""
+"""Find the sections of a PE file, such as the initrd and the command line in a unified kernel image."""
 
 import struct
 from collections.abc import Collection
@@ -13,7 +13,9 @@ def find_initrd(content: memoryview) -> memoryview:
 
 
 def find_sections(content: memoryview, names: Collection[str]) -> dict[str, memoryview]:
-    """Return sections of a PE file, such as .initrd and .cmdline of a UKI. Other files have none. Raises Damaged.
+    """Return sections of a PE file, such as .initrd and .cmdline of a UKI. Raises Damaged.
+
+    Other files have none.
 
     Of sections with the same name, the first counts, as it does for systemd-stub.
     """

@@ -27,7 +27,10 @@ _Record = tuple[bytes, str, bytes]
 
 
 class Opened(NamedTuple):
-    """The open files of one initrd. Equal identities mean equal contents, as far as the filesystem records changes."""
+    """The open files of one initrd.
+
+    Equal identities mean equal contents, as far as the filesystem records changes.
+    """
 
     descriptors: tuple[int, ...]
     identity: tuple[str, ...]
@@ -101,7 +104,10 @@ def _is_name(base: str) -> bool:
 
 
 def _open_unless_gone(file: File, stack: ExitStack) -> list[int]:
-    """Open a file of a listing; empty if it cannot be opened. Raises Damaged, and OSError if the disk failed."""
+    """Open a file of a listing; empty if it cannot be opened.
+
+    Raises Damaged, and OSError if the disk failed.
+    """
     try:
         return [_open(file, stack)]
     except OSError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Check whether firmware with Secure Boot on would start a unified kernel image, by the image's own signature.
+"""Check the signature of a unified kernel image as firmware with Secure Boot would.
 
 The boot does not check this signature, so it changes no verdict. sbverify(1) checks it on a copy in memory, as an unprivileged
 user and with limits, because an attacker may have written the file. This does not consult dbx and SBAT.
@@ -132,7 +132,7 @@ def _pem(encoded: bytes) -> bytes | None:
 
 
 def _copy(file: File, stack: ExitStack) -> int | None:
-    """Copy a PE file to memory, where its owner cannot change it, and any user may open it; None for others."""
+    """Copy a PE file to memory, where its owner cannot change it; None for other files."""
     try:
         fd = stack.enter_context(file.opened())
     except NotRegular:
@@ -178,7 +178,10 @@ def _verify(image: int, trusted: Signers, stack: ExitStack) -> Signature:
 
 
 def _run_limited(command: list[str], fds: tuple[int, ...]) -> "subprocess.CompletedProcess[bytes]":
-    """Run sbverify. Raises Unanswered. It limits itself, because the gate may not kill another user's process."""
+    """Run sbverify. Raises Unanswered.
+
+    It limits itself, because the gate may not kill another user's process.
+    """
     root = os.geteuid() == 0
     try:
         return subprocess.run(

@@ -17,7 +17,10 @@ _MAX_DEPTH = 16
 
 
 class Device(NamedTuple):
-    """`below`: how many devices stand between it and the mounted file system. `read_only` is None when unknown."""
+    """`below`: how many devices stand between it and the mounted file system.
+
+    `read_only` is None when unknown.
+    """
 
     node: str
     kind: str
@@ -49,7 +52,10 @@ def behind(mounted: MountInfo, context: Any = None) -> tuple[list[Device], list[
 
 
 def _find_first(pyudev: Any, udev: Any, mounted: MountInfo) -> Any:
-    """Find the mounted device. btrfs mounts have the device number of no block device, but their source names one."""
+    """Find the mounted device.
+
+    The device number of a btrfs mount is not a block device's, but the source of the mount names one.
+    """
     major, minor = map(int, mounted.device.split(":"))
     if not major and mounted.source.startswith("/dev/"):
         return pyudev.Devices.from_device_file(udev, mounted.source)
@@ -57,7 +63,7 @@ def _find_first(pyudev: Any, udev: Any, mounted: MountInfo) -> Any:
 
 
 def _walk(pyudev: Any, udev: Any, device: Any, below: int) -> Iterator[tuple[Any, int]]:
-    """Yield a device and those below it: the members of a mapped device or array, and the disk of a partition."""
+    """Yield a device and those below it: members of a mapped device or array, disks of partitions."""
     yield device, below
     if below == _MAX_DEPTH:
         return

@@ -34,7 +34,10 @@ class Unavailable(Exception):
 
 
 def ask(bus: Any = None) -> Answer:
-    """Ask for the state of the unit. Raises Unavailable without pydbus, without D-Bus, or without an answer of systemd."""
+    """Ask for the state of the unit.
+
+    Raises Unavailable without pydbus, without D-Bus, or without an answer of systemd.
+    """
     outcomes: list[Answer | Unavailable] = []
     # Connecting never times out: a bus that accepts the connection and stays silent would hold this program for ever.
     thread = threading.Thread(target=lambda: outcomes.append(_try_ask(bus)), daemon=True)
