@@ -86,7 +86,7 @@ class Checker:
         # check() raises a Failure again.
         for deployed in everything:
             with suppress(Failure):
-                wanted[deployments.initrd_files(deployed, self._sysroot)] = deployed
+                wanted[deployments.find_initrds(deployed, self._sysroot)] = deployed
 
         def read(paths: tuple[File, ...]) -> None:
             with suppress(Failure):
@@ -140,7 +140,7 @@ class Checker:
 
     def _initrd_files(self, deployed: Deployed) -> tuple[File, ...]:
         given = self._key_source.initrd
-        return (File("", "", given),) if given else deployments.initrd_files(deployed, self._sysroot)
+        return (File("", "", given),) if given else deployments.find_initrds(deployed, self._sysroot)
 
     def _read(self, paths: tuple[File, ...], deployed: Deployed) -> Contents:
         """Read an initrd unless it was read before. Raises Failure."""

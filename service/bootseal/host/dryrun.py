@@ -78,7 +78,7 @@ def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail
     policy = config.load(source.directory)
     trusted = seen(keyring.load(certificates(source)))
     _check_kernel(deployed, sysroot, policy, missing)
-    request = deployments.request(deployed)
+    request = deployments.parse_request(deployed)
     if os.geteuid() == 0:
         mount.private_namespace()
     deployment = seen(deployments.open_as_boot(deployed, sysroot))
