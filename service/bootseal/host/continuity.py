@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Key continuity: which certificates a deployment's initrd trusts that the running boot did not, and the reverse. Pure."""
+"""Compare the certificates that a deployment's initrd trusts with those of the running boot. Pure."""
 
 from typing import Any
 
@@ -11,20 +11,23 @@ _SUBJECT = 200  # characters
 Key = dict[str, str]
 
 
-def recorded(record: Record) -> list[Key] | None:
-    """Read the certificates that the running boot trusted from its record; None if it does not name them all."""
+def read_verified_keys(record: Record) -> list[Key] | None:
+    """Read which certificates the running boot trusted; None if its record does not name them all."""
     named = record.keyring.trusted if record.is_verified and record.keyring else None
     return [key._asdict() for key in named] if named and all(key.sha256 for key in named) else None
 
 
-def trusted(judgement: dict[str, Any]) -> list[Key] | None:
-    """Read the certificates that a boot would trust; None if it would not come so far."""
+def read_keys(judgement: dict[str, Any]) -> list[Key] | None:
+    """Read the certificates that a boot would trust; None if it would not get that far."""
     keys: list[Key] | None = judgement.get("keyring", {}).get("trusted")
     return keys
 
 
 def compare(now: list[Key], then: list[Key], against: str) -> dict[str, Any]:
-    """Compare what is trusted `now` with what a boot would trust `then`. `against` says where `now` is from."""
+    """Compare what is trusted `now` with what a boot would trust `then`.
+
+    `against` tells the origin of `now`.
+    """
     return {
         "against": against,
         "added": [key for key in then if key["sha256"] not in {k["sha256"] for k in now}],
@@ -32,16 +35,16 @@ def compare(now: list[Key], then: list[Key], against: str) -> dict[str, Any]:
     }
 
 
-def lines(judgement: dict[str, Any]) -> list[tuple[str, str]]:
+def describe(judgement: dict[str, Any]) -> list[tuple[str, str]]:
     """Describe the changes as ("key added" or "key removed", which one); empty without any."""
     changes = judgement.get("key_changes", {})
     source = {"record": "", "initrd": "; compared with the booted deployment's initrd, which may have changed"}
-    found = []
+    lines = []
     for kind in ("added", "removed"):
         keys = changes.get(kind, [])
         for key in keys[:_SHOWN]:
             text = f"{key['subject'][:_SUBJECT]}, SHA-256 {key['sha256'][:16]}{source[changes['against']]}"
-            found.append((f"key {kind}", text))
+            lines.append((f"key {kind}", text))
         if len(keys) > _SHOWN:
-            found.append((f"key {kind}", f"and {len(keys) - _SHOWN} more"))
-    return found
+            lines.append((f"key {kind}", f"and {len(keys) - _SHOWN} more"))
+    return lines

@@ -20,11 +20,10 @@ from ..linux import files, syscall
 from ..record import Noted, Trail
 from ..stages import config, enable, kernelkeys, keyring, mount, origin
 from ..values import BootKeyring, Deployment, Enrolled, Pinned, Policy, Request
-from . import deployments as sysroots
-from . import inside
-from .deployments import Found
+from . import deployments, inside
+from .deployments import Deployed
 from .initrd import bypasses
-from .initrd.archive import Contents
+from .initrd.contents import Contents
 from .output import Failure
 
 Judgement = dict[str, Any]
@@ -47,15 +46,15 @@ class Source(NamedTuple):
     initrd: Contents | None = None
 
 
-def judge(found: Found, sysroot: str, source: Source) -> Judgement:
+def judge(deployed: Deployed, sysroot: str, source: Source) -> Judgement:
     """The record of this boot, as far as it can be known before: keys as in boot.json, and `missing`."""
-    return _in_child(lambda: _judge(found, sysroot, source))
+    return _in_child(lambda: _judge(deployed, sysroot, source))
 
 
-def _judge(found: Found, sysroot: str, source: Source) -> Judgement:
+def _judge(deployed: Deployed, sysroot: str, source: Source) -> Judgement:
     seen, missing = Trail(), list[str]()
     try:
-        _rehearse_boot(found, sysroot, source, seen, missing)
+        _rehearse_boot(deployed, sysroot, source, seen, missing)
         ending: Judgement = {"verdict": verdicts.VERIFIED.name, "message": "would boot", "exit_status": 0}
     except Refusal as refusal:
         ending = _refused(refusal, source)
@@ -72,17 +71,17 @@ def _refused(refusal: Refusal, source: Source) -> Judgement:
     return {"verdict": verdict.name, "message": message, "hint": hint, "exit_status": verdict.exit_status}
 
 
-def _rehearse_boot(found: Found, sysroot: str, source: Source, seen: Trail, missing: list[str]) -> None:
+def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail, missing: list[str]) -> None:
     """Run the boot's own functions on files of this system. Raises Refusal."""
     if source.initrd:
         _check_initrd(source.initrd, source.name)
     policy = config.load(source.directory)
     trusted = seen(keyring.load(certificates(source)))
-    _check_kernel(found, sysroot, policy, missing)
-    request = sysroots.request(found)
+    _check_kernel(deployed, sysroot, policy, missing)
+    request = deployments.parse_request(deployed)
     if os.geteuid() == 0:
         mount.private_namespace()
-    deployment = seen(sysroots.opened(found, sysroot))
+    deployment = seen(deployments.open_as_boot(deployed, sysroot))
     pinned = boot.verified_image(deployment, trusted, seen, sysroot)
     if os.geteuid() == 0:
         _rehearse_root(pinned, deployment, policy, request, seen)
@@ -150,9 +149,9 @@ def _check_initrd(contents: Contents, name: str) -> None:
         )
 
 
-def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]) -> None:
+def _check_kernel(deployed: Deployed, sysroot: str, policy: Policy, missing: list[str]) -> None:
     """Options of the deployment's own kernel. Raises Refusal."""
-    path, content = _kernel_config(found, sysroot)
+    path, content = _kernel_config(deployed, sysroot)
     if not path:
         missing.append("no configuration of the deployment's kernel found: its options are not known")
         return
@@ -164,14 +163,14 @@ def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]
         missing.append("the kernel lacks CONFIG_FS_VERITY_BUILTIN_SIGNATURES: it will not hold the digest itself")
 
 
-def _kernel_config(found: Found, sysroot: str) -> tuple[str, bytes]:
+def _kernel_config(deployed: Deployed, sysroot: str) -> tuple[str, bytes]:
     """Path and content; empty if there is none."""
-    with suppress(OSError, Failure), inside.opened(sysroot, found.path) as tree:
-        releases = inside.listed(tree, "usr/lib/modules")
+    with suppress(OSError, Failure), inside.opened(sysroot, deployed.path) as tree:
+        releases = inside.list_names(tree, "usr/lib/modules")
         for place in ("usr/lib/modules/{}/config", "usr/lib/ostree-boot/config-{}", "boot/config-{}"):
             for path in map(place.format, releases):
                 with suppress(OSError, files.NotRegular):
-                    return os.path.join(sysroot, found.path, path), inside.read(tree, path, _CONFIG_SIZE)
+                    return os.path.join(sysroot, deployed.path, path), inside.read(tree, path, _CONFIG_SIZE)
     return "", b""
 
 
