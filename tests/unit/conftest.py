@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bootseal import report
+from bootseal.linux import console
 from unit.support import Sysroot
 
 
@@ -39,8 +39,8 @@ def _time_limit() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_consoles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of this machine are not for tests."""
-    monkeypatch.setattr(report, "_CONSOLES", "/proc/none")
-    monkeypatch.setattr(report, "_CONSOLE", "/proc/none")
+    monkeypatch.setattr(console, "CONSOLES", "/proc/none")
+    monkeypatch.setattr(console, "CONSOLE", "/proc/none")
 
 
 @pytest.fixture

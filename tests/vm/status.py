@@ -9,7 +9,7 @@ from pathlib import Path
 from vm.harness import guest, qemu, signed
 from vm.harness.ask import TOLD, ask
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+TRANSCRIPTS = Path(__file__).resolve().parents[2] / "docs/status.md"
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "StatusText", "ExecMainStatus")
 
 ASKED = {
@@ -104,8 +104,8 @@ def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = 
 
 
 def transcript(command: str) -> list[str]:
-    """What the README shows of a command, without the lines that stand for what was left out."""
-    (block,) = re.findall(rf"^```console\n# {re.escape(command)}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    """Return what docs/status.md shows of a command, without the lines that stand for omitted ones."""
+    (block,) = re.findall(rf"^```console\n# {re.escape(command)}\n(.*?)^```", TRANSCRIPTS.read_text(), re.MULTILINE | re.DOTALL)
     return [line for line in block.splitlines() if line != "..."]
 
 

@@ -127,13 +127,13 @@ class MountInfo:
         left, _, right = line.partition(" - ")
         number, parent, self.device, root, target, self.options = left.split(" ")[:6]
         self.id, self.parent = int(number), int(parent)
-        self.root, self.target = _unescaped(root), _unescaped(target)
+        self.root, self.target = unescape(root), unescape(target)
         self.fstype, source, self.super_options = right.split(" ")[:3]
-        self.source = _unescaped(source)
+        self.source = unescape(source)
 
 
-def _unescaped(field: str) -> str:
-    """Space, tab, newline and backslash stand there in octal."""
+def unescape(field: str) -> str:
+    """Decode space, tab, newline and backslash, which the tables in /proc write in octal."""
     first, *rest = field.split("\\")
     return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
 

@@ -6,7 +6,7 @@ from ..errors import Refusal, failed
 from ..values import Request
 
 PATH = "/proc/cmdline"
-_SPACE = " \t\n\v\f\r"  # isspace() of the kernel; Python's knows more
+SPACE = " \t\n\v\f\r"  # isspace() of the kernel; Python's str.isspace() accepts more
 _OWN_PREFIX = "rd.bootseal."
 _BOOLEANS = {
     None: True,
@@ -39,7 +39,7 @@ def parse(text: str) -> Request:
 def split(text: str) -> list[tuple[str, str | None]]:
     """The arguments up to "--" as (key, value); a bare key has the value None. Raises Refusal for an unbalanced quote."""
     arguments = []
-    rest = text.rstrip("\n").lstrip(_SPACE)
+    rest = text.rstrip("\n").lstrip(SPACE)
     while rest:
         word, rest = _next_word(rest)
         if word == "--":
@@ -53,8 +53,8 @@ def _next_word(text: str) -> tuple[str, str]:
     for position, character in enumerate(text):
         if character == '"':
             quoted = not quoted
-        elif character in _SPACE and not quoted:
-            return text[:position], text[position:].lstrip(_SPACE)
+        elif character in SPACE and not quoted:
+            return text[:position], text[position:].lstrip(SPACE)
     if quoted:
         raise _bad("a quotation mark is never closed", text[:64])
     return text, ""

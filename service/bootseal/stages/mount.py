@@ -20,7 +20,7 @@ from . import exits, initcheck, lastlook, ostreebooted, release
 SYSROOT = lastlook.SYSROOT
 _STAGE = "/run/bootseal/stage"
 _OSTREE_RUN = "/run/ostree"
-_SOURCE_PREFIX = "composefs:"
+SOURCE_PREFIX = "composefs:"
 _MANAGER = "1"  # PID of the service manager
 _INSIDE = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_SYMLINKS
 _FSTAB_SIZE = 1 << 16  # bytes
@@ -96,7 +96,7 @@ def attach(mounted: Mounted, namespace_fd: int) -> None:
 def attached_digest(process: str = "self") -> str | None:
     """The composefs digest of the root that a process has at /sysroot now, in hex; None if it is none of ours."""
     stack = _stack(process)
-    return stack[-1].source.removeprefix(_SOURCE_PREFIX) if stack and _is_ours(stack[-1]) else None
+    return stack[-1].source.removeprefix(SOURCE_PREFIX) if stack and _is_ours(stack[-1]) else None
 
 
 def detach() -> None:
@@ -170,7 +170,7 @@ def _stack(process: str = "self", *, at: str = SYSROOT) -> list[mountapi.MountIn
 
 
 def _is_ours(info: mountapi.MountInfo) -> bool:
-    return info.fstype == "overlay" and info.source.startswith(_SOURCE_PREFIX)
+    return info.fstype == "overlay" and info.source.startswith(SOURCE_PREFIX)
 
 
 class _Step:
@@ -225,7 +225,7 @@ def _overlay(enrolled: Enrolled, deployment: Deployment, config: RootConfig) -> 
     """The root itself: the image over the objects, each object checked against its digest in the image when opened."""
     verified = enrolled.pinned.verified
     options: list[tuple[str, str | None]] = [
-        ("source", _SOURCE_PREFIX + verified.digest.value.hex()),
+        ("source", SOURCE_PREFIX + verified.digest.value.hex()),
         ("metacopy", "on"),
         ("redirect_dir", "on"),
         ("verity", "require"),
