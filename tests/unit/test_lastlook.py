@@ -7,8 +7,8 @@ import pytest
 
 from bootseal.linux import mountapi
 from bootseal.stages import lastlook
+from unit.mounting import image, in_initrd
 from unit.support import TREE
-from unit.test_mount import image, in_initrd
 
 __all__ = ["image"]
 

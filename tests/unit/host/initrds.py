@@ -10,15 +10,15 @@ import struct
 import subprocess
 from collections.abc import Callable
 
-import guest_cpio
 import pytest
-from guest_cpio import Content as Content
-from guest_cpio import Symlink as Symlink
 
 from bootseal.host.initrd import archive, confined
 from bootseal.host.initrd.archive import Tree
+from vm.harness import cpio
+from vm.harness.cpio import Content as Content
+from vm.harness.cpio import Symlink as Symlink
 
-cpio_archive = guest_cpio.archive
+cpio_archive = cpio.archive
 
 
 def zstd(data: bytes) -> bytes:
@@ -54,8 +54,8 @@ def aligned(content: bytes) -> bytes:
 
 def flat_archive(files: dict[str, bytes]) -> bytes:
     """Make an archive without entries for directories."""
-    members = [guest_cpio._member(name, 0o100644, content, 1) for name, content in files.items()]
-    return b"".join(members) + guest_cpio._member("TRAILER!!!", 0, b"", 0)
+    members = [cpio.entry(name, 0o100644, content, 1) for name, content in files.items()]
+    return b"".join(members) + cpio.entry("TRAILER!!!", 0, b"", 0)
 
 
 GOOD = cpio_archive(SECOND)
