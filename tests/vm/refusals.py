@@ -194,7 +194,7 @@ REFUSALS = (
     ),
     Scenario(
         "own-mounts",
-        Refused("mount-failed", r"PID 1 cannot see the mounted root: .*: /sysroot"),
+        Refused("mount-failed", r"the service manager does not see the root .*: /sysroot"),
         initrd={"etc/systemd/system/bootseal.service.d/mounts.conf": b"[Service]\nPrivateMounts=yes\n"},
     ),
     Scenario("bug", Refused("internal", r"AttributeError: .*: deployment\.py:2"), initrd=BROKEN_STAGE),
