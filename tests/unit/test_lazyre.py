@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""patterns.py: compiled on first use, and everything as usual afterwards."""
+"""lazyre.py: compiled on first use, and everything as usual afterwards."""
 
 import re
 import subprocess
