@@ -16,7 +16,7 @@ SIZES = {"sha256": 32, "sha512": 64}
 
 
 class Digest(NamedTuple):
-    """An fs-verity digest: the hash of a file's fs-verity descriptor. `value` has 32 (sha256) or 64 (sha512) bytes."""
+    """The hash of a file's fs-verity descriptor. `value` has 32 (sha256) or 64 (sha512) bytes."""
 
     algorithm: str
     value: bytes

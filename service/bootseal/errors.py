@@ -42,9 +42,10 @@ LEADS_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errn
 
 
 def failed(error: OSError, verdict: Verdict, what: str, path: str) -> Refusal:
-    """Return the Refusal for a failed system call: `io-error` for a failed disk, `mount-failed` for an exhausted machine.
+    """Return the Refusal for a failed system call.
 
-    Any other errno gets `verdict`. Callers must first handle an errno of DISK_FAILED that means something else to them.
+    A failing disk gets `io-error`, a machine out of resources `mount-failed`, any other errno `verdict`. Callers must first
+    handle an errno of DISK_FAILED that means something else to them.
     """
     if error.errno in DISK_FAILED:
         verdict = verdicts.IO_ERROR

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Run code on this machine's kernel, as root, in a mount namespace and a root directory that look like an initrd.
+"""Run code as root in a mount namespace and a root directory that look like an initrd.
 
 The root directory has its own /run, and at /sysroot a physical root with a deployment. The rest of the machine is mounted
 into it.
