@@ -40,7 +40,7 @@ def _time_limit() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_consoles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep messages off the consoles of this machine."""
+    """Those of this machine are not for tests."""
     monkeypatch.setattr(report, "_CONSOLES", "/proc/none")
     monkeypatch.setattr(report, "_CONSOLE", "/proc/none")
 
