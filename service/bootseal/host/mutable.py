@@ -90,8 +90,8 @@ def marked(sysroot: str) -> list[str]:
     """List the deployments that have a mark, by path below the physical root."""
     found = []
     with contextlib.suppress(OSError), inside.opened(sysroot, "ostree/deploy") as top:
-        for stateroot in inside.listed(top, "."):
-            names = (_MARK.fullmatch(name) for name in inside.listed(top, f"{stateroot}/deploy"))
+        for stateroot in inside.list_names(top, "."):
+            names = (_MARK.fullmatch(name) for name in inside.list_names(top, f"{stateroot}/deploy"))
             found += [f"ostree/deploy/{stateroot}/deploy/{match[1]}" for match in names if match]
     return found
 

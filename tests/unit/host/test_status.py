@@ -8,10 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -23,10 +21,11 @@ from bootseal.errors import Refusal
 from bootseal.host import cli
 from bootseal.host.commands import status
 from bootseal.host.live import blockdevices, chain, drift, gptauto, systemd
-from bootseal.linux import files, keyctl
+from bootseal.linux import efi, files, keyctl
 from bootseal.linux.mountapi import MountInfo
-from bootseal.stages import image, kernelkeys
-from bootseal.values import Mounted, Release
+from bootseal.record import Ending, Trail, as_json, of, parse, success
+from bootseal.stages import image, kernelkeys, origin
+from bootseal.values import Mounted, Origin, Release
 from unit.host.schema import SCHEMA, errors
 from unit.support import SERVICE, TREE, deployment, enrolled, kernel_keys, pinned, raising, trusting, verified
 
@@ -46,20 +45,18 @@ def table(*lines: str) -> drift.Mounts:
     return drift.Mounts(found[0], found)
 
 
-def recorded(*not_covered: str, missing: tuple[Any, ...] = (), **changes: Any) -> report.Record:
-    """The record of a good boot, as the boot itself makes it."""
-    recorder = report.Recorder()
-    recorder.keyring(trusting("p256"))
-    recorder.kernel_keys(kernel_keys(sealed=changes.pop("sealed", True)))
-    recorder.deployment(deployment())
-    recorder.verified(verified())
-    recorder.pinned(pinned())
+def recorded(*not_covered: str, missing: tuple[Any, ...] = (), **changes: Any) -> dict[str, Any]:
+    """The content of boot.json after a good boot, as the boot itself makes it."""
+    seen = Trail()
     release = changes.pop("release", Release("edge", "41.3"))
-    recorder.enrolled(enrolled(missing, **changes))
-    recorder.mounted(Mounted(-1, "ro,verity=require", b"", b"", not_covered or ("/etc", "/var"), release))
-    record = recorder.end(verdicts.VERIFIED, report._verified_line(recorder.record), "")
-    parsed: report.Record = json.loads(json.dumps(record))
-    return parsed
+    for value in (
+        report.this_machine(), trusting("p256"), kernel_keys(sealed=changes.pop("sealed", True)), deployment(), verified(),
+        pinned(), enrolled(missing, **changes), Origin(()) if not_covered else origin.look(),
+        Mounted(-1, "ro,verity=require", b"", b"", not_covered or ("/etc", "/var"), release),
+    ):  # fmt: skip
+        seen(value)
+    content: dict[str, Any] = json.loads(json.dumps(as_json(of(seen, success(seen)))))
+    return content
 
 
 def named(checks: list[drift.Check], name: str) -> drift.Check:
@@ -81,7 +78,7 @@ class World:
         self.sysroot = directory / "sysroot"
         (self.sysroot / deployment().path / "etc").mkdir(parents=True)
         self.etc("/etc")
-        for module, name in ((report, "_IMPORTED"), (report, "_EXTRA"), (gptauto, "_GENERATED"), (gptauto, "_SWAPS")):
+        for module, name in ((origin, "_IMPORTED"), (origin, "_EXTRA"), (gptauto, "_GENERATED"), (gptauto, "_SWAPS")):
             patch.setattr(module, name, str(directory / name))
         self.mounted()
         self.measured(lambda *_: DIGEST)
@@ -210,16 +207,16 @@ def test_links_of_a_good_boot(world: World, said: Callable[..., Said]) -> None:
     ],
 )
 def test_firmware_links(firmware: chain.Firmware, marks: list[str]) -> None:
-    assert [link.mark for link in chain.links(recorded(), firmware, [], table())[:3]] == marks
-    listed = chain.not_covered(recorded("/etc", "initrd", INITRD), firmware, table(), 0)
-    said = {place.what + (report.NOT_KNOWN if place.why.startswith("not known: ") else ""): place.why for place in listed}
+    assert [link.mark for link in chain.links(parse(recorded()), firmware, [], table())[:3]] == marks
+    listed = chain.not_covered(parse(recorded("/etc", "initrd", INITRD)), firmware, table(), 0)
+    said = {place.what + (origin.NOT_KNOWN if place.why.startswith("not known: ") else ""): place.why for place in listed}
     assert [*said] == ["/etc", *firmware.unauthenticated]
     assert len(listed) == len(said)
 
 
 def test_shim_s_validation_is_named() -> None:
     off, on = chain.Firmware(False, True, shim_insecure=True), chain.Firmware(True, True, (LINE,))
-    assert [chain.links(recorded(), firmware, [], table())[0].text for firmware in (off, on)] == [
+    assert [chain.links(parse(recorded()), firmware, [], table())[0].text for firmware in (off, on)] == [
         "shim's validation is off",
         "on",
     ]
@@ -227,13 +224,14 @@ def test_shim_s_validation_is_named() -> None:
 
 def test_signature_that_userspace_alone_checked() -> None:
     links = {
-        link.name: link.mark for link in chain.links(recorded(kernel_checked=False), chain.Firmware(None, None), [], table())
+        link.name: link.mark
+        for link in chain.links(parse(recorded(kernel_checked=False)), chain.Firmware(None, None), [], table())
     }
     assert (links["signer"], links["digest file"]) == ("bootseal", "bootseal")
 
 
 def test_what_was_not_looked_at_is_unknown() -> None:
-    links = {link.name: link.mark for link in chain.links(recorded(), chain.Firmware(None, None), [], table())}
+    links = {link.name: link.mark for link in chain.links(parse(recorded()), chain.Firmware(None, None), [], table())}
     assert {links[name] for name in ("image", "overlay", "root")} == {"unknown"}
 
 
@@ -245,19 +243,19 @@ BOTH = ("initrd", "kernel command line")
     ("changes", "expected"),
     [
         ({}, (True, True, (LINE,), False)),
-        ({report.SECURE_BOOT: b"\6\0\0\0\0"}, (False, True, BOTH, False)),
-        ({report.SECURE_BOOT: b""}, (False, True, BOTH, False)),
-        ({report.SECURE_BOOT: None}, (False, True, BOTH, False)),
-        ({report.STUB_INFO: b"\7" + STUB[1:]}, (True, False, BOTH, False)),
-        ({report.STUB_INFO: None}, (True, False, BOTH, False)),
-        ({report.STUB_INFO: STUB[:-8] + STUB[-2:]}, (True, True, (INITRD, LINE), False)),
-        ({report.SHIM_INSECURE: b"\6\0\0\0\1"}, (False, True, BOTH, True)),
+        ({efi.SECURE_BOOT: b"\6\0\0\0\0"}, (False, True, BOTH, False)),
+        ({efi.SECURE_BOOT: b""}, (False, True, BOTH, False)),
+        ({efi.SECURE_BOOT: None}, (False, True, BOTH, False)),
+        ({efi.STUB_INFO: b"\7" + STUB[1:]}, (True, False, BOTH, False)),
+        ({efi.STUB_INFO: None}, (True, False, BOTH, False)),
+        ({efi.STUB_INFO: STUB[:-8] + STUB[-2:]}, (True, True, (INITRD, LINE), False)),
+        ({efi.SHIM_INSECURE: b"\6\0\0\0\1"}, (False, True, BOTH, True)),
     ],
     ids=["good", "off", "empty", "no-secure-boot", "lasting", "no-stub", "unknown-stub", "shim"],
 )
 def test_firmware_is_read(changes: dict[str, bytes | None], expected: tuple[object, ...], tmp_path: Path) -> None:
     (tmp_path / "Boot0000-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"x")
-    for name, value in ({report.SECURE_BOOT: b"\6\0\0\0\1", report.STUB_INFO: STUB} | changes).items():
+    for name, value in ({efi.SECURE_BOOT: b"\6\0\0\0\1", efi.STUB_INFO: STUB} | changes).items():
         if value is not None:
             (tmp_path / name).write_bytes(value)
     assert chain.firmware(str(tmp_path)) == expected
@@ -269,7 +267,7 @@ def test_firmware_without_efi_is_unknown(tmp_path: Path) -> None:
 
 
 def test_firmware_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
-    (tmp_path / report.SECURE_BOOT).mkdir()
+    (tmp_path / efi.SECURE_BOOT).mkdir()
     assert chain.firmware(str(tmp_path)) == (None, None, BOTH, False)
 
 
@@ -546,17 +544,17 @@ def places(answer: Said) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["@system", "@encrypted"])
 def test_credentials_are_named_whether_or_not_the_record_does(name: str, world: World, said: Callable[..., Said]) -> None:
-    assert report.CREDENTIALS not in places(said("short"))
+    assert origin.CREDENTIALS not in places(said("short"))
     (world.run.parent / "_IMPORTED" / name).mkdir(parents=True)
-    assert list(places(said("short")))[-1] == report.CREDENTIALS
+    assert list(places(said("short")))[-1] == origin.CREDENTIALS
     world.write(recorded())
-    assert report.CREDENTIALS in json.loads((world.run / "boot.json").read_text())["not_covered"]
-    assert said().out.count(report.CREDENTIALS) == 1
+    assert origin.CREDENTIALS in json.loads((world.run / "boot.json").read_text())["not_covered"]
+    assert said().out.count(origin.CREDENTIALS) == 1
 
 
 def test_what_reached_the_initrd_comes_last_as_in_the_record(world: World) -> None:
-    listed = ("/etc", "/var", LINE, report.CREDENTIALS, report.EXTENSIONS)
-    found = chain.not_covered(recorded(*listed), chain.Firmware(True, True, (LINE,)), table(), 0)
+    listed = ("/etc", "/var", LINE, origin.CREDENTIALS, origin.EXTENSIONS)
+    found = chain.not_covered(parse(recorded(*listed)), chain.Firmware(True, True, (LINE,)), table(), 0)
     assert [place.what for place in found] == ["/etc", "/var", "kernel command line", *listed[-2:]]
 
 
@@ -654,9 +652,8 @@ def test_no_record(content: str | None, world: World, said: Callable[..., Said])
 
 
 def test_refused_boot(world: World, said: Callable[..., Said]) -> None:
-    recorder = report.Recorder()
     refusal = Refusal(verdicts.IMAGE_MISMATCH, "the image has another digest", "/sysroot/x")
-    world.write(recorder.end(refusal.verdict, str(refusal), refusal.hint))
+    world.write(as_json(of(Trail(), Ending(refusal.verdict, str(refusal), refusal.hint))))
     found = said()
     assert found.status == 77
     assert "refused (image-mismatch): the image has another digest: /sysroot/x" in found.err
@@ -727,193 +724,6 @@ def test_which_mount_the_devices_are_looked_up_for(world: World) -> None:
     assert asked == ["/sysroot"]
 
 
-# --- systemd
-
-
-class Bus:
-    """A bus with a manager and a unit on it; `missing` names properties that are not there."""
-
-    def __init__(self, *missing: str) -> None:
-        self.loaded: list[str] = []
-        names = {"LoadState": "loaded", "ActiveState": "active", "SubState": "exited", "Result": "success"}
-        values = {**names, "StatusText": "verified\x1b[2J", "ExecMainStatus": 0}
-        self.unit = SimpleNamespace(**{k: v for k, v in values.items() if k not in missing})
-        self.manager = SimpleNamespace(LoadUnit=self._load, SoftRebootsCount=3)
-        if "SoftRebootsCount" in missing:
-            del self.manager.SoftRebootsCount
-
-    def _load(self, name: str, timeout: int) -> str:
-        assert timeout
-        self.loaded.append(name)
-        return "/unit"
-
-    def get(self, service: str, path: str, timeout: int) -> Any:
-        assert (service, bool(timeout)) == ("org.freedesktop.systemd1", True)
-        return {"/org/freedesktop/systemd1": self.manager, "/unit": self.unit}[path]
-
-
-@pytest.fixture
-def pydbus(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = ModuleType("pydbus")
-    monkeypatch.setitem(sys.modules, "pydbus", module)
-    return module
-
-
-def test_systemd_is_asked(pydbus: ModuleType) -> None:
-    bus = Bus()
-    setattr(pydbus, "SystemBus", lambda: bus)  # noqa: B010
-    answer = systemd.ask()
-    assert bus.loaded == ["bootseal.service"]
-    assert answer == (("loaded", "active", "exited", "success", "verified\\x1b[2J", 0), 3)
-
-
-def test_systemd_that_does_not_count(pydbus: ModuleType) -> None:
-    assert systemd.ask(Bus("SoftRebootsCount")).soft_reboots is None
-
-
-def test_property_that_is_missing(pydbus: ModuleType) -> None:
-    with pytest.raises(systemd.Unavailable, match=r"no answer over D-Bus: .*Result"):
-        systemd.ask(Bus("Result"))
-
-
-def test_no_bus(pydbus: ModuleType) -> None:
-    class GLibError(Exception):
-        message = "Could not connect: No such file or directory\nmore"
-
-    def fail() -> None:
-        raise GLibError
-
-    setattr(pydbus, "SystemBus", fail)  # noqa: B010
-    with pytest.raises(systemd.Unavailable) as caught:
-        systemd.ask()
-    assert str(caught.value) == "systemd gives no answer over D-Bus: Could not connect: No such file or directory"
-
-
-def test_bus_that_says_nothing(pydbus: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systemd, "_TIMEOUT", 0.05)
-    end = threading.Event()
-    setattr(pydbus, "SystemBus", end.wait)  # noqa: B010
-    with pytest.raises(systemd.Unavailable, match="gives no answer over D-Bus: none within"):
-        systemd.ask()
-    end.set()
-
-
-@pytest.mark.parametrize("module", ["pydbus", "pyudev"])
-def test_module_that_is_not_installed(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    name = {"pydbus": "install python3-pydbus", "pyudev": "install python3-pyudev"}[module]
-    with pytest.raises((systemd.Unavailable, blockdevices.Unavailable), match=name):
-        systemd.ask() if module == "pydbus" else blockdevices.behind(MountInfo(SYSROOT_LINE))
-
-
-# --- udev
-
-
-class Node:
-    """A device as pyudev shows it."""
-
-    def __init__(self, top: Path, name: str, kind: str, **others: Any) -> None:
-        self.sys_name, self.device_type, self.device_node = name, kind, f"/dev/{name}"
-        self.sys_path = str(top / name)
-        self.attributes = {k: v.encode() for k, v in others.get("attributes", {}).items()}
-        self.properties: dict[str, str] = others.get("properties", {})
-        self.parent: Node | None = others.get("parent")
-        self.is_initialized = others.get("known", True)
-        for slave in others.get("slaves", ()):
-            (top / name / "slaves" / slave).mkdir(parents=True)
-
-
-@pytest.fixture
-def udev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Node]:
-    """LVM on LUKS on a RAID of two partitions."""
-    nodes: dict[str, Node] = {}
-
-    def node(name: str, kind: str, **others: Any) -> Node:
-        nodes[name] = Node(tmp_path, name, kind, **others)
-        return nodes[name]
-
-    for name in ("a", "b"):
-        disk = node(f"sd{name}", "disk", attributes={"ro": "0", "device/model": f"Model {name}   "})
-        properties = {"ID_PART_ENTRY_NAME": "root"}
-        node(f"sd{name}1", "partition", parent=disk, attributes={"ro": "1"}, properties=properties)
-    node("md0", "disk", slaves=("sda1", "sdb1"), attributes={"md/level": "raid1", "ro": "0"})
-    node("dm-0", "disk", slaves=("md0",), attributes={"dm/uuid": "CRYPT-LUKS2-00", "dm/name": "luks-root", "ro": "0"})
-    node("dm-1", "disk", slaves=("dm-0",), attributes={"dm/uuid": "LVM-abc"}, properties={"DM_NAME": "vg-root\x1b[2J"})
-    module = ModuleType("pyudev")
-    lookup = SimpleNamespace(
-        from_name=lambda _, __, name: nodes[name],
-        from_device_number=lambda _, __, number: nodes["dm-1"] if number == os.makedev(254, 1) else _not_found(),
-        from_device_file=lambda _, path: nodes[os.path.basename(path)],
-    )
-    monkeypatch.setattr(module, "Devices", lookup, raising=False)
-    monkeypatch.setattr(module, "Context", object, raising=False)
-    monkeypatch.setattr(module, "DeviceNotFoundError", LookupError, raising=False)
-    monkeypatch.setitem(sys.modules, "pyudev", module)
-    return nodes
-
-
-def _not_found() -> Node:
-    raise LookupError("no such device")
-
-
-def test_everything_behind_the_root(udev: dict[str, Node]) -> None:
-    found, notes = blockdevices.behind(MountInfo(SYSROOT_LINE))
-    assert notes == []
-    assert [tuple(device) for device in found] == [
-        ("/dev/dm-1", "LVM", "vg-root\\x1b[2J", None, 0),
-        ("/dev/dm-0", "LUKS", "luks-root", False, 1),
-        ("/dev/md0", "RAID (raid1)", "", False, 2),
-        ("/dev/sda1", "partition", "root", True, 3),
-        ("/dev/sda", "disk", "Model a", False, 4),
-        ("/dev/sdb1", "partition", "root", True, 3),
-        ("/dev/sdb", "disk", "Model b", False, 4),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("attributes", "kind"),
-    [
-        ({"dm/uuid": "CRYPT-VERITY-1"}, "dm-verity"),
-        ({"dm/uuid": "CRYPT-PLAIN-x"}, "dm-crypt"),
-        ({"dm/uuid": "x"}, "device mapper"),
-        ({"loop/backing_file": "/a"}, "loop"),
-        ({}, "disk"),
-    ],
-)
-def test_kinds(attributes: dict[str, str], kind: str, tmp_path: Path) -> None:
-    node = Node(tmp_path, "x", "disk", attributes=attributes)
-    assert blockdevices._kind(node) == kind
-
-
-@pytest.mark.parametrize("name", ["DM_NAME", "ID_PART_ENTRY_NAME", "ID_MODEL", "ID_SERIAL"])
-def test_names_of_the_udev_database(name: str, tmp_path: Path) -> None:
-    node = Node(tmp_path, "x", "disk", properties={"ID_SERIAL": "last", name: "first"})
-    assert blockdevices._described(node, 0).model == "first"
-
-
-def test_empty_udev_database(udev: dict[str, Node]) -> None:
-    udev["sda1"].is_initialized = False
-    found, notes = blockdevices.behind(MountInfo(SYSROOT_LINE))
-    assert len(found) == 7
-    assert notes == ["the udev database has no entry for some devices"]
-
-
-def test_btrfs_is_found_by_name(udev: dict[str, Node]) -> None:
-    found, _ = blockdevices.behind(MountInfo("31 30 0:40 / /sysroot ro - btrfs /dev/sda1 ro"))
-    assert [device.node for device in found] == ["/dev/sda1", "/dev/sda"]
-
-
-def test_device_that_udev_does_not_know(udev: dict[str, Node]) -> None:
-    with pytest.raises(blockdevices.Unavailable, match="udev does not know the device of /sysroot: no such device"):
-        blockdevices.behind(MountInfo(SYSROOT_LINE.replace("254:1", "254:9")))
-
-
-def test_devices_that_stand_on_each_other_end(udev: dict[str, Node], tmp_path: Path) -> None:
-    (tmp_path / "sda" / "slaves" / "sda").mkdir(parents=True)
-    found, _ = blockdevices.behind(MountInfo("31 30 0:40 / /sysroot ro - btrfs /dev/sda ro"))
-    assert len(found) == 17
-
-
 # --- the schema, and the program as it is run
 
 
@@ -924,8 +734,8 @@ def test_schema_has_every_verdict() -> None:
 @pytest.mark.parametrize("verdict", verdicts.VERDICTS, ids=lambda v: v.name)
 def test_schema_takes_a_record_of_each_verdict(verdict: verdicts.Verdict) -> None:
     if verdict is not verdicts.VERIFIED:
-        record = report.Recorder().end(verdict, f"refused ({verdict.name}): x: y", verdict.hint)
-        assert errors(json.loads(json.dumps(record))) == []
+        record = of(Trail(), Ending(verdict, f"refused ({verdict.name}): x: y", verdict.hint))
+        assert errors(json.loads(json.dumps(as_json(record)))) == []
     assert errors(recorded()) == []
 
 

@@ -21,14 +21,12 @@ from pathlib import Path
 import pytest
 
 from bootseal.host import cli
-
-from .program import TREE, bootseal
+from unit.host.program import TREE, bootseal
 
 COMPLETIONS = TREE / "packaging/completions"
 FILES = {"bash": COMPLETIONS / "bootseal", "zsh": COMPLETIONS / "_bootseal", "fish": COMPLETIONS / "bootseal.fish"}
 GENERATE = runpy.run_path(str(COMPLETIONS / "generate.py"))
 MANUAL = TREE / "packaging/man/bootseal.8"
-
 in_each_shell = pytest.mark.parametrize("shell", FILES)
 
 
