@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Run the linters as tests. Each prints what it prints on the command line."""
+"""The linters, as tests. Each says what it would say on the command line."""
 
 import shutil
 import subprocess
@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.support import TREE
-
-from .test_rules import project_files
+from unit.support import TREE, project_files
 
 
 def clean(*command: str | Path) -> None:
@@ -50,5 +48,5 @@ def test_every_python_file_compiles_for_the_oldest_python() -> None:
 
 
 def test_reuse() -> None:
-    """Check the copyright and the licence of every file, see reuse.software."""
+    """Every file has a copyright and a licence, see reuse.software."""
     clean(sys.executable, "-m", "reuse", "lint")

@@ -16,7 +16,7 @@ import pytest
 
 from bootseal.host.initrd import confined
 from bootseal.linux import syscall
-from unit.support import PACKAGE, SERVICE, TREE
+from unit.support import PACKAGE, SERVICE, TREE, project_files
 
 BOOT_PATH = sorted(path for path in PACKAGE.rglob("*.py") if "host" not in path.relative_to(PACKAGE).parts)
 # What a module that has no folder of its own may import, but for each other where a set says so.
@@ -442,15 +442,6 @@ def test_no_test_looks_at_the_clock() -> None:
 
 
 # --- words that no file may hold
-
-
-def project_files() -> list[Path]:
-    """What git knows or would add."""
-    command = ["git", "-C", str(TREE), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("no git tree")
-    return [path for name in done.stdout.decode().split("\0") if name and (path := TREE / name).is_file()]
 
 
 def test_the_source_distribution_has_everything() -> None:

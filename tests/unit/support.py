@@ -395,3 +395,12 @@ def seen_boot(**changes: Any) -> Trail:
 
 def mounted(release: Release) -> Mounted:
     return Mounted(-1, "ro,verity=require", b"", b"", ("/etc", "/var", "/opt -> /var/opt"), release)
+
+
+def project_files() -> list[Path]:
+    """List the files that git knows or would add."""
+    command = ["git", "-C", str(TREE), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("no git tree")
+    return [path for name in done.stdout.decode().split("\0") if name and (path := TREE / name).is_file()]

@@ -20,11 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import guest
-import guest_qemu
-import guest_tree
-from demo import IMAGE, end_on_sigterm, make_key, sign
-from guest_cache import CHECKOUT, SCRIPTS, cached, digest_of, must_run, say, scratch
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
+from vm.demo import end_on_sigterm, make_key, sign
+from vm.harness import guest, qemu, tree
+from vm.harness.cache import CHECKOUT, SCRIPTS, cached, digest_of, must_run, say, scratch
+from vm.harness.parse import sections
+from vm.harness.signed import IMAGE
 
 SUITE = "forky"
 LARGE = "large.cfs"
@@ -34,7 +35,7 @@ SERVICES = {"bootseal": OURS, "ostree": PEER}
 PROPERTIES = "Id,InactiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic,CPUUsageNSec,MemoryPeak"
 PROPERTIES += ",ExecMainStartTimestampMonotonic,ExecMainExitTimestampMonotonic"
 
-# PID 1 forgets the times of the initrd's units when it switches the root: they are asked for before.
+# PID 1 forgets the times of the initrd's units when it switches the root, so this unit asks before.
 UNIT = """[Unit]
 DefaultDependencies=no
 After=initrd-root-fs.target
@@ -105,19 +106,19 @@ class Bench:
 
 
 def large_image() -> Path:
-    """The composefs image of such a system with many more files, made by ostree; nobody reads their objects."""
-    base = guest_tree.base_tree(SUITE)
+    """Make the composefs image of such a system with many more files, whose objects no boot reads."""
+    base = tree.base_tree(SUITE)
 
     def build(path: Path) -> None:
         with scratch() as work:
             aids = work / "aids"
             shutil.copytree(SCRIPTS / "tree", aids, symlinks=True)
-            (aids / "usr/lib/bootseal-test/guest-exit").write_bytes(guest_tree.guest_exit())
+            (aids / "usr/lib/bootseal-test/guest-exit").write_bytes(tree.guest_exit())
             for directory in (aids / f"usr/share/bench/{number}" for number in range(DIRECTORIES)):
                 directory.mkdir(parents=True)
                 for number in range(FILES):
                     (directory / f"{number:x<{NAME}}").touch()
-            must_run("os.sh", base, aids, work / "tree", *guest_tree.packages().glob("*.deb"))
+            must_run("os.sh", base, aids, work / "tree", *tree.packages().glob("*.deb"))
             must_run("deploy.sh", base, work / "tree", work / "deployment", work / "view")
             shutil.copy(work / "deployment/image.cfs", path / LARGE)
 
@@ -127,7 +128,7 @@ def large_image() -> Path:
 
 
 def prepare(work: Path) -> Bench:
-    """Build all that is booted."""
+    """Build everything that is booted."""
     make_key(work)
     large = large_image()
     image = guest.image(SUITE, files={LARGE: large.read_bytes()}, commands=f"fsverity enable {LARGE}\n")
@@ -145,15 +146,12 @@ def prepare(work: Path) -> Bench:
 
 
 def initrd(modules: str, work: Path) -> Path:
-    """An initrd by dracut, all alike but for the one module."""
-    made = guest.initrd(SUITE, modules, keys=[work / "demo.pem"] if modules == "bootseal" else [])
-    if made.status:
-        raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
-    return made.path
+    """Build an initrd by dracut; all differ in one module only."""
+    return guest.initrd(SUITE, modules, keys=[work / "demo.pem"] if modules == "bootseal" else []).built()
 
 
 def measure(bench: Bench, case: Case) -> Figures:
-    """Boot it, to the end of the initrd's work."""
+    """Boot a case to the end of the initrd's work."""
     files = {**INITRD_FILES, "etc/bootseal/bootseal.conf": f"[Enroll]\nMethod={case.method}\n".encode()}
     result = guest.boot(
         bench.image,
@@ -172,7 +170,7 @@ def measure(bench: Bench, case: Case) -> Figures:
 
 
 def figures(result: guest.Result, service: str) -> Figures:
-    """What systemd said of the units, and boot.json."""
+    """Read what systemd said of the units, and boot.json."""
     shown, _, record = result.report.partition("boot.json:\n")
     blocks = (dict(line.split("=", 1) for line in block.splitlines()) for block in shown.strip().split("\n\n"))
     units = {block["Id"]: block for block in blocks}
@@ -196,7 +194,7 @@ def figures(result: guest.Result, service: str) -> Figures:
 
 
 def measure_all(bench: Bench) -> dict[str, Figures]:
-    """Two boots at a time; the later boot of `fsverity` needs the disk that the first one left."""
+    """Run two boots at a time; the later boot of `fsverity` needs the disk that the first one left."""
     normal, large = bench.normal, bench.large
     cases = [
         Case("ostree-prepare-root", normal, "ostree"),
@@ -207,7 +205,7 @@ def measure_all(bench: Bench) -> dict[str, Figures]:
         Case("bootseal, keyring, large image", large),
         Case("bootseal, fsverity, first boot, large image", large, method="fsverity"),
     ]
-    with ThreadPoolExecutor(guest_qemu.SLOTS) as pool:
+    with ThreadPoolExecutor(qemu.SLOTS) as pool:
         measured = pool.map(lambda case: measure(bench, case), cases)  # that cancels what is left when one of them fails
         found = {case.title: this for case, this in zip(cases, measured, strict=True)}
     first = found["bootseal, fsverity, first boot"].overlay
@@ -240,14 +238,14 @@ print(time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_
 
 
 def digesting(command: Sequence[str | Path]) -> Digesting:
-    """Runs it several times; the file is in the cache after the first."""
+    """Run a command several times; after the first, the file is in the cache."""
     line = [sys.executable, "-ISc", _MEASURE, *map(str, command)]
     runs = [subprocess.check_output(line, text=True).split() for _ in range(_DIGEST_ROUNDS)]
     return Digesting(min(float(seconds) for seconds, _ in runs), max(int(memory) for _, memory in runs))
 
 
 def digest_table(work: Path) -> str:
-    """`bootseal sign` up to the bytes to be signed, beside `fsverity digest`, on this machine and without its emulation."""
+    """Compare `bootseal sign` up to the bytes to be signed with `fsverity digest`, without emulation."""
     rows = [("digest, this machine", "fsverity s", "bootseal s", "ratio", "peak MiB")]
     for size in SIZES_MIB:
         file = work / f"{size}.cfs"
@@ -262,45 +260,11 @@ def digest_table(work: Path) -> str:
     return table(rows)
 
 
-# The deployment nine times more, with hard links; a boot entry for each; and either one initrd for all, or one for each.
-VERIFY_SCRIPT = """
-mkdir /run/target
-mount /dev/disk/by-id/virtio-target /run/target
-cd /run/target
-mount -t tmpfs tmpfs boot
-mkdir -p boot/loader/entries
-first=$(ls -d ostree/deploy/guest/deploy/*.0)
-kernel=$(uname -r)
-kargs=/ostree/boot.1/guest/bench
-mkdir -p ostree/boot.1.1/guest/bench
-for n in 0 1 2 3 4 5 6 7 8 9; do
-    home=$first
-    if test $n != 0; then
-        home=ostree/deploy/guest/deploy/${n}111111111111111111111111111111111111111111111111111111111111111.0
-        mkdir -p "$home/etc" "$home/usr/lib/modules/$kernel"
-        ln "$first"/.ostree.cfs* "$home"
-        ln "$first/usr/lib/modules/$kernel/config" "$home/usr/lib/modules/$kernel"
-    fi
-    ln -s "../../../../$home" ostree/boot.1.1/guest/bench/$n
-    cp /dev/disk/by-id/virtio-initrd boot/initrd-$n
-    printf 'version %s\noptions ostree=%s/%s\ninitrd /initrd-%s\n' $n $kargs $n $n >boot/loader/entries/own-$n.conf
-done
-bench() {
-    echo "=== $1"
-    for round in 1 2; do
-        start=$(date +%s%N)
-        bootseal verify --all --sysroot /run/target --json=short
-        echo "milliseconds $((($(date +%s%N) - start) / 1000000))"
-    done
-}
-bench own
-sed -i 's,^initrd .*,initrd /initrd-0,' boot/loader/entries/*
-bench shared
-"""
+VERIFY_SCRIPT = (SCRIPTS / "verify-all.sh").read_text()
 
 
 def verify_line(bench: Bench, work: Path) -> str:
-    """`verify --all` of ten deployments, in the guest's time, the second of two runs."""
+    """Measure `verify --all` of ten deployments in the guest's time, the second of two runs."""
     initrd = guest.with_files(bench.initrds["bootseal"], {}, work / "initrd-disk")
     disks = [
         guest.Disk(guest.overlay(bench.normal, work / "target.qcow2"), "qcow2", "target"),
@@ -313,7 +277,7 @@ def verify_line(bench: Bench, work: Path) -> str:
         append="quiet fsck.mode=skip",
         disks=disks,
         script=VERIFY_SCRIPT,
-        timeout=guest_qemu.LONG,
+        timeout=qemu.LONG,
         title="verify --all",
     )
     if result.status != guest.PASSED:
@@ -322,9 +286,9 @@ def verify_line(bench: Bench, work: Path) -> str:
 
 
 def verify_text(report: str) -> str:
-    """The two figures; that all were verified is checked first."""
+    """Read both figures, after checking that all deployments were verified."""
     figures = []
-    for section in report.split("=== ")[1:]:
+    for section in sections(report).values():
         *_, records, last = section.splitlines()
         verdicts = [record["verdict"] for record in json.loads(records)]
         if verdicts != ["verified"] * DEPLOYMENTS:
@@ -367,7 +331,7 @@ def verify_here_line(bench: Bench, work: Path) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns, the first one to the left."""
+    """Align columns, the first one to the left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -377,7 +341,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def times_table(found: Mapping[str, Figures]) -> str:
-    """Each boot beside the peer's on the same image."""
+    """Show each boot beside the peer's on the same image."""
     rows = [("", "unit ms", "ratio", "CPU ms", "mount to target ms", "ratio", "last look ms", "peak MiB", "bytes written")]
     for title, this in found.items():
         peer = found["ostree-prepare-root, large image" if "large" in title else "ostree-prepare-root"]
@@ -388,7 +352,7 @@ def times_table(found: Mapping[str, Figures]) -> str:
 
 
 def stages_table(found: Mapping[str, Figures]) -> str:
-    """Our own stages; the rest is the interpreter's start, its imports and its end."""
+    """Show our own stages; the rest is the interpreter's start, its imports and its end."""
     ours = {title: this for title, this in found.items() if this.stages}
     names = list(next(iter(ours.values())).stages)
     rows = [("stage, ms", *names, "rest")]
@@ -399,7 +363,7 @@ def stages_table(found: Mapping[str, Figures]) -> str:
 
 
 def sizes_table(initrds: Mapping[str, Path]) -> str:
-    """Whole initrds: dracut's first, uncompressed archive (kernel modules that are compressed already) and the rest."""
+    """Show whole initrds: dracut's first, uncompressed archive (compressed kernel modules) and the rest."""
     size = {name: path.stat().st_size for name, path in initrds.items()}
     peer = size["ostree"] - size["plain"]
     rows = [("initrd, zstd", "bytes", "added", "ratio")]
@@ -410,7 +374,7 @@ def sizes_table(initrds: Mapping[str, Path]) -> str:
 
 
 def report(bench: Bench, found: Mapping[str, Figures], program: Sequence[str]) -> str:
-    """All of it, for people."""
+    """Put everything together."""
     large = found["bootseal, keyring, large image"].wall / found["bootseal, keyring"].wall
     kernel = bench.image.kernel.name.removeprefix("vmlinuz-")
     return "\n\n".join(

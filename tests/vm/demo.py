@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import guest
-import guest_cache
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
+from vm.harness import cache, guest
+from vm.harness.cache import output_of, scratch
+from vm.harness.parse import sections
+from vm.harness.signed import DIGEST, IMAGE, SIGNATURE
 
 SUITE = "forky"
-IMAGE = ".ostree.cfs"
 SIGNER = "bootseal demo key"
 ALTERED = "An operating system that nobody signed"
 
@@ -36,7 +37,7 @@ echo 'ID=altered' >>/altered/usr/lib/os-release
 ostree --repo=/mnt/ostree/repo commit --branch=altered --tree=ref=guest --tree=dir=/altered
 ostree --repo=/mnt/ostree/repo checkout --composefs altered /mnt/altered.cfs
 fsverity measure /mnt/altered.cfs
-"""  # that checkout enables fs-verity, too
+"""  # that checkout also enables fs-verity
 
 FIRST_BOOT = """
 echo '=== systemctl status bootseal'
@@ -82,7 +83,7 @@ class Show:
         self._colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._start = time.monotonic()
         self._number = 0
-        guest_cache.say = self.progress
+        cache.say = self.progress
         self._durations: list[tuple[str, float]] = []
         self._checks: list[tuple[str, bool]] = []
 
@@ -93,13 +94,13 @@ class Show:
         print(text, flush=True)
 
     def progress(self, line: str) -> None:
-        """What the harness begins to do; how long it took is said for the whole step."""
+        """Show what the harness begins to do; the whole step shows how long it took."""
         if line.endswith("..."):
             self.line(self._styled("2", f"   {line.removeprefix('guest: ')}"))
 
     @contextmanager
     def step(self, title: str, why: str) -> Iterator[None]:
-        """A numbered heading, and how long it took."""
+        """Show a numbered heading, and afterwards how long the step took."""
         self._number += 1
         self.line("\n" + self._styled("1", f"{self._number}. {title}"))
         self.line(f"   {why}")
@@ -109,23 +110,23 @@ class Show:
         self.line(self._styled("2", f"   ({self._durations[-1][1]:.1f} s)"))
 
     def block(self, title: str, text: str) -> None:
-        """Something that a program said, word for word."""
+        """Show word for word what a program said."""
         self.line("   " + self._styled("36", title))
         for line in text.strip("\n").splitlines():
             self.line(f"     | {line}")
 
     def check(self, what: str, *, seen: bool) -> None:
-        """Something that has to be seen for the demo to have succeeded."""
+        """Note something that must be seen for the demo to succeed."""
         self._checks.append((what, seen))
         if not seen:
             self.line(self._styled("1;31", f"   NOT SEEN: {what}"))
 
     def missed(self) -> list[str]:
-        """What should have been seen by now and was not."""
+        """List what should have been seen by now and was not."""
         return [what for what, seen in self._checks if not seen]
 
     def end(self) -> int:
-        """The summary; the exit status."""
+        """Show the summary and return the exit status."""
         self.line("\n" + self._styled("1", "Summary"))
         for title, seconds in self._durations:
             self.line(f"   {seconds:6.1f} s  {title}")
@@ -148,32 +149,24 @@ class Sealed:
     digest: str
 
 
-def run(*command: str | Path) -> str:
-    """The output of a program, which must succeed."""
-    result = subprocess.run([str(word) for word in command], check=False, capture_output=True, text=True)
-    if result.returncode:
-        raise guest.GuestError(f"{command[0]} failed:\n{result.stderr}")
-    return result.stdout
-
-
 def make_key(work: Path) -> None:
-    """A signing key and its certificate in `work`."""
+    """Make a signing key and its certificate in `work`."""
     extensions = ("-addext", "keyUsage=critical,digitalSignature", "-addext", "basicConstraints=critical,CA:FALSE")
     kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", f"/CN={SIGNER}")
-    run("openssl", "req", "-x509", *kind, *extensions, "-keyout", work / "demo.key", "-out", work / "demo.pem")
+    output_of("openssl", "req", "-x509", *kind, *extensions, "-keyout", work / "demo.key", "-out", work / "demo.pem")
 
 
 def sign(cfs: Path, work: Path) -> dict[str, bytes]:
-    """What belongs beside an image, signed with the key in `work`."""
-    digest = run("fsverity", "digest", "--compact", cfs).strip()
+    """Make what belongs beside an image, signed with the key in `work`."""
+    digest = output_of("fsverity", "digest", "--compact", cfs).strip()
     (work / "digest").write_bytes(bytes.fromhex(digest))
     key, certificate = work / "demo.key", work / "demo.pem"
-    run("fsverity", "sign", work / "digest", work / "sig", f"--key={key}", f"--cert={certificate}")
-    return {f"{IMAGE}.digest": (work / "digest").read_bytes(), f"{IMAGE}.sig": (work / "sig").read_bytes()}
+    output_of("fsverity", "sign", work / "digest", work / "sig", f"--key={key}", f"--cert={certificate}")
+    return {DIGEST: (work / "digest").read_bytes(), SIGNATURE: (work / "sig").read_bytes()}
 
 
 def build(show: Show, work: Path) -> Sealed:
-    """From Debian packages to a signed disk and its initrd."""
+    """Build a signed disk and its initrd from Debian packages."""
     with show.step("A small operating system", f"Debian {SUITE}, from packages, and bootseal's own packages."):
         guest.os_tree(SUITE)
         show.line(f"   {guest.kernel(SUITE).name}")
@@ -191,30 +184,22 @@ def build(show: Show, work: Path) -> Sealed:
         signed = sign(deployed.cfs, work)
         beside = {f"{deployed.path}/{name}": content for name, content in signed.items()}
         disk = guest.replace_files(image.disk, beside, work / "disk.raw")
-        digest = signed[f"{IMAGE}.digest"].hex()
+        digest = signed[DIGEST].hex()
         show.line(f"   sha256:{digest}")
         show.line("   " + ", ".join(f"{name} ({len(content)} bytes)" for name, content in signed.items()))
     with show.step("Initrd", "dracut with the module 'bootseal', that certificate, and [Enroll] Method=fsverity."):
-        made = guest.initrd(SUITE, "bootseal", keys=[work / "demo.pem"], conf="[Enroll]\nMethod=fsverity\n")
-        if made.status:
-            raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
-        show.line(f"   {made.path.stat().st_size:,} bytes")
-    return Sealed(image, disk, made.path, digest)
-
-
-def sections(report: str) -> dict[str, str]:
-    """What the commands in the guest said, by their '=== ' titles."""
-    parts = re.split(r"^=== (.*)\n", report, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+        made = guest.initrd(SUITE, "bootseal", keys=[work / "demo.pem"], conf="[Enroll]\nMethod=fsverity\n").built()
+        show.line(f"   {made.stat().st_size:,} bytes")
+    return Sealed(image, disk, made, digest)
 
 
 def console_lines(console: str) -> list[str]:
-    """Our lines on the console, without systemd's cursor movements before them."""
+    """Find our lines on the console, without systemd's cursor movements before them."""
     return re.findall(r"bootseal: (?:verified|refused|hint|note)\b.*", console)
 
 
 def ended(show: Show, result: guest.Result, status: int, what: str) -> None:
-    """The guest itself must have ended with the agreed status; otherwise show where it stopped."""
+    """Check that the guest ended with the agreed status; otherwise show where it stopped."""
     show.check(f"{what} (agreed exit status {status} from inside)", seen=result.status == status)
     if result.status != status:
         tail = "\n".join([*result.console.splitlines()[-25:], *result.report.splitlines()[-25:]])
@@ -222,7 +207,7 @@ def ended(show: Show, result: guest.Result, status: int, what: str) -> None:
 
 
 def record_of(said: dict[str, str]) -> Record:
-    """boot.json; empty if the guest did not print one."""
+    """Read boot.json, empty if the guest did not print it."""
     try:
         record = json.loads(said.get("cat /run/bootseal/boot.json", ""))
     except ValueError:
@@ -231,7 +216,7 @@ def record_of(said: dict[str, str]) -> Record:
 
 
 def first_boot(show: Show, sealed: Sealed) -> Path:
-    """Returns the disk as that boot left it."""
+    """Boot, and return the disk as that boot left it."""
     why = "The initrd verifies the signature, enrolls it in the kernel, mounts the image; then the system starts."
     with show.step("First boot", why):
         result = guest.boot(sealed.image, sealed.initrd, disk=sealed.disk, script=FIRST_BOOT, title="first boot")
@@ -265,7 +250,7 @@ def _enrolled(enrollment: Record, *, first: bool) -> bool:
 
 
 def second_boot(show: Show, sealed: Sealed, disk: Path) -> None:
-    """Boots again, and ends with the image swapped."""
+    """Boot again, and swap the image at the end."""
     why = "The same disk: enrolled already, verified again. Then root swaps the image for the other one."
     with show.step("Second boot, and an attack", why):
         script = SECOND_BOOT.replace("DEPLOYMENT", sealed.image.deployment.path)
@@ -282,12 +267,12 @@ def second_boot(show: Show, sealed: Sealed, disk: Path) -> None:
     show.check("second boot: verified, same digest", seen=_is_verified(record, sealed) and bool(lines))
     show.check("second boot: enrolled before, nothing written", seen=_enrolled(enrollment, first=False))
     swap = re.findall(r"sha256:([0-9a-f]{64}) ", said.get("the swap", ""))
-    show.check("the other image is valid and has fs-verity, too", seen=len(swap) == 3 and swap[0] == sealed.digest)
+    show.check("the other image is valid and has fs-verity", seen=len(swap) == 3 and swap[0] == sealed.digest)
     show.check("it stands in the place of the signed one", seen=len(swap) == 3 and swap[2] == swap[1] != sealed.digest)
 
 
 def refused_boot(show: Show, sealed: Sealed, disk: Path) -> None:
-    """The swapped image must not boot."""
+    """Check that the swapped image does not boot."""
     why = "The image is a valid one; its fs-verity digest is not the signed one. Nothing of it may be mounted."
     with show.step("Boot with the swapped image", why):
         script = "echo '=== mounts'\ngrep ' /sysroot' /proc/self/mountinfo\n"
@@ -300,24 +285,24 @@ def refused_boot(show: Show, sealed: Sealed, disk: Path) -> None:
     show.check("console: refused (image-mismatch), naming the image", seen=refusal.endswith(f"/{IMAGE}"))
     hint = any(line.startswith("bootseal: hint: ") for line in lines)
     show.check("console: a second line says what to do", seen=hint)
-    physical = mounts.count("\n") == 1 and " - ext4 /dev/vda " in mounts
+    physical = len(mounts.splitlines()) == 1 and " - ext4 /dev/vda " in mounts
     show.check("nothing but the physical root is mounted", seen=physical)
     show.check("boot.json: the same verdict", seen='"verdict": "image-mismatch"' in result.report)
     show.check("no switch to the altered system", seen="guest: booted" not in result.console)
 
 
 def end_on_sigterm() -> None:
-    """As on an interrupt: QEMU is ended and temporary files are removed."""
+    """Treat SIGTERM as an interrupt: end QEMU and remove temporary files."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
 
 
 def demo() -> int:
-    """All steps; the exit status."""
+    """Run all steps and return the exit status."""
     end_on_sigterm()
     show = Show()
     show.line("bootseal demo: a root filesystem that boots only if its digest is signed by a key in the initrd")
     show.line("(no virtualization is used: guests are emulated, and some tens of times slower than a real machine)")
-    with guest_cache.scratch() as work:
+    with scratch() as work:
         sealed = build(show, work)
         disk = first_boot(show, sealed)
         for boot in (second_boot, refused_boot):

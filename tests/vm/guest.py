@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Real operating systems in QEMU for tests, demo and benchmark: everything that they import is here.
+"""Build and boot the guests of the tests.
 
 guest.py build SUITE...   make the trees, the disk and an initrd
 guest.py boot SUITE       boot to multi-user; the exit status is the guest's (123: passed)
@@ -15,63 +15,37 @@ import subprocess
 import sys
 from pathlib import Path
 
-from guest_boot import Result, boot, overlay_written, shell_command
-from guest_cache import GuestError, cache_dir, clean, step
-from guest_cpio import Content, Symlink, archive, with_files
-from guest_disk import (
-    Deployment,
-    Image,
-    Signer,
-    copy_disk,
-    debugfs,
-    deployment,
-    flip_byte,
-    image,
-    mutate,
-    replace_files,
-)
-from guest_qemu import FAILED, PASSED, REFUSED, Disk, bytes_written, overlay
-from guest_tree import SUITES, Initrd, base_tree, initrd, kernel, os_tree
-
-__all__ = [
-    "FAILED", "PASSED", "REFUSED", "SUITES", "Content", "Deployment", "Disk", "GuestError", "Image", "Initrd", "Result",
-    "Signer", "Symlink", "archive", "base_tree", "boot", "bytes_written", "cache_dir", "clean", "copy_disk", "debugfs",
-    "deployment", "flip_byte", "image", "initrd", "kernel", "mutate", "os_tree", "overlay", "overlay_written",
-    "replace_files", "shell_command", "step", "with_files",
-]  # fmt: skip
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
+from vm.harness import guest, signed
+from vm.harness.cache import clean
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=("build", "boot", "shell", "clean"))
-    parser.add_argument("suite", nargs="*", choices=SUITES, metavar="SUITE")
+    parser.add_argument("suite", nargs="*", choices=guest.SUITES, metavar="SUITE")
     parser.add_argument("--modules", default="bootseal", choices=("bootseal", "ostree", "plain"))
     parser.add_argument("--fs", default="ext4", choices=("ext4", "btrfs"))
     parser.add_argument("--append", default="", help="more kernel arguments")
     return parser
 
 
-def _built(options: argparse.Namespace, suite: str) -> tuple[Image, Path]:
-    """Disk and initrd; for bootseal the disk is signed, and the certificate is in the initrd."""
+def _built(options: argparse.Namespace, suite: str) -> tuple[guest.Image, Path]:
+    """Build disk and initrd; for bootseal, sign the disk and put the certificate into the initrd."""
     if options.modules == "bootseal":
-        import support  # which imports this module
-
-        return support.image(suite, options.fs), support.initrd(suite)
-    made = initrd(suite, options.modules)
-    if made.status:
-        raise GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
-    return image(suite, options.fs), made.path
+        return signed.image(suite, options.fs), signed.initrd(suite)
+    return guest.image(suite, options.fs), guest.initrd(suite, options.modules).built()
 
 
 def _run(options: argparse.Namespace, suite: str) -> int:
     disk, initrd_ = _built(options, suite)
     if options.verb == "boot":
-        result = boot(disk, initrd_, append=options.append, script="uname -r\nfindmnt /\n", title=f"boot of {suite}")
+        result = guest.boot(disk, initrd_, append=options.append, script="uname -r\nfindmnt /\n", title=f"boot of {suite}")
         print(result.console, result.report, sep="\n")
         print(f"guest: {suite}: {result.ended}, status {result.status}, {result.seconds:.0f} s", file=sys.stderr)
         return result.status
     if options.verb == "shell":
-        return subprocess.run(shell_command(disk, initrd_, options.append), check=False).returncode
+        return subprocess.run(guest.shell_command(disk, initrd_, options.append), check=False).returncode
     print(disk.disk, disk.kernel, initrd_, sep="\n")
     return 0
 
@@ -82,12 +56,12 @@ def main() -> int:
     if options.verb == "clean":
         clean()
         return 0
-    statuses = [_run(options, suite) for suite in options.suite or SUITES]
+    statuses = [_run(options, suite) for suite in options.suite or guest.SUITES]
     return statuses[0] if len(set(statuses)) == 1 else 1
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except GuestError as error:
+    except guest.GuestError as error:
         sys.exit(f"guest: {error}")

@@ -7,16 +7,15 @@ import re
 from typing import Any
 
 import pytest
-import support
-from support import Job
-from support_boot import Boots, Chain, Inside
 
 import bootseal
 from bootseal import verdicts
+from vm.chains import Boots, Chain, Inside
+from vm.harness import parse, signed
+from vm.harness.cache import output_of
+from vm.harness.jobs import Job
 
-pytest_plugins = ["background"]
-
-# What the first boot with `fsverity` may write, bytes. btrfs copies its metadata trees up to their roots, each block twice.
+# Bytes that the first boot with `fsverity` may write. btrfs copies its metadata trees up to their roots, each block twice.
 LIMITS = {"ext4": 128 * 1024, "btrfs": 1024 * 1024}
 STAGES = {"configuration", "keyring", "locate", "verify", "enroll", "mount"}
 TRANSIENT_ETC = "[composefs]\nenabled=verity\n[etc]\ntransient=true\n[sysroot]\nreadonly=false\n"
@@ -56,12 +55,12 @@ def signer_algorithm(kind: str) -> str:
 @chains()
 def test_the_unit_is_active_with_its_status(job: Job[Boots]) -> None:
     for inside in job.result().inside:
-        assert inside.said["active"] == "active"
-        assert inside.properties["ActiveState"] == "active"
-        assert inside.properties["SubState"] == "exited"
-        assert inside.properties["Result"] == "success"
-        assert inside.properties["StatusText"] == inside.record["message"]
-        assert inside.said["failed"] == ""
+        assert inside["active"] == "active"
+        assert inside.unit()["ActiveState"] == "active"
+        assert inside.unit()["SubState"] == "exited"
+        assert inside.unit()["Result"] == "success"
+        assert inside.unit()["StatusText"] == inside.record["message"]
+        assert inside["failed"] == ""
 
 
 @chains()
@@ -80,7 +79,7 @@ def test_the_record_says_what_was_booted(job: Job[Boots]) -> None:
         assert (record["version"], record["verdict"], record["bootseal"]) == (1, "verified", bootseal.__version__)
         assert record["message"].startswith("verified ")
         assert "hint" not in record
-        assert [record["kernel"], record["boot_id"]] == inside.said["kernel"].split()
+        assert [record["kernel"], record["boot_id"]] == inside["kernel"].split()
         assert record["deployment"] == {
             "layout": "ostree",
             "stateroot": "guest",
@@ -89,9 +88,9 @@ def test_the_record_says_what_was_booted(job: Job[Boots]) -> None:
             "path": deployment.path,
         }
         assert record["image"] == {
-            "path": f"/sysroot/{deployment.path}/{support.IMAGE}",
+            "path": f"/sysroot/{deployment.path}/{signed.IMAGE}",
             "algorithm": boots.chain.algorithm,
-            "digest": boots.beside[support.DIGEST].hex(),
+            "digest": boots.beside[signed.DIGEST].hex(),
             "size": deployment.cfs.stat().st_size,
             **release_of(inside),
         }
@@ -100,20 +99,20 @@ def test_the_record_says_what_was_booted(job: Job[Boots]) -> None:
 
 
 def release_of(inside: Inside) -> dict[str, str]:
-    """Name and version of the image, as a shell in the guest reads them: Debian testing has no version."""
-    return dict(zip(("id", "version"), inside.said["release"].split(), strict=False))
+    """Return name and version of the image as a shell reads them: Debian testing has no version."""
+    return dict(zip(("id", "version"), inside["release"].split(), strict=False))
 
 
 @chains()
 def test_the_image_is_named_by_what_the_digest_covers(job: Job[Boots]) -> None:
-    """Not by stateroot and checksum, nor by the /etc/os-release that the boot before left on the disk."""
+    """Stateroot, checksum and the disk's /etc/os-release say something else."""
     boots = job.result()
     for inside in boots.inside:
         name = " ".join(release_of(inside).values())
         assert name == {"forky": "debian", "trixie": "debian 13"}[boots.chain.suite]
         first = f"verified {name} {boots.chain.algorithm}:{inside.record['image']['digest'][:12]} ("
         on_disk = f"deployment guest/{boots.image.deployment.checksum[:12]}.0, as the disk names it), signed by "
-        assert inside.properties["StatusText"].startswith(first + on_disk)
+        assert inside.unit()["StatusText"].startswith(first + on_disk)
 
 
 @chains()
@@ -121,7 +120,7 @@ def test_the_record_names_the_signer(job: Job[Boots]) -> None:
     boots = job.result()
     certificate = boots.key.certificate
     fields = ("-noout", "-serial", "-fingerprint", "-sha256")
-    serial, fingerprint = support.run("openssl", "x509", "-in", certificate, *fields).split("\n")[:2]
+    serial, fingerprint = output_of("openssl", "x509", "-in", certificate, *fields).split("\n")[:2]
     for inside in boots.inside:
         signature = dict(inside.record["signature"])
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", signature.pop("not_before"))
@@ -141,7 +140,7 @@ def test_the_record_says_what_is_covered(job: Job[Boots]) -> None:
     etc = [] if boots.chain.root == TRANSIENT_ETC else ["/etc"]
     for inside in boots.inside:
         record = inside.record
-        link = f"/opt -> /{inside.said['opt']}"
+        link = f"/opt -> /{inside['opt']}"
         assert record["not_covered"] == [*etc, "/var", "/boot", link, "initrd", "kernel command line"]
         assert (record["keyring"]["certificates"], record["keyring"]["sealed"]) == (1, True)
         assert "verity=require" in record["mount"]["options"].split(",")
@@ -152,20 +151,20 @@ def test_the_record_says_what_is_covered(job: Job[Boots]) -> None:
 def test_the_journal_has_one_entry_with_all_fields(job: Job[Boots]) -> None:
     boots = job.result()
     for inside in boots.inside:
-        (entry,) = support.json_lines(inside.said["journal"])
+        (entry,) = parse.json_lines(inside["journal"])
         ours = {name: value for name, value in entry.items() if name.startswith("BOOTSEAL_")}
         assert ours == {
             "BOOTSEAL_VERDICT": "verified",
             "BOOTSEAL_IMAGE": " ".join(release_of(inside).values()),
             "BOOTSEAL_DEPLOYMENT": boots.directory,
-            "BOOTSEAL_DIGEST": f"{boots.chain.algorithm}:{boots.beside[support.DIGEST].hex()}",
+            "BOOTSEAL_DIGEST": f"{boots.chain.algorithm}:{boots.beside[signed.DIGEST].hex()}",
             "BOOTSEAL_SIGNER": f"CN=guest {boots.chain.kind}",
             "BOOTSEAL_ENROLL": boots.chain.method,
         }
         assert entry["MESSAGE"] == inside.record["message"]
         assert entry["MESSAGE_ID"] == verdicts.VERIFIED.message_id
         assert entry["_UID"] == "0"
-        assert "See bootseal.service(8)." in inside.said["catalog"]
+        assert "See bootseal.service(8)." in inside["catalog"]
 
 
 @chains()
@@ -173,28 +172,28 @@ def test_the_root_is_the_signed_image_and_nothing_else(job: Job[Boots]) -> None:
     boots = job.result()
     for inside in boots.inside:
         for section, prefix in (("initrd_mounts", "/sysroot"), ("mounts", "")):
-            root = inside.mounts(section)[prefix or "/"]
-            assert (root.fstype, root.source) == ("overlay", f"composefs:{boots.beside[support.DIGEST].hex()}")
+            root = inside.topmost(section)[prefix or "/"]
+            assert (root.fstype, root.source) == ("overlay", f"composefs:{boots.beside[signed.DIGEST].hex()}")
             assert {"verity=require", "metacopy=on"} <= set(root.super_options)
-            sysroot = inside.mounts(section)[f"{prefix}/sysroot"]
+            sysroot = inside.topmost(section)[f"{prefix}/sysroot"]
             assert (sysroot.root, sysroot.source) == ("/", "/dev/vda")
             assert sysroot.options[0] == ("rw" if boots.chain.root == TRANSIENT_ETC else "ro")
-            var = inside.mounts(section)[f"{prefix}/var"]
+            var = inside.topmost(section)[f"{prefix}/var"]
             assert (var.root, var.options[0]) == ("/ostree/deploy/guest/var", "rw")
-        assert inside.said["object"] == "TTTTTTTT"
+        assert inside["object"] == "TTTTTTTT"
 
 
 @chains()
 def test_nobody_mounted_anything_over_usr(job: Job[Boots]) -> None:
     for inside in job.result().inside:
-        assert [target for target in inside.mounts() if target.startswith("/usr")] == []
+        assert [m for m in inside.mounts() if m.target.startswith("/usr")] == []
 
 
 @chains()
 def test_etc_is_the_deployments_or_transient(job: Job[Boots]) -> None:
     boots = job.result()
     for inside in boots.inside:
-        etc = inside.mounts()["/etc"]
+        etc = inside.topmost()["/etc"]
         if boots.chain.root == TRANSIENT_ETC:
             assert etc.fstype == "overlay"
         else:
@@ -206,10 +205,10 @@ def test_etc_is_the_deployments_or_transient(job: Job[Boots]) -> None:
 def test_usr_is_read_only_unless_transient(job: Job[Boots]) -> None:
     boots = job.result()
     for inside in boots.inside:
-        assert inside.mounts()["/"].options[0] == ("rw" if boots.chain.root == TRANSIENT_ROOT else "ro")
+        assert inside.topmost()["/"].options[0] == ("rw" if boots.chain.root == TRANSIENT_ROOT else "ro")
         refused = "" if boots.chain.root == TRANSIENT_ROOT else "Read-only file system"
-        assert refused in inside.said["write_usr"]
-        assert bool(refused) == bool(inside.said["write_usr"])
+        assert refused in inside["write_usr"]
+        assert bool(refused) == bool(inside["write_usr"])
 
 
 @chains()
@@ -217,37 +216,37 @@ def test_state_survives_where_it_should(job: Job[Boots]) -> None:
     boots = job.result()
     for inside in boots.inside:
         places = 1 if boots.chain.root == TRANSIENT_ETC else 2
-        assert inside.said["marks"].splitlines().count("mark") == places * (inside.number - 1)
+        assert inside["marks"].splitlines().count("mark") == places * (inside.number - 1)
 
 
 @chains()
 def test_the_superblock_is_as_it_was(job: Job[Boots]) -> None:
     boots = job.result()
     for inside in boots.inside:
-        sysroot = inside.mounts("initrd_mounts")["/sysroot/sysroot"]
+        sysroot = inside.topmost("initrd_mounts")["/sysroot/sysroot"]
         assert sysroot.super_options[0] == ("rw" if boots.chain.rw else "ro")
 
 
 @chains()
 def test_nothing_of_ours_is_left_over(job: Job[Boots]) -> None:
     for inside in job.result().inside:
-        left = {line for line in inside.said["run"].splitlines() if line.startswith("/run/bootseal")}
+        left = {line for line in inside["run"].splitlines() if line.startswith("/run/bootseal")}
         assert left == {"/run/bootseal", "/run/bootseal/attached", "/run/bootseal/boot.json"}
         for section in ("initrd_mounts", "mounts"):
-            assert [t for t, m in inside.mounts(section).items() if m.fstype == "erofs" or t.startswith("/run/bootseal")] == []
+            assert [m for m in inside.mounts(section) if m.fstype == "erofs" or m.target.startswith("/run/bootseal")] == []
 
 
 @chains(suite="forky")
 def test_ostree_shows_the_booted_deployment(job: Job[Boots]) -> None:
     boots = job.result()
     for inside in boots.inside:
-        assert f"* guest {boots.image.deployment.checksum}.0" in inside.said["ostree"].splitlines()
+        assert f"* guest {boots.image.deployment.checksum}.0" in inside["ostree"].splitlines()
 
 
 @chains()
 def test_systemd_is_told_the_disk_behind_the_root(job: Job[Boots]) -> None:
     for inside in job.result().inside:
-        link, number = inside.said["device"].splitlines()
+        link, number = inside["device"].splitlines()
         assert link == f"/dev/block/{number}"
 
 
@@ -255,7 +254,7 @@ def test_systemd_is_told_the_disk_behind_the_root(job: Job[Boots]) -> None:
 
 
 def enrollment(inside: Inside) -> dict[str, Any]:
-    """What the contract has of it in the record."""
+    """Select what the record must have of it."""
     said = inside.record["enrollment"]
     return {name: said[name] for name in ("method", "first_boot", "bytes_written", "missing") if name in said}
 
@@ -267,7 +266,7 @@ def test_the_keyring_of_the_kernel_is_sealed_and_holds_the_certificate(job: Job[
         assert (anchor.permissions, anchor.uid) == ("08030000", 0)
         sha256 = inside.record["signature"]["certificate_sha256"]
         (certificate,) = [key for key in inside.kernel_keys() if key.description.startswith(f"bootseal:{sha256}")]
-        assert str(certificate.serial) in inside.said["anchored"].split()
+        assert str(certificate.serial) in inside["anchored"].split()
 
 
 @chains(method="keyring")
@@ -276,7 +275,7 @@ def test_keyring_writes_nothing(job: Job[Boots]) -> None:
     for inside in boots.inside:
         assert enrollment(inside) == {"method": "keyring", "first_boot": False, "bytes_written": 0, "missing": []}
         assert boots.chain.rw or inside.bytes_written() == 0
-        assert "No data available" in inside.said["built_in"]
+        assert "No data available" in inside["built_in"]
 
 
 @chains(method="none")
@@ -286,16 +285,16 @@ def test_none_leaves_nothing(job: Job[Boots]) -> None:
         assert enrollment(inside) == {"method": "none", "first_boot": False, "bytes_written": 0, "missing": []}
         assert boots.chain.rw or inside.bytes_written() == 0
         assert [key for key in inside.kernel_keys() if key.description.startswith(("bootseal: ", "composefs-digest"))] == []
-        assert "No data available" in inside.said["built_in"]
+        assert "No data available" in inside["built_in"]
 
 
 def _ring_of(inside: Inside) -> None:
     (ring,) = [key for key in inside.kernel_keys() if key.kind == "keyring" and key.description.startswith("bootseal:")]
     (record,) = [key for key in inside.kernel_keys() if key.description.startswith("composefs-digest")]
     assert (ring.permissions, record.permissions, record.kind) == ("03030303", "03030303", "user")
-    assert str(ring.serial) in inside.said["anchored"].split()
+    assert str(ring.serial) in inside["anchored"].split()
     image = inside.record["image"]
-    assert inside.said["recorded"] == f"{image['algorithm']}:{image['digest']}"
+    assert inside["recorded"] == f"{image['algorithm']}:{image['digest']}"
 
 
 @chains(method="keyring")
@@ -314,9 +313,9 @@ def test_fsverity_records_the_digest_as_well(job: Job[Boots]) -> None:
 def test_fsverity_builds_the_signature_into_the_digest_file(job: Job[Boots]) -> None:
     boots = job.result()
     for inside in boots.inside:
-        assert inside.said["digest"].startswith("sha256:")
-        assert inside.said["built_in"] == boots.beside[support.SIGNATURE].hex()
-        assert "i" in inside.said["flags"].split()[0]  # the deployment's directory is immutable, as ostree made it
+        assert inside["digest"].startswith("sha256:")
+        assert inside["built_in"] == boots.beside[signed.SIGNATURE].hex()
+        assert "i" in inside["flags"].split()[0]  # the deployment's directory is immutable, as ostree made it
 
 
 @chains(method="fsverity")

@@ -6,207 +6,163 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import guest
 import pytest
-import support
-import support_refusals as refusals
-from support import Job
-from support_refusals import Change, Outcome, commands, end_in_initrd, ended_at, put, several
 
-pytest_plugins = ["background"]
+from vm.enrolled import ENROLLED, IN_INITRD, LOOK, look
+from vm.harness import guest, signed
+from vm.harness.ask import ask
+from vm.harness.changes import SIGNED_BY_STRANGER, commands, put, several
+from vm.harness.jobs import Job
+from vm.harness.parse import last_json
+from vm.harness.units import end_in_initrd, ended_at
+from vm.scenario import Interrupted, Outcome, Passed, Scenario, rows, runs
+
 pytestmark = pytest.mark.vm
 
 FSVERITY = "[Enroll]\nMethod=fsverity\n"
 DEPLOYMENTS = "ostree/deploy/guest/deploy"
 LIBRARY = "usr/lib/bootseal/bootseal"
 
-# In the initrd of a verified boot: the digest file and its directory, seen without any code of the project.
-_STATE = r"""/usr/bin/python3 -I - <<'EOF'
-import fcntl, json, os, struct
-def flags(path):
-    fd = os.open(path, os.O_RDONLY)
-    return struct.unpack("i", fcntl.ioctl(fd, 0x80086601, bytes(4)))[0]
-top = "/sysroot/sysroot/DEPLOYMENT"
-digest = top + "/.ostree.cfs.digest"
-print(json.dumps({
-    "immutable": bool(flags(top) & 0x10), "verity": bool(flags(digest) & 0x100000), "size": len(open(digest, "rb").read()),
-    "leftovers": [name for name in os.listdir(top + "/..") if name.startswith(".bootseal")],
-}))
-EOF"""
-
-
-def _seen() -> Mapping[str, guest.Content]:
-    """Ends a verified boot in the initrd with its record, the mounts, and the state of the digest file."""
-    state = _STATE.replace("DEPLOYMENT", support.image().deployment.path)
-    return end_in_initrd(support.script(record="cat /run/bootseal/boot.json", mounts="cat /proc/self/mountinfo", state=state))
-
-
-def _record(result: guest.Result) -> dict[str, Any]:
-    support.ended(result, guest.PASSED)
-    record: dict[str, Any] = json.loads(support.sections(result.report)["record"])
-    assert record["verdict"] == "verified"
-    return record
-
-
-def _check_enrolled(result: guest.Result) -> dict[str, Any]:
-    """The digest file is whole, enrolled and can be opened; nothing else is left of the work."""
-    record = _record(result)
-    assert record["enrollment"]["missing"] == []
-    state = json.loads(support.sections(result.report)["state"])
-    assert state == {"immutable": True, "verity": True, "size": 32, "leftovers": []}
-    physical = [line for line in support.sections(result.report)["mounts"].splitlines() if " /sysroot/sysroot " in line]
-    assert [line.split(" - ")[1].split()[2].split(",")[0] for line in physical] == ["ro"]
-    return record
-
 
 # --- the service killed around the switch of roots, and before it could begin
 
 
-def _killed(step: str, suite: str) -> Job[Outcome]:
-    return Job(
-        lambda: refusals.boot(
-            suite=suite,
-            append=refusals.UNREAD_DISK,
-            extra_initrd_files=ended_at(f"kill 1 {step}"),
-            emergency_script=refusals.WITNESS,
-            title=f"killed on {suite}: {step}",
-        )
-    )
+KILLS = [
+    Scenario(id, Interrupted("killed", unwritten=True), initrd=ended_at(f"kill 1 {step}"), suite=suite)
+    for id, step, suite in [
+        ("before-attaching", "attach '/sysroot'", "forky"),
+        ("beneath-the-physical-root", "umount '/sysroot'", "forky"),
+        ("attached-forky", "mounts '1'", "forky"),
+        ("attached-trixie", "mounts '1'", "trixie"),
+    ]
+]
 
 
-KILLS = {
-    "before-attaching": _killed("attach '/sysroot'", "forky"),
-    "beneath-the-physical-root": _killed("umount '/sysroot'", "forky"),
-    "attached-forky": _killed("mounts '1'", "forky"),
-    "attached-trixie": _killed("mounts '1'", "trixie"),
-}
+@rows(KILLS)
+def test_service_killed_around_the_switch_is_a_refusal(scenario: Scenario, job: Job[Outcome]) -> None:
+    scenario.expect.check(job.result())
 
 
-@pytest.mark.parametrize("job", KILLS.values(), ids=list(KILLS))
-def test_killed_around_the_switch_of_roots(job: Job[Outcome]) -> None:
-    outcome = job.result()
-    refusals.check_interrupted(outcome, "killed")
-    assert outcome.written == 0
-
-
-BROKEN_IMPORT = Job(
-    lambda: refusals.boot(
-        append=refusals.UNREAD_DISK,
-        extra_initrd_files={f"{LIBRARY}/boot.py": b"import no_such_module\n"},
-        emergency_script=refusals.WITNESS,
-        title="module missing from the initrd",
-    )
+BROKEN_IMPORT = Scenario(
+    "import",
+    Interrupted("it ended with status 1 and left no verdict", "internal"),
+    initrd={f"{LIBRARY}/boot.py": b"import no_such_module\n"},
 )
 
 
-@pytest.mark.parametrize("job", [pytest.param(BROKEN_IMPORT, id="import")])
-def test_a_module_missing_from_the_initrd(job: Job[Outcome]) -> None:
-    refusals.check_interrupted(job.result(), "it ended with status 1 and left no verdict", "internal")
+@rows([BROKEN_IMPORT])
+def test_missing_module_in_the_initrd_is_a_refusal(scenario: Scenario, job: Job[Outcome]) -> None:
+    scenario.expect.check(job.result())
 
 
 # --- refused, started again, repaired by hand, started again
 
 
-def _repair() -> Outcome:
-    image = support.image()
-    digest = support.image_digest(image.deployment.cfs)
-    path = f"/sysroot/{image.deployment.path}/{support.SIGNATURE}"
-    script = support.script(
+def _right() -> Mapping[str, guest.Content]:
+    return {"right.sig": signed.sign(signed.image_digest(signed.image().deployment.cfs), signed.key())}
+
+
+def _put_right() -> str:
+    path = f"/sysroot/{signed.image().deployment.path}/{signed.SIGNATURE}"
+    return f"mount -o remount,rw /sysroot\ncat /right.sig >{path}\nmount -o remount,ro /sysroot"
+
+
+REPAIR = Scenario(
+    "repair",
+    Passed(guest.REFUSED),
+    disk=SIGNED_BY_STRANGER,
+    initrd=_right,
+    fsck=True,
+    emergency=lambda: ask(
         again="systemctl restart bootseal.service 2>/dev/null || echo refused\ncat /run/bootseal/boot.json",
-        repair=f"mount -o remount,rw /sysroot\ncat /right.sig >{path}\nmount -o remount,ro /sysroot",
+        repair=_put_right(),
         started="systemctl restart bootseal.service && systemctl is-active bootseal.service",
         record="cat /run/bootseal/boot.json",
         mounts="cat /proc/self/mountinfo",
         twice="systemctl restart bootseal.service && systemctl start bootseal.service && cat /proc/self/mountinfo",
-    )
-    return refusals.boot(
-        put("{signature}", support.sign(digest, support.key(name="stranger"))),
-        extra_initrd_files={"right.sig": support.sign(digest, support.key())},
-        emergency_script=script,
-        title="repaired in the emergency shell",
-    )
+    ),
+)
 
 
-@pytest.mark.parametrize("job", [pytest.param(Job(_repair), id="repair")])
-def test_started_again_from_the_emergency_shell(job: Job[Outcome]) -> None:
+@runs(REPAIR)
+def test_repaired_service_starts_again_in_the_emergency_shell(job: Job[Outcome]) -> None:
     outcome = job.result()
-    support.ended(outcome.result, guest.REFUSED)
-    found = outcome.sections
-    first, _, record = found["again"].partition("\n")
+    REPAIR.expect.check(outcome)
+    first, _, record = outcome["again"].partition("\n")
     assert (first, json.loads(record)["verdict"]) == ("refused", "untrusted-signer")
-    assert found["started"].splitlines()[-1] == "active"
-    assert json.loads(found["record"])["verdict"] == "verified"
-    assert found["twice"] == found["mounts"]
-    assert [line.split()[4] for line in found["mounts"].splitlines() if "composefs:" in line] == ["/sysroot"]
+    assert outcome["started"].splitlines()[-1] == "active"
+    assert outcome.record["verdict"] == "verified"
+    assert outcome["twice"] == outcome["mounts"]
+    assert [m.target for m in outcome.mounts() if m.source.startswith("composefs:")] == ["/sysroot"]
 
 
-def _go_on() -> Outcome:
-    """As the greeting of the emergency shell says: check again, and leave it; then its units run 'systemctl default'."""
-    image = support.image()
-    digest = support.image_digest(image.deployment.cfs)
-    path = f"/sysroot/{image.deployment.path}/{support.SIGNATURE}"
-    return refusals.boot(
-        put("{signature}", support.sign(digest, support.key(name="stranger"))),
-        extra_initrd_files={"right.sig": support.sign(digest, support.key())},
-        emergency_script=f"""\
-mount -o remount,rw /sysroot
-cat /right.sig >{path}
-mount -o remount,ro /sysroot
+# As the greeting of the emergency shell says: check again, and leave it; then its units run 'systemctl default'.
+GO_ON = Scenario(
+    "go-on",
+    Passed(),
+    disk=SIGNED_BY_STRANGER,
+    initrd=_right,
+    fsck=True,
+    emergency=lambda: (
+        f"""\
+{_put_right()}
 systemctl restart bootseal.service
 systemctl --no-block default
 sleep 200
-""",
-        script=support.script(record="cat /run/bootseal/boot.json", unit="systemctl is-active bootseal.service"),
-        title="repaired, and on with the boot",
-    )
+"""
+    ),
+    script=ask(record="cat /run/bootseal/boot.json", unit="systemctl is-active bootseal.service"),
+)
 
 
-@pytest.mark.parametrize("job", [pytest.param(Job(_go_on), id="go-on")])
+@runs(GO_ON)
 def test_a_repaired_boot_goes_on(job: Job[Outcome]) -> None:
-    result = job.result().result
-    support.ended(result, guest.PASSED)
-    assert "bootseal: this boot was refused" in result.console
-    found = support.sections(result.report.rpartition("guest: emergency script\n")[2])
-    assert (json.loads(found["record"])["verdict"], found["unit"]) == ("verified", "active")
+    outcome = job.result()
+    GO_ON.expect.check(outcome)
+    assert "bootseal: this boot was refused" in outcome.result.console
+    assert (outcome.record["verdict"], outcome["unit"]) == ("verified", "active")
 
 
 # --- what an earlier boot left, and a medium that cannot be written
 
 
-def _names(image: guest.Image) -> tuple[str, str]:
-    base = f"{DEPLOYMENTS}/.bootseal-{image.deployment.path.rsplit('/', 1)[1]}"
-    return f"{base}.new", f"{base}.immutable"
-
-
 def _leftovers(image: guest.Image, disk: Path) -> None:
-    """As after a cut between the two steps that clear and set the immutable flag."""
-    new, pending = _names(image)
-    both = several(put(new, b"junk"), put(pending, b""), commands("set_inode_field /{deployment} flags 0x80000"))
-    both(image, disk)
+    """Change the disk as a cut between the two steps that clear and set the immutable flag does."""
+    base = f"{DEPLOYMENTS}/.bootseal-{image.deployment.path.rsplit('/', 1)[1]}"
+    junk = (put(f"{base}.new", b"junk"), put(f"{base}.immutable", b""))
+    several(*junk, commands("set_inode_field /{deployment} flags 0x80000"))(image, disk)
 
 
-def _fsverity(title: str, change: Change | None = None, **options: Any) -> guest.Result:
-    files = {**_seen(), **support.settings(FSVERITY)}
-    return refusals.boot(change, extra_initrd_files=files, title=title, **options).result
+def _seen() -> Mapping[str, guest.Content]:
+    """End a verified boot in the initrd with its record, the mounts, and the state of the digest file."""
+    sections = ask(record="cat /run/bootseal/boot.json", mounts="cat /proc/self/mountinfo", state=look("state", IN_INITRD))
+    return {**end_in_initrd(sections), **LOOK, **signed.settings(FSVERITY)}
 
 
-LEFTOVERS = Job(lambda: _fsverity("leftovers of an earlier boot", _leftovers))
+LEFTOVERS = Scenario("leftovers", Passed(), disk=_leftovers, initrd=_seen, fsck=True)
 
 
-@pytest.mark.parametrize("job", [pytest.param(LEFTOVERS, id="leftovers")])
-def test_leftovers_are_cleared_away(job: Job[guest.Result]) -> None:
-    assert _check_enrolled(job.result())["enrollment"]["first_boot"] is True
+@runs(LEFTOVERS)
+def test_leftovers_are_cleared_away(job: Job[Outcome]) -> None:
+    """The digest file is whole, enrolled and can be opened; nothing else is left of the work."""
+    outcome = job.result()
+    LEFTOVERS.expect.check(outcome)
+    enrollment = outcome.record["enrollment"]
+    assert (outcome.record["verdict"], enrollment["missing"], enrollment["first_boot"]) == ("verified", [], True)
+    assert last_json(outcome["state"]) == {**ENROLLED, "immutable": True, "leftovers": [], "superblock": "ro"}
+    assert [m.super_options[0] for m in outcome.mounts() if m.target == IN_INITRD] == ["ro"]
 
 
-READ_ONLY = Job(lambda: _fsverity("read-only medium", readonly=True, append=refusals.UNREAD_DISK))
+READ_ONLY = Scenario("read-only", Passed(), initrd=_seen, readonly=True)
 
 
-@pytest.mark.parametrize("job", [pytest.param(READ_ONLY, id="read-only")])
-def test_a_read_only_medium_boots_and_says_what_is_missing(job: Job[guest.Result]) -> None:
-    result = job.result()
-    enrollment = _record(result)["enrollment"]
+@runs(READ_ONLY)
+def test_a_read_only_medium_boots_and_says_what_is_missing(job: Job[Outcome]) -> None:
+    outcome = job.result()
+    READ_ONLY.expect.check(outcome)
+    enrollment = outcome.record["enrollment"]
+    assert outcome.record["verdict"] == "verified"
     assert (enrollment["method"], enrollment["first_boot"], len(enrollment["missing"])) == ("fsverity", False, 1)
-    assert f"bootseal: note: enrolling incomplete: {enrollment['missing'][0]}" in result.console
-    assert json.loads(support.sections(result.report)["state"])["verity"] is False
+    assert f"bootseal: note: enrolling incomplete: {enrollment['missing'][0]}" in outcome.result.console
+    assert last_json(outcome["state"])["verity"] is False

@@ -7,28 +7,27 @@ in a real shutdown, and what ostree made of the update is asked for after that.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import guest
-import guest_qemu
 import pytest
-import support
-from support import Job
-from support_refusals import commands, put, several
-from support_tools import INITRD, changed_disk, initrd_disk, json_of, put_file, signed
-from test_refusals import OTHER_DIGEST
 
-pytest_plugins = ["background"]
+from vm.disks import INITRD, changed_disk, initrd_disk
+from vm.harness import guest, qemu, signed
+from vm.harness.ask import ask, put_file
+from vm.harness.cache import SCRIPTS
+from vm.harness.changes import commands, put, several
+from vm.harness.jobs import Job
+from vm.harness.parse import Said, first_json
+from vm.refusals import OTHER_DIGEST
+
 pytestmark = pytest.mark.vm
 
 OBJECT = "/usr/share/bootseal-test/tamper"
-# As 'ostree admin deploy' leaves it, without digest and signature; and an image that has lost its fs-verity.
+# As 'ostree admin deploy' leaves it, without digest and signature, and with an image without fs-verity.
 UNSEALED = several(commands("rm /{digest}", "rm /{signature}"), put("{image}", lambda image: image.deployment.cfs.read_bytes()))
 
 
@@ -36,23 +35,22 @@ UNSEALED = several(commands("rm /{digest}", "rm /{signature}"), put("{image}", l
 
 
 @dataclass
-class Chain:
+class Updates:
     """Boots that need each other's disk; the first that fails is the last."""
 
     signature: bytes = b""
     results: dict[str, guest.Result] = field(default_factory=dict)
 
-    def said(self, name: str) -> dict[str, str]:
-        """What one of them reported."""
+    def said(self, name: str) -> Said:
+        """Read what one of them reported."""
         last = list(self.results.items())[-1]
         assert name in self.results, f"the chain ended early, with {last[0]}: {last[1].ended} {last[1].status}"
-        support.ended(self.results[name], guest.PASSED)
-        return support.sections(self.results[name].report)
+        return Said.of(self.results[name])
 
 
-def _run() -> Chain:
-    chain = Chain(_signature())
-    steps: dict[str, Callable[[Chain], guest.Result]] = {
+def _run() -> Updates:
+    chain = Updates(_signature())
+    steps: dict[str, Callable[[Updates], guest.Result]] = {
         "deploy": _deploy, "held": _held, "passed": _passed, "open": _open,
     }  # fmt: skip
     for name, step in steps.items():
@@ -67,22 +65,22 @@ chain = pytest.mark.parametrize("job", [pytest.param(CHAIN, id="chain")])
 
 
 def _signature() -> bytes:
-    key = support.key()
-    made = signed(support.image().deployment.cfs, "--key", key.key, "--cert", key.certificate)
-    return made[support.SIGNATURE]
+    key = signed.key()
+    made = signed.made_by_sign(signed.image().deployment.cfs, "--key", key.key, "--cert", key.certificate)
+    return made[signed.SIGNATURE]
 
 
 # --- deploy, onto a second disk
 
 
 def _deploy_script(signature: bytes) -> str:
-    image = support.image().deployment
+    image = signed.image().deployment
     deployment, file = f"/run/target/{image.path}", f"/run/target/{image.object_of(OBJECT)}"
     deploy = f"bootseal deploy --sysroot /run/readonly --initrd {INITRD} --json=short"
     state = f"cd {deployment}; lsattr -d .; stat -c '%n %s %Y %i' .ostree.cfs*; ls -a ..; findmnt -n -o OPTIONS /run/readonly"
     prepare = (
         put_file("/run/good.sig", signature)
-        + put_file("/run/other.sig", support.sign(OTHER_DIGEST, support.key()))
+        + put_file("/run/other.sig", signed.sign(OTHER_DIGEST, signed.key()))
         + "mkdir -p /run/target /run/readonly\nmount /dev/disk/by-id/virtio-target /run/target\n"
         + f"cp {file} {file}.new\nmv -f {file}.new {file}\n"  # without fs-verity
         + "mount --bind /run/target /run/readonly\nmount -o remount,bind,ro /run/readonly\n"
@@ -94,7 +92,7 @@ def _deploy_script(signature: bytes) -> str:
         "ostree --repo=/run/target/ostree/repo commit --branch=guest --generate-composefs-metadata --owner-uid=0 --owner-gid=0"
         f" --tree=ref=guest --tree=dir={more}\nrm -r {more}"
     )
-    return prepare + support.script(
+    return prepare + ask(
         before=state,
         refused=f'{deploy} --signature /run/other.sig || echo "status $?"',
         after_refused=state,
@@ -109,21 +107,21 @@ def _deploy_script(signature: bytes) -> str:
     )
 
 
-def _deploy(chain: Chain) -> guest.Result:
+def _deploy(chain: Updates) -> guest.Result:
     target = changed_disk(UNSEALED, "target", readonly=False)
     result = guest.boot(
-        support.image(),
-        support.initrd(),
+        signed.image(),
+        signed.initrd(),
         script=_deploy_script(chain.signature),
         disks=[initrd_disk(), target],
-        timeout=guest_qemu.LONG,
+        timeout=qemu.LONG,
         title="deploy",
     )
     return replace(result, overlay=target.path)
 
 
 @chain
-def test_deploy_refuses_before_it_writes(job: Job[Chain]) -> None:
+def test_deploy_refuses_before_it_writes(job: Job[Updates]) -> None:
     said = job.result().said("deploy")
     assert "status 77" in said["refused"]
     assert "refused (wrong-signature)" in said["refused"]
@@ -132,10 +130,10 @@ def test_deploy_refuses_before_it_writes(job: Job[Chain]) -> None:
 
 
 @chain
-def test_deploy_seals_and_writes(job: Job[Chain]) -> None:
+def test_deploy_seals_and_writes(job: Job[Updates]) -> None:
     chain = job.result()
     said = chain.said("deploy")
-    record = json_of(said["first"])
+    record = first_json(said["first"])
     assert (record["verdict"], record["changed"]) == ("verified", True), record
     assert ["without fs-verity" in line for line in record["missing"]] == [True]
     state = said["after_first"]
@@ -145,7 +143,7 @@ def test_deploy_seals_and_writes(job: Job[Chain]) -> None:
 
 
 @chain
-def test_deploy_leaves_the_immutable_bit_and_the_read_only_mount(job: Job[Chain]) -> None:
+def test_deploy_leaves_the_immutable_bit_and_the_read_only_mount(job: Job[Updates]) -> None:
     said = job.result().said("deploy")
     for state in (said["before"], said["after_refused"], said["after_first"], said["after_second"]):
         assert "i" in state.splitlines()[0].split()[0]
@@ -153,36 +151,21 @@ def test_deploy_leaves_the_immutable_bit_and_the_read_only_mount(job: Job[Chain]
 
 
 @chain
-def test_deploy_seals_objects_when_asked(job: Job[Chain]) -> None:
-    record = json_of(job.result().said("deploy")["objects"])
+def test_deploy_seals_objects_when_asked(job: Job[Updates]) -> None:
+    record = first_json(job.result().said("deploy")["objects"])
     assert (record["verdict"], record["changed"], record["missing"]) == ("verified", True, [])
 
 
 @chain
-def test_deploy_again_changes_nothing(job: Job[Chain]) -> None:
+def test_deploy_again_changes_nothing(job: Job[Updates]) -> None:
     said = job.result().said("deploy")
-    assert json_of(said["second"])["changed"] is False
+    assert first_json(said["second"])["changed"] is False
     assert said["after_second"] == said["after_first"]
 
 
 # --- what was deployed boots; in it an update is staged, and a shutdown finalizes it or not
 
 WITNESS = "/run/systemd/system/guest-witness.service"
-# Before= and a stop: it is stopped after ostree's unit, and ends the guest with the status of success.
-_WITNESS = """[Unit]
-DefaultDependencies=no
-RequiresMountsFor=/sysroot /boot /var
-After=local-fs.target
-Before=ostree-finalize-staged.service ostree-finalize-staged-hold.service final.target
-Conflicts=final.target
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/bin/true
-ExecStop=/bin/sh -c 'sh -e /run/guest-witness >/dev/ttyS1 2>&1 && exec /usr/lib/bootseal-test/guest-exit 123'
-ExecStop=/usr/lib/bootseal-test/guest-exit 87
-TimeoutStopSec=5min
-"""
 _AFTER_SHUTDOWN = {
     "outcome": "systemctl show -p Result -p ActiveState ostree-finalize-staged.service",
     "status": "systemctl --no-pager --full status ostree-finalize-staged.service || :",
@@ -205,10 +188,10 @@ gate_ran() {{  # how often
 }}
 """
 _STAGE = "ostree admin deploy --stage guest"
-# On the disk there are the two deployments, and nothing else.
+# The disk has these two deployments only.
 _DEPLOYMENTS = "/sysroot/ostree/deploy/guest/deploy"
 _UPDATE = f"{_DEPLOYMENTS}/$(ls {_DEPLOYMENTS} | grep -v {{old}} | sed -n s/.origin$//p)"
-# What a 'bootseal deploy' leaves that is killed while the directory is mutable.
+# As a 'bootseal deploy' leaves it that was killed while the directory was mutable.
 _KILLED = (
     "unshare -m sh -ec 'mount -o remount,rw /sysroot; cd {directory}; "
     ": >.bootseal-{old}.0.immutable; chattr -i {old}.0; lsattr -d *.0'"
@@ -217,32 +200,32 @@ _SIGN = "cp {update}/.ostree.cfs /run/image; bootseal sign /run/image --key /run
 
 
 def _shut_down(**sections: str) -> str:
-    """A script that ends in a real shutdown, with a witness that reports what came of it."""
+    """Make a script that ends in a real shutdown, with a witness that reports its result."""
     return (
-        put_file("/run/guest-witness", support.script(**_AFTER_SHUTDOWN).encode())
-        + put_file(WITNESS, _WITNESS.encode())
+        put_file("/run/guest-witness", ask(**_AFTER_SHUTDOWN).encode())
+        + put_file(WITNESS, (SCRIPTS / "witness.service").read_bytes())
         + _PRELUDE
-        + support.script(**sections, time="cat /proc/uptime")
+        + ask(**sections, time="cat /proc/uptime")
         + "systemctl --no-block reboot\nsleep 600\nexit 1\n"
     )
 
 
-def _next(chain: Chain, title: str, script: str, *, method: str, karg: str | None = None) -> guest.Result:
-    """Boots the disk as the boot before left it."""
+def _next(chain: Updates, title: str, script: str, *, method: str, karg: str | None = None) -> guest.Result:
+    """Boot the disk as the boot before left it."""
     return guest.boot(
-        support.image(),
-        support.initrd(),
+        signed.image(),
+        signed.initrd(),
         disk=list(chain.results.values())[-1].overlay,
         karg=karg,
-        extra_initrd_files=support.settings(conf=f"[Enroll]\nMethod={method}\nRequired=yes\n"),
+        extra_initrd_files=signed.settings(conf=f"[Enroll]\nMethod={method}\nRequired=yes\n"),
         script=script,
-        timeout=guest_qemu.LONG,
+        timeout=qemu.LONG,
         title=title,
     )
 
 
-def _held(chain: Chain) -> guest.Result:
-    killed = _KILLED.format(directory=_DEPLOYMENTS, old=support.image().deployment.checksum)
+def _held(chain: Updates) -> guest.Result:
+    killed = _KILLED.format(directory=_DEPLOYMENTS, old=signed.image().deployment.checksum)
     script = _shut_down(
         **_RECORD,
         killed=killed,
@@ -256,14 +239,14 @@ def _held(chain: Chain) -> guest.Result:
     return _next(chain, "staged without a signature", script, method="fsverity")
 
 
-def _passed(chain: Chain) -> guest.Result:
-    key = support.key()
+def _passed(chain: Updates) -> guest.Result:
+    key = signed.key()
     files = put_file("/run/key.pem", key.key.read_bytes()) + put_file("/run/cert.pem", key.certificate.read_bytes())
     script = files + _shut_down(
         **_RECORD,
         default="bootseal verify --all || :",
         stage=f"{_STAGE}; gate_ran 1",
-        sign=_SIGN.format(update=_UPDATE.format(old=support.image().deployment.checksum)),
+        sign=_SIGN.format(update=_UPDATE.format(old=signed.image().deployment.checksum)),
         deploy="bootseal deploy --signature /run/image.sig",
         early=f"gate_ran 2; {_GATE}",
         table="bootseal verify --all || :",
@@ -271,7 +254,7 @@ def _passed(chain: Chain) -> guest.Result:
     return _next(chain, "staged and signed", script, method="fsverity")
 
 
-def _open(chain: Chain) -> guest.Result:
+def _open(chain: Updates) -> guest.Result:
     script = _shut_down(
         **_RECORD,
         ostree="ostree admin status",
@@ -285,7 +268,7 @@ def _open(chain: Chain) -> guest.Result:
 
 
 def _entries(section: str) -> dict[int, str]:
-    """The ostree= of each boot entry by the entry's version: the highest is the default."""
+    """Map each boot entry's version to its ostree=: the highest is the default."""
     found = re.findall(r"^version (\d+)\n(?:.*\n)*?options .*\bostree=(\S+)$", section, re.MULTILINE)
     return {int(version): target for version, target in found}
 
@@ -296,22 +279,17 @@ def _default(section: str) -> str:
 
 
 def _kernel_of(target: str) -> str:
-    """The checksum of kernel and initrd: the update has an initrd, and so another one."""
+    """Return the checksum of kernel and initrd: the update has an initrd, and so another one."""
     return target.split("/")[4]
-
-
-def _record(said: dict[str, str]) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(said["record"])
-    return record
 
 
 @chain
 @pytest.mark.parametrize(
     ("boot", "method", "first"), [("held", "fsverity", True), ("passed", "fsverity", False), ("open", "keyring", False)]
 )
-def test_what_was_deployed_boots(job: Job[Chain], boot: str, method: str, first: bool) -> None:  # noqa: FBT001
+def test_what_was_deployed_boots(job: Job[Updates], boot: str, method: str, first: bool) -> None:  # noqa: FBT001
     said = job.result().said(boot)
-    record = _record(said)
+    record = said.record
     enrollment = record["enrollment"]
     assert (record["verdict"], enrollment["method"], enrollment["missing"]) == ("verified", method, [])
     assert enrollment["first_boot"] is first
@@ -319,7 +297,7 @@ def test_what_was_deployed_boots(job: Job[Chain], boot: str, method: str, first:
 
 
 @chain
-def test_the_gate_says_the_reason_before_the_reboot(job: Job[Chain]) -> None:
+def test_the_gate_says_the_reason_before_the_reboot(job: Job[Updates]) -> None:
     said = job.result().said("held")
     assert said["enable"].endswith("\nactive")
     assert "ExecMainStatus=66" in said["early"]
@@ -328,11 +306,11 @@ def test_the_gate_says_the_reason_before_the_reboot(job: Job[Chain]) -> None:
 
 
 @chain
-def test_the_gate_holds_what_would_not_boot(job: Job[Chain]) -> None:
+def test_the_gate_holds_what_would_not_boot(job: Job[Updates]) -> None:
     chain = job.result()
     said = chain.said("held")
     assert said["outcome"].splitlines() == ["ActiveState=failed", "Result=exit-code"]
-    assert list(_entries(said["entries"]).values()) == [support.image().deployment.karg]
+    assert list(_entries(said["entries"]).values()) == [signed.image().deployment.karg]
     for section in ("status", "journal"):
         assert "would not boot: refused (no-digest)" in said[section]
     assert [row[1] for row in _rows(chain.said("passed")["default"])] == ["booted", ""]
@@ -340,16 +318,16 @@ def test_the_gate_holds_what_would_not_boot(job: Job[Chain]) -> None:
 
 @chain
 @pytest.mark.parametrize(("before", "after"), [("killed", "completed"), ("killed_again", "flags")], ids=["service", "shutdown"])
-def test_the_gate_completes_a_killed_deploy(job: Job[Chain], before: str, after: str) -> None:
-    """In its own sandbox, and in that of ostree's unit."""
-    said, name = job.result().said("held"), f" {support.image().deployment.checksum}.0"
+def test_the_gate_completes_a_killed_deploy(job: Job[Updates], before: str, after: str) -> None:
+    """The gate does so in its own sandbox, and in that of ostree's unit."""
+    said, name = job.result().said("held"), f" {signed.image().deployment.checksum}.0"
     flags = {section: next(line for line in said[section].splitlines() if line.endswith(name)) for section in (before, after)}
     assert ("i" in flags[before].split()[0], "i" in flags[after].split()[0]) == (False, True)
     assert ".bootseal" not in said[after]
 
 
 @chain
-def test_a_signature_after_staging_is_judged_at_once(job: Job[Chain]) -> None:
+def test_a_signature_after_staging_is_judged_at_once(job: Job[Updates]) -> None:
     said = job.result().said("passed")
     assert re.fullmatch(r"guest/[0-9a-f]{12}\.\d: verified", said["deploy"].splitlines()[-1])
     assert said["early"].splitlines()[:2] == ["Result=success", "ExecMainStatus=0"]
@@ -359,26 +337,26 @@ def test_a_signature_after_staging_is_judged_at_once(job: Job[Chain]) -> None:
 
 
 @chain
-def test_the_gate_lets_pass_what_was_signed(job: Job[Chain]) -> None:
+def test_the_gate_lets_pass_what_was_signed(job: Job[Updates]) -> None:
     said = job.result().said("passed")
     assert said["outcome"].splitlines() == ["ActiveState=inactive", "Result=success"]
-    old = support.image().deployment.karg
+    old = signed.image().deployment.karg
     assert [_kernel_of(old)] == [_kernel_of(t) for t in _entries(said["entries"]).values() if t != _default(said["entries"])]
     assert _kernel_of(_default(said["entries"])) != _kernel_of(old)
 
 
 @chain
-def test_what_the_gate_let_pass_is_what_boots_next(job: Job[Chain]) -> None:
+def test_what_the_gate_let_pass_is_what_boots_next(job: Job[Updates]) -> None:
     chain = job.result()
     said = chain.said("open")
-    assert _record(said)["deployment"]["checksum"] == chain.said("deploy")["update"].splitlines()[-1]
+    assert said.record["deployment"]["checksum"] == chain.said("deploy")["update"].splitlines()[-1]
     assert said["verify"].splitlines()[0].split(maxsplit=1)[1] == "(booted), as the disk names it:  verified"
-    # Its own initrd, copied to /boot by ostree, is where the keys are from.
+    # The keys come from its own initrd, which ostree copied to /boot.
     assert re.search(r"^  keys +1 from /sysroot/boot/ostree/guest-[0-9a-f]{64}/initramfs-", said["verify"], re.MULTILINE)
 
 
 @chain
-def test_a_gate_that_is_off_changes_nothing(job: Job[Chain]) -> None:
+def test_a_gate_that_is_off_changes_nothing(job: Job[Updates]) -> None:
     chain = job.result()
     said = chain.said("open")
     assert (said["by_hand"], said["outcome"].splitlines()) == ("", ["ActiveState=inactive", "Result=success"])
@@ -388,7 +366,7 @@ def test_a_gate_that_is_off_changes_nothing(job: Job[Chain]) -> None:
 
 
 def _rows(table: str) -> list[list[str]]:
-    """The first columns of `verify --all`, by the width of the heading's."""
+    """Split the first columns of `verify --all`, by the width of the heading's."""
     lines = [line for line in table.splitlines() if line.startswith(("NAME ON DISK", "guest/"))]
     starts = [lines[0].index(name) for name in ("NAME ON DISK", "STATE", "VERDICT", "IMAGE")]
     return [[line[a:b].strip() for a, b in pairwise(starts)] for line in lines[1:]]

@@ -8,49 +8,46 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-import guest
-import guest_tree
 import pytest
-import support
-from support import Job
-from support_dracut import contents
 
 from bootseal.host.initrd import bypasses as host_bypasses
 from bootseal.host.initrd import reader
 from bootseal.host.inside import File
+from vm.harness import guest, signed, tree
+from vm.harness.cpio import contents
+from vm.harness.jobs import Job
 
-pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 VECTORS = Path(__file__).parents[1] / "vectors"
-# dracut.conf(5) is shell, sourced in the throw-away tree before anything is looked at.
+# dracut.conf(5) is shell, sourced in the throw-away tree before dracut looks at anything.
 KERNEL = "$(ls /usr/lib/modules)"
 BYPASSING = ("usrmount", "resume", "fstab-sys", "nfs", "overlay-root", "fips-crypto-policies")
 MODULES = "usr/lib/dracut/modules.d"
 
 
 def _module(name: str, install: str) -> dict[str, bytes]:
-    """A dracut module of that name and number, where the suite's packages do not have it."""
+    """Make a dracut module of that name and number, where the suite's packages lack it."""
     return {f"{MODULES}/{name}/module-setup.sh": f"#!/bin/bash\ncheck() {{ return 255; }}\n{install}\n".encode()}
 
 
 def _hook(name: str, hook: str, file: str) -> dict[str, bytes]:
-    """One that installs a hook, under the name that the real module gives it."""
+    """Make one that installs a hook, under the name that the real module gives it."""
     install = f'install() {{ inst_hook {hook.replace("/", " ")} "$moddir/{file}"; }}'
     return {**_module(name, install), f"{MODULES}/{name}/{file}": b"#!/bin/sh\n:\n"}
 
 
-# The guests' trees are without nfs, and forky without overlay-root; both have fips-crypto-policies.
+# The guests' trees lack nfs, and forky lacks overlay-root; both have fips-crypto-policies.
 FAKES = {**_hook("95nfs", "cleanup/99", "nfsroot-cleanup.sh"), **_hook("90overlay-root", "pre-pivot/10", "overlay-mount.sh")}
 COMPOSEFS = _module("37composefs", 'install() { inst "$moddir/unit" "$systemdsystemunitdir/composefs-setup-root.service"; }')
 COMPOSEFS |= {f"{MODULES}/37composefs/unit": b"[Unit]\n"}
-# dracut takes fstab-sys by itself, as soon as the initrd is to have lines of fstab(5).
+# dracut adds fstab-sys as soon as its configuration has lines of fstab(5).
 FSTAB = 'fstab_lines+=("tmpfs /mnt tmpfs")\n'
-WITHOUT = guest_tree.OMITTED_MODULES.split()
+WITHOUT = tree.OMITTED_MODULES.split()
 
 
 def _omitting(*but: str) -> str:
-    """dracut's configuration that omits what the guests' own does, but for some, and adds those."""
+    """Configure dracut to omit what the guests' own configuration does, except some, and add those."""
     kept = " ".join(name for name in WITHOUT if name not in but)
     ostree = "" if "ostree" in but else "ostree"
     added = " ".join(name for name in but if name != "fstab-sys")
@@ -59,7 +56,7 @@ def _omitting(*but: str) -> str:
 
 
 def _without_option(option: str) -> str:
-    """The kernel's configuration lies in one of two places, or in both."""
+    """Remove an option from the kernel's configuration, which lies in one of two places, or in both."""
     places = f"/boot/config-{KERNEL} /usr/lib/modules/{KERNEL}/config"
     return f"for file in {places}; do test ! -e $file || sed -i '/^CONFIG_{option}=/d' $file; done\n"
 
@@ -73,7 +70,7 @@ def _build(
     dracut_conf: str = "",
     hostonly: bool = False,
 ) -> guest.Initrd:
-    chosen = [support.named(support.key().certificate)] if keys is None else keys
+    chosen = [signed.named(signed.key().certificate)] if keys is None else keys
     return guest.initrd(suite, keys=chosen, extra_files=dict(files), conf=conf, dracut_conf=dracut_conf, hostonly=hostonly)
 
 
@@ -84,7 +81,7 @@ JUNK = ("etc/bootseal/keys.d/junk.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n---
 SECRET = ("etc/bootseal/keys.d/secret.pem", (VECTORS / "keys/p256.pem").read_bytes())
 WEAK = ("etc/bootseal/keys.d/weak.der", (VECTORS / "certs/rsa1024.der").read_bytes())
 
-# What is wrong, and what the one line must say.
+# The broken build, and the one line that it must print.
 FAILING: dict[str, tuple[Callable[[str], guest.Initrd], str]] = {
     "no-key": (partial(_build, keys=()), r"no usable certificate in the boot keyring .*/etc/bootseal/keys\.d"),
     "bad-certificate": (partial(_build, files=(JUNK,)), r"no usable certificate: /etc/bootseal/keys\.d/junk\.pem: .+"),
@@ -171,7 +168,7 @@ VOA_FILES = {
 GOOD: dict[str, Callable[[str], guest.Initrd]] = {
     "plain": _build,
     "hostonly": partial(_build, hostonly=True),
-    # What a distribution's own configuration may switch on: left out or refused, but never in the initrd.
+    # A distribution's configuration may switch these on; the build leaves them out or refuses them.
     "bypasses-added": partial(_build, files=FAKES, dracut_conf=_omitting(*BYPASSING)),
     "voa": partial(_build, keys=(), files=VOA_FILES, conf="[Keyring]\nVOA=os\n"),
 }
@@ -216,8 +213,8 @@ def test_our_code_is_there_as_bytecode_only(job: Job[guest.Initrd]) -> None:
 @every_good
 def test_the_certificates_and_the_configuration_are_there(job: Job[guest.Initrd]) -> None:
     files = files_of(job)
-    assert files[support.CERTIFICATE] == support.key().certificate.read_bytes()
-    assert files[support.PREPARE_ROOT] == b"[composefs]\nenabled=verity\n"
+    assert files[signed.CERTIFICATE] == signed.key().certificate.read_bytes()
+    assert files[signed.PREPARE_ROOT] == b"[composefs]\nenabled=verity\n"
     assert [name for name in files if "PRIVATE KEY" in files[name][:64].decode(errors="replace")] == []
 
 
@@ -247,14 +244,14 @@ BYPASSES = re.compile(
 
 
 def bypasses(files: dict[str, bytes]) -> set[str]:
-    """What is in an initrd that mounts or runs something else than what was verified."""
+    """Find what in an initrd mounts or runs something other than the verified root."""
     modules = set(files["usr/lib/dracut/modules.txt"].decode().split()) & ({*BYPASSING, "ostree"} - {"fips-crypto-policies"})
     modules |= {"fips-crypto-policies" for name in files if name.endswith("/pre-pivot/01-fips-crypto-policies.sh")}
     return modules | {match[0].rpartition("/")[2] for name in files if (match := BYPASSES.fullmatch(name))}
 
 
 def known_bypasses(initrd: Path) -> list[str]:
-    """What 'verify' finds of them."""
+    """Find those that `verify` knows."""
     with reader.opened([File("", "", str(initrd))]) as opened:
         return [module for module, _ in host_bypasses.found(reader.contents(opened, (), tuple(host_bypasses.NAMES)))]
 
@@ -276,7 +273,7 @@ def test_the_build_says_how_a_refused_boot_ends(job: Job[guest.Initrd]) -> None:
 
 
 def test_a_control_initrd_has_what_is_looked_for() -> None:
-    """The patterns above find what they are for: in an initrd without bootseal it is there."""
+    """An initrd without bootseal has what the patterns above look for."""
     files = {**FAKES, **COMPOSEFS}
     added = _omitting(*BYPASSING, "ostree", "overlayfs", "convertfs", "composefs")
     made = guest.initrd("forky", "plain", dracut_conf=added, extra_files=files)

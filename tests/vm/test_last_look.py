@@ -3,23 +3,19 @@
 
 from __future__ import annotations
 
-import json
-import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import guest
-import guest_tree
 import pytest
-import support
-import support_refusals as refusals
-from support import Job
-from support_refusals import Outcome
 
 import bootseal
+from vm.harness import guest, signed, tree
+from vm.harness.ask import ask
+from vm.harness.cache import output_of, temporary
+from vm.harness.jobs import Job
+from vm.scenario import Changed, Ended, Outcome, Passed, Scenario, rows
 
-pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 HOOKS = "var/lib/dracut/hooks/pre-pivot"
@@ -31,110 +27,88 @@ mkdir -p /sysroot/usr/share/crypto-policies/back-ends/FIPS /sysroot/etc/crypto-p
 : >/sysroot/usr/share/crypto-policies/default-fips-config
 echo DEFAULT >/sysroot/etc/crypto-policies/config
 """
-WITNESS = support.script(
-    unit="systemctl show -p ActiveState,Result,StatusText bootseal.service",
-    switch="systemctl show -p ActiveState,Result initrd-switch-root.service",
-    journal="journalctl --quiet --boot --output=json SYSLOG_IDENTIFIER=bootseal",
-)
 
 
 def hook(*lines: str) -> Mapping[str, guest.Content]:
-    """A hook that runs after everything that systemd mounts, right before the units are stopped for the switch."""
+    """Run commands after all mounts of systemd, right before the units are stopped for the switch."""
     return {f"{HOOKS}/90-guest.sh": ("\n".join(lines) + "\n").encode()}
 
 
 def fips_hook(suite: str) -> Mapping[str, guest.Content]:
-    """dracut's own hook, as the suite has it, and what it acts on."""
+    """Run dracut's own hook, as the suite has it, with the files that it acts on."""
     (found,) = guest.base_tree(suite).glob(FIPS)
     return {
         f"{HOOKS}/00-guest.sh": FIPS_FILES.encode(),
         f"{HOOKS}/01-fips-crypto-policies.sh": found.read_bytes(),
-        **support.settings(prepare_root=TRANSIENT_ROOT),
+        **signed.settings(prepare_root=TRANSIENT_ROOT),
     }
 
 
-CHANGES: Mapping[str, tuple[Callable[[str], Mapping[str, guest.Content]], str]] = {
-    "directory": (
-        lambda _: hook("mount --bind /sysroot/sysroot/ostree /sysroot/usr"),
-        r"/sysroot/usr is ext4 from /dev/vda",
+BIND_OVER_USR = hook("mount --bind /sysroot/sysroot/ostree /sysroot/usr")
+CHANGES = [
+    Scenario("directory", Changed(r"/sysroot/usr is ext4 from /dev/vda"), initrd=BIND_OVER_USR, cmdline="fips=1"),
+    Scenario(
+        "file",
+        Changed(r"/sysroot/usr/lib/os-release is ext4 from /dev/vda"),
+        initrd=hook("mount --bind /sysroot/etc/hostname /sysroot/usr/lib/os-release"),
+        cmdline="fips=1",
+        suite="trixie",
     ),
-    "file": (
-        lambda _: hook("mount --bind /sysroot/etc/hostname /sysroot/usr/lib/os-release"),
-        r"/sysroot/usr/lib/os-release is ext4 from /dev/vda",
-    ),
-    "unmount": (
-        lambda _: hook("umount --recursive --lazy /sysroot"),
+    Scenario(
+        "unmount",
         # Where /sysroot is free, systemd mounts the physical root there again.
-        r"(/sysroot is ext4 from /dev/vda, )?/sysroot is gone, /sysroot/etc is gone, .*",
+        Changed(r"(/sysroot is ext4 from /dev/vda, )?/sysroot is gone, /sysroot/etc is gone, .*"),
+        initrd=hook("umount --recursive --lazy /sysroot"),
+        cmdline="fips=1",
     ),
-    "replaced": (
-        lambda _: hook("umount /sysroot/var", "mount --bind /sysroot/sysroot/ostree/deploy/guest/var /sysroot/var"),
-        r"/sysroot/var is ext4 from /dev/vda, /sysroot/var is gone",
+    Scenario(
+        "replaced",
+        Changed(r"/sysroot/var is ext4 from /dev/vda, /sysroot/var is gone"),
+        initrd=hook("umount /sysroot/var", "mount --bind /sysroot/sysroot/ostree/deploy/guest/var /sysroot/var"),
+        cmdline="fips=1",
+        suite="trixie",
     ),
-    "fips": (
-        fips_hook,
-        r"/sysroot/etc/crypto-policies/back-ends is overlay from \S+, /sysroot/etc/crypto-policies/config is .*",
+    Scenario(
+        "fips",
+        Changed(r"/sysroot/etc/crypto-policies/back-ends is overlay from \S+, /sysroot/etc/crypto-policies/config is .*"),
+        initrd=lambda: fips_hook("forky"),
+        cmdline="fips=1",
+        rw=True,  # the hook writes to /etc
     ),
-}
+]
 
 
-def _changed(name: str, suite: str) -> Job[Outcome]:
-    files, _ = CHANGES[name]
-    return Job(
-        lambda: refusals.boot(
-            suite=suite,
-            append=f"{refusals.UNREAD_DISK} fips=1",
-            extra_initrd_files=files(suite),
-            emergency_script=WITNESS,
-            rw=name == "fips",  # its hook writes to /etc
-            title=f"last look: {name}, {suite}",
-        )
-    )
-
-
-CASES = [("directory", "forky"), ("file", "trixie"), ("unmount", "forky"), ("replaced", "trixie"), ("fips", "forky")]
-
-
-@pytest.mark.parametrize(("name", "job"), [pytest.param(name, _changed(name, suite), id=name) for name, suite in CASES])
-def test_a_changed_root_is_not_switched_to(name: str, job: Job[Outcome]) -> None:
-    outcome = job.result()
-    support.ended(outcome.result, guest.REFUSED)
-    said = [line for line in outcome.console if line.startswith("bootseal: ")]
-    assert said[0].startswith("bootseal: verified ")
-    what = f"other mounts than bootseal.service attached: {CHANGES[name][1]}"
-    assert re.fullmatch(rf"bootseal: refused \(changed\): {what}: /sysroot", said[1]), said
-    assert said[2].startswith("bootseal: hint: ")
-    assert (outcome.record["verdict"], outcome.record["message"]) == ("changed", said[1].removeprefix("bootseal: "))
-    assert outcome.record["image"]["digest"] == support.image_digest(outcome.image.deployment.cfs).hex()
-    assert "ActiveState=failed" in outcome.sections["switch"]
-    assert [e["BOOTSEAL_VERDICT"] for e in support.json_lines(outcome.sections["journal"]) if "BOOTSEAL_VERDICT" in e] == [
-        "verified", "changed",
-    ]  # fmt: skip
-    assert "bootseal: this boot was refused" in outcome.console
+@rows(CHANGES)
+def test_a_changed_root_is_not_switched_to(scenario: Scenario, job: Job[Outcome]) -> None:
+    scenario.expect.check(job.result())
 
 
 # --- an end that OnRefusal= names
 
 
-def _rebooting() -> Outcome:
-    keys = [support.named(support.key().certificate)]
-    made = guest.initrd("forky", keys=keys, conf="[Policy]\nOnRefusal=reboot\n")
-    files, _ = CHANGES["directory"]
-    return refusals.boot(initrd=made.path, extra_initrd_files=files("forky"), title="last look: OnRefusal=reboot")
+def _rebooting() -> Path:
+    keys = [signed.named(signed.key().certificate)]
+    return guest.initrd("forky", keys=keys, conf="[Policy]\nOnRefusal=reboot\n").built()
 
 
-@pytest.mark.parametrize("job", [pytest.param(Job(_rebooting), id="reboot")])
-def test_on_refusal(job: Job[Outcome]) -> None:
-    outcome = job.result()
-    assert outcome.result.ended == "exit"
-    assert "bootseal: refused (changed)" in outcome.result.console
-    assert "reboot: Restarting system" in outcome.result.console
-    assert "emergency environment" not in outcome.result.console
+REBOOT = Scenario(
+    "reboot",
+    Ended("changed", "reboot: Restarting system"),
+    initrd=BIND_OVER_USR,
+    fsck=True,
+    emergency="",
+    built=_rebooting,
+)
+
+
+@rows([REBOOT])
+def test_changed_root_ends_as_configured(scenario: Scenario, job: Job[Outcome]) -> None:
+    scenario.expect.check(job.result())
 
 
 # --- boots that pass
 
-PASSED = support.script(
+PASSED = ask(
     record="cat /run/bootseal/boot.json",
     mounts="cat /proc/self/mountinfo",
 )
@@ -144,9 +118,9 @@ LUKS_MODULES = ("systemd-cryptsetup", "crypt", "dm")
 
 
 def _converted(*command: str | Path) -> bool:
-    """False where qemu-img measured its own key derivation to take no time at all, as it may on any machine."""
+    """Convert; False if qemu-img measured no time for its key derivation, as it may on any machine."""
     try:
-        support.run(*command)
+        output_of(*command)
     except guest.GuestError as error:
         if "accurate CPU usage" in str(error):
             return False
@@ -155,8 +129,8 @@ def _converted(*command: str | Path) -> bool:
 
 
 def _encrypted(disk: Path) -> tuple[Path, str]:
-    """A LUKS container with the content of a disk, and its UUID."""
-    made = support.temporary() / "luks.raw"
+    """Make a LUKS container with the content of a disk; return it and its UUID."""
+    made = temporary() / "luks.raw"
     secret = ("--object", f"secret,id=key,data={LUKS_KEY.decode()}", "-O", "luks", "-o", "key-secret=key,iter-time=10")
     while not _converted("qemu-img", "convert", *secret, "-f", "raw", disk, made):
         pass
@@ -165,17 +139,15 @@ def _encrypted(disk: Path) -> tuple[Path, str]:
 
 
 def _luks() -> Outcome:
-    image = support.image("forky")
+    image = signed.image("forky")
     disk, uuid = _encrypted(image.disk)
-    kept = " ".join(name for name in guest_tree.OMITTED_MODULES.split() if name not in LUKS_MODULES)
+    kept = " ".join(name for name in tree.OMITTED_MODULES.split() if name not in LUKS_MODULES)
     conf = f'omit_dracutmodules=" ostree {kept} "\nadd_dracutmodules+=" {" ".join(LUKS_MODULES)} "\n'
-    made = guest.initrd("forky", keys=[support.named(support.key().certificate)], dracut_conf=conf)
-    if made.status:
-        raise guest.GuestError(f"dracut failed with status {made.status}:\n{made.output[-4000:]}")
-    files = {"etc/guest.key": (LUKS_KEY, 0o600), **support.settings(prepare_root=TRANSIENT_ROOT)}
+    made = guest.initrd("forky", keys=[signed.named(signed.key().certificate)], dracut_conf=conf).built()
+    files = {"etc/guest.key": (LUKS_KEY, 0o600), **signed.settings(prepare_root=TRANSIENT_ROOT)}
     try:
         result = guest.boot(
-            image, made.path, disk=disk, append=LUKS_UUID.format(uuid=uuid), extra_initrd_files=files, script=PASSED,
+            image, made, disk=disk, append=LUKS_UUID.format(uuid=uuid), extra_initrd_files=files, script=PASSED,
             timeout=600, title="last look: LUKS, transient root",
         )  # fmt: skip
         return Outcome(result, image, result.bytes_written())
@@ -184,7 +156,7 @@ def _luks() -> Outcome:
 
 
 def _without_beneath() -> Mapping[str, guest.Content]:
-    """The boot path as on kernels that mount nothing beneath."""
+    """Make the boot path behave as on kernels that mount nothing beneath."""
     source = (Path(bootseal.__file__).parent / "linux/mountapi.py").read_text()
     line = "    flags = _MOVE_MOUNT_F_EMPTY_PATH"
     assert line in source
@@ -192,24 +164,21 @@ def _without_beneath() -> Mapping[str, guest.Content]:
     return {"usr/lib/bootseal/bootseal/linux/mountapi.py": changed.encode()}
 
 
-def _passing(suite: str, files: Callable[[], Mapping[str, guest.Content]]) -> Job[Outcome]:
-    return Job(lambda: refusals.boot(suite=suite, extra_initrd_files=files(), script=PASSED, title=f"last look: {suite}"))
-
-
+NOTHING_BENEATH = Scenario(
+    "nothing-beneath", Passed(), initrd=_without_beneath, fsck=True, emergency="", suite="trixie", script=PASSED
+)
 PASSING = {
     "luks": Job(_luks),
-    "nothing-beneath": _passing("trixie", _without_beneath),
+    "nothing-beneath": NOTHING_BENEATH.job,
 }
 
 
 @pytest.mark.parametrize("job", PASSING.values(), ids=list(PASSING))
 def test_an_unchanged_root_passes(job: Job[Outcome]) -> None:
-    outcome = job.result()
-    support.ended(outcome.result, guest.PASSED)
-    assert json.loads(outcome.sections["record"])["verdict"] == "verified"
+    outcome = job.result().must_end()
+    assert outcome.record["verdict"] == "verified"
     assert "bootseal: refused" not in outcome.result.console
-    roots = [line for line in outcome.sections["mounts"].splitlines() if line.split()[4] == "/"]
-    assert len(roots) == 1, roots
+    assert [m.target for m in outcome.mounts()].count("/") == 1, outcome["mounts"]
 
 
 # --- what it rests on
@@ -217,6 +186,6 @@ def test_an_unchanged_root_passes(job: Job[Outcome]) -> None:
 
 @pytest.mark.parametrize("suite", guest.SUITES)
 def test_findmnt_knows_unique_identities(suite: str) -> None:
-    """Otherwise the boots above would have compared numbers, which come back after an unmount."""
+    """Otherwise the boots above compared numbers, which an unmount frees."""
     command = ["chroot", str(guest.base_tree(suite)), "findmnt", "--help"]
     assert "--uniq-id" in subprocess.run(command, check=True, capture_output=True, text=True).stdout

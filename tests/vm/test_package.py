@@ -9,17 +9,18 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import guest_cache
-import guest_tree
 import pytest
 
-pytestmark = [pytest.mark.vm, pytest.mark.parametrize("suite", guest_tree.SUITES)]
+from vm.harness import tree
+from vm.harness.cache import CHECKOUT, must_run, scratch
+
+pytestmark = [pytest.mark.vm, pytest.mark.parametrize("suite", tree.SUITES)]
 
 LIBRARY = "/usr/lib/bootseal/"
-# Besides what 'make install' installs: what Debian's policy wants, and what compiles modules again for another Python.
+# Not from 'make install': files that Debian's policy requires, and one that recompiles modules for another Python.
 OF_DEBIAN = re.compile(r"/usr/share/(doc/[^/]+/(changelog\.gz|copyright)|python3/runtime\.d/.*)")
 DBUS = re.compile(r"python3-(gi|pydbus|pyudev|dbus)|gir1\.2-.*|libgirepository.*|libglib2\.0.*|dbus(-.*)?")
-# What systemd-analyze says at most; the unit's comments have the reason for each point that remains of bootseal.service.
+# The highest exposure that systemd-analyze may report; comments in bootseal.service justify each remaining point.
 EXPOSURE = {"bootseal.service": 3.9, "bootseal-guard.service": 2.6, "bootseal-gate.service": 5.5}
 UNITS = (*EXPOSURE, "bootseal-gate.path")
 
@@ -31,7 +32,7 @@ class Life(NamedTuple):
     said: dict[str, list[str]]
 
     def added(self, before: str, after: str) -> set[str]:
-        """Lines that differ; the bytecode of Python's own library, where it is missing, and dpkg's log are others'."""
+        """Compare two moments, without the bytecode of Python's own library and without dpkg's log."""
         others = re.compile(r"\S+ \S+ \S+ \./(usr/lib/python3\.\d+/|var/log/dpkg\.log )")
         return {line for line in self.moments[before] ^ self.moments[after] if not others.match(line)}
 
@@ -45,40 +46,40 @@ def _path(line: str) -> str:
 
 @cache
 def _deb(package: str) -> Path:
-    (found,) = guest_tree.packages().glob(f"{package}_*.deb")
+    (found,) = tree.packages().glob(f"{package}_*.deb")
     return found
 
 
 @cache
 def _life(suite: str) -> Life:
-    base = guest_tree.base_tree(suite)
-    with guest_cache.scratch() as work:
+    base = tree.base_tree(suite)
+    with scratch() as work:
         out = work / "out"
         out.mkdir()
-        guest_cache.must_run("package.sh", base, work / "views", out, _deb("bootseal"), _deb("bootseal-tools"))
+        must_run("package.sh", base, work / "views", out, _deb("bootseal"), _deb("bootseal-tools"))
         texts = {path.name: path.read_text().splitlines() for path in out.iterdir()}
     moments = {name.removeprefix("FILES."): set(lines) for name, lines in texts.items() if name.startswith("FILES.")}
     return Life(moments, {name: lines for name, lines in texts.items() if not name.startswith("FILES.")})
 
 
 def _owned(life: Life, which: str) -> set[str]:
-    """The files of an installed package; not its directories."""
+    """List the files of an installed package, without its directories."""
     files = {_path(line) for line in life.moments["installed"] if line[0] == "f"}
     return files & set(life.said[f"owned-{which}"])
 
 
 @cache
 def _installed_by_make() -> frozenset[str]:
-    with guest_cache.scratch() as work:
+    with scratch() as work:
         places = [f"DESTDIR={work}", "PREFIX=/usr", "ZSHDIR=/usr/share/zsh/vendor-completions"]
-        command = ["make", "-s", "-C", str(guest_cache.CHECKOUT), "install", *places]
+        command = ["make", "-s", "-C", str(CHECKOUT), "install", *places]
         subprocess.run(command, check=True, capture_output=True)
         return frozenset("/" + str(path.relative_to(work)) for path in work.rglob("*") if path.is_file())
 
 
 def _closure(suite: str, package: str) -> set[str]:
-    """What comes with a package: the first alternative that the base tree has, of each dependency."""
-    admin = guest_tree.base_tree(suite) / "var/lib/dpkg"
+    """Follow each dependency to its first alternative that the base tree has."""
+    admin = tree.base_tree(suite) / "var/lib/dpkg"
     form = "${Package}\t${Provides}\t${Pre-Depends}, ${Depends}\n"
     listed = subprocess.run(
         ["dpkg-query", f"--admindir={admin}", "-W", "-f", form], check=True, capture_output=True, text=True
@@ -123,12 +124,12 @@ def test_the_service_brings_no_dbus(suite: str) -> None:
 def test_what_describes_the_service_comes_with_it(suite: str) -> None:
     """The record is the service's, and its unit names bootseal(8)."""
     service = {path.removesuffix(".gz") for path in _owned(_life(suite), "service")}
-    pages = {f"/usr/share/man/man{path.suffix[1:]}/{path.name}" for path in (guest_cache.CHECKOUT / "packaging/man").iterdir()}
+    pages = {f"/usr/share/man/man{path.suffix[1:]}/{path.name}" for path in (CHECKOUT / "packaging/man").iterdir()}
     assert pages | {"/usr/share/bootseal/boot.schema.json"} <= service
 
 
 def test_completions_come_with_the_program(suite: str) -> None:
-    """Where the shells of Debian look."""
+    """Debian's shells look in these places."""
     places = {
         "bash-completion/completions/bootseal",
         "fish/vendor_completions.d/bootseal.fish",
@@ -137,7 +138,7 @@ def test_completions_come_with_the_program(suite: str) -> None:
     assert {f"/usr/share/{place}" for place in places} <= _owned(_life(suite), "tools")
 
 
-def test_the_service_alone(suite: str) -> None:
+def test_service_installs_without_the_tools(suite: str) -> None:
     life = _life(suite)
     assert not any("/dist-packages/gi/" in path or "/pydbus/" in path for path in life.paths("alone"))
     new = life.paths("alone") - life.paths("base")
@@ -184,7 +185,7 @@ def test_the_completion_completes(suite: str) -> None:
 
 
 def test_nothing_but_the_catalog_is_touched(suite: str) -> None:
-    """Installing writes what the packages own, bytecode beside it, the list of the gate's links, and the catalog."""
+    """Installing writes files of the packages, bytecode, the gate's links and the catalog."""
     life = _life(suite)
     owned = {*life.said["owned-service"], *life.said["owned-tools"]}
     strange = {line for line in life.added("before", "installed") if _path(line) not in owned and "/__pycache__" not in line}
@@ -211,7 +212,7 @@ def test_an_upgrade_leaves_nothing_of_the_old_version(suite: str) -> None:
     life = _life(suite)
     changed = life.paths("reinstalled") ^ life.paths("upgraded")
     renamed = {re.sub(r"_newer|__pycache__/|\.cpython-\d+|\.pyc?$", "", path) for path in changed}
-    assert renamed == {LIBRARY + "bootseal/linux/loop", LIBRARY + "bootseal/formats/gvariant"}
+    assert renamed == {LIBRARY + "bootseal/linux/loop", LIBRARY + "bootseal/host/objects"}
     assert sum("_newer" in path for path in changed) == len(changed) // 2 == 4
     assert life.said["gate-upgraded"] == ["enabled", "status 0"]
 
@@ -242,5 +243,5 @@ def test_exposure_does_not_grow(suite: str, unit: str) -> None:
 
 
 def test_the_filter_lets_the_service_work(suite: str) -> None:
-    """Python, OpenSSL, libc and systemd's groups are the suite's; the kernel is this machine's."""
+    """The kernel is this machine's; everything else is the suite's."""
     assert _life(suite).said["filtered"] == ["verified", "keys", "mounted", "refused", "refused", "refused", "status 0"]

@@ -14,14 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import guest_cache
-import guest_tree
 import pytest
+
+from vm.harness import tree
+from vm.harness.cache import CHECKOUT
 
 PACKAGES = ("bootseal", "bootseal-tools")
 LIBRARY = "/usr/lib/bootseal/"
-RPM = guest_cache.CHECKOUT / "packaging/rpm"
-# What one of the two formats has alone, by the path, and why.
+RPM = CHECKOUT / "packaging/rpm"
+# Files of one format only, by path, and the reason.
 ONLY_DEB = {
     r"/usr/share/doc/[^/]+/changelog\.gz": "Debian's policy; an RPM has its changes in the header",
     r"/usr/share/doc/[^/]+/copyright": "Debian's policy; an RPM has the whole licence, and its name in the header",
@@ -33,7 +34,7 @@ ONLY_RPM = {
 }
 # Debian's zsh looks elsewhere: (where, where in the RPM).
 ZSH = ("/usr/share/zsh/vendor-completions", "/usr/share/zsh/site-functions")
-# Directories that other packages of Fedora own.
+# Directories of other packages in Fedora.
 OF_OTHERS = {
     "/usr", "/usr/bin", "/usr/lib", "/usr/lib/dracut", "/usr/lib/dracut/modules.d", "/usr/lib/systemd",
     "/usr/lib/systemd/catalog", "/usr/lib/systemd/system", "/usr/share", "/usr/share/bash-completion",
@@ -59,13 +60,13 @@ def _said(*command: str | Path) -> str:
 
 @cache
 def _deb(package: str) -> Path:
-    (found,) = guest_tree.packages().glob(f"{package}_*.deb")
+    (found,) = tree.packages().glob(f"{package}_*.deb")
     return found
 
 
 @cache
 def _rpm(package: str) -> Path:
-    (found,) = guest_tree.rpm_packages().glob(f"{package}-[0-9]*.noarch.rpm")
+    (found,) = tree.rpm_packages().glob(f"{package}-[0-9]*.noarch.rpm")
     return found
 
 
@@ -100,7 +101,7 @@ def _files(entries: dict[str, Entry], only: dict[str, str]) -> dict[str, Entry]:
 
 
 def _matching(path: str, only: dict[str, str]) -> list[str]:
-    """The rows that name a path; .gz is taken off the names of all files."""
+    """Find the rows that name a path; all names come without .gz."""
     return [row for row in only if re.fullmatch(row.removesuffix(r"\.gz"), path)]
 
 
@@ -137,7 +138,7 @@ def test_each_directory_has_an_owner() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_bytecode_goes_by_the_content_of_its_source(package: str) -> None:
-    """By time it would be out of date on ostree, where all files are of 1970; and the program could not write another."""
+    """On ostree all files are dated 1970, so bytecode by time would be stale."""
     entries = _of_rpm(package)
     sources = {path for path in entries if path.startswith(LIBRARY) and path.endswith(".py")}
     compiled = {importlib.util.source_from_cache(path): e.content for path, e in entries.items() if path.endswith(".pyc")}
@@ -152,7 +153,7 @@ def test_bytecode_goes_by_the_content_of_its_source(package: str) -> None:
 
 
 def _dependencies(package: str, field: str) -> set[str]:
-    """As the control file has them, in Fedora's names, and without what debhelper adds."""
+    """Read the control file with Fedora's names, without what debhelper adds."""
     listed = _said("dpkg-deb", "-f", _deb(package), field).strip()
     named = {re.sub(r"[()]", "", part.strip()) for part in listed.split(",") if part}
     return {" ".join([FEDORA_NAMES.get(name, name), *version]) for name, *version in map(str.split, named)} - {"python3:any"}
@@ -160,7 +161,7 @@ def _dependencies(package: str, field: str) -> set[str]:
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("package", PACKAGES)
-def test_dependencies(package: str, field: str) -> None:
+def test_dependencies_are_those_of_the_debian_packages(package: str, field: str) -> None:
     listed = set(_said("rpm", "-qp", f"--{FIELDS[field]}", _rpm(package)).splitlines())
     ours = {re.sub(r"(= [\d.]+)-1$", r"\1", line) for line in listed if not re.match(r"rpmlib\(|/", line)}
     # For the scriptlets of the tools; the service has it for itself.
@@ -170,7 +171,7 @@ def test_dependencies(package: str, field: str) -> None:
 
 def test_the_changes_are_the_same() -> None:
     head, *lines = _said("rpm", "-qp", "--changelog", _rpm("bootseal")).splitlines()
-    changelog = guest_cache.CHECKOUT / "packaging/deb/changelog"
+    changelog = CHECKOUT / "packaging/deb/changelog"
 
     def last(field: str) -> str:
         return _said("dpkg-parsechangelog", "-l", changelog, "-S", field).strip()
@@ -191,7 +192,7 @@ def test_scriptlets_are_about_the_gate_alone() -> None:
 
 
 def test_rpmlint_is_silent() -> None:
-    packages = sorted(guest_tree.rpm_packages().glob("*.rpm"))
+    packages = sorted(tree.rpm_packages().glob("*.rpm"))
     assert len(packages) == 3
     command = ["rpmlint", "--strict", "-c", f"{RPM}/rpmlint.toml", *map(str, packages), f"{RPM}/bootseal.spec"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

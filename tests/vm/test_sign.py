@@ -1,32 +1,32 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What `bootseal sign` makes with every type of key is accepted by the kernel; and a SHA-512 image, through all commands.
+"""The kernel accepts what `bootseal sign` makes with each type of key; a SHA-512 image works throughout.
 
-In one guest of the older suite, whose kernel and Python are the older ones; its own deployment is judged there, too.
+One guest of the older suite does it all, with the older kernel and Python. It also judges its own deployment.
 """
 
 from __future__ import annotations
 
 import re
 
-import guest
-import guest_qemu
 import pytest
-import support
-from support import Job
-from support_refusals import commands
-from support_tools import INITRD, changed_disk, initrd_disk, json_of, put_file, signed
 
 from unit.host import program
+from vm.disks import INITRD, changed_disk, initrd_disk
+from vm.harness import guest, qemu, signed
+from vm.harness.ask import ask, put_file
+from vm.harness.cache import temporary
+from vm.harness.changes import commands
+from vm.harness.jobs import Job
+from vm.harness.parse import Said, first_json
 
-pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 SUITE = "trixie"
 
 
 def _enable(name: str) -> str:
-    """A section: fs-verity with a built-in signature, by a key that was just added; and with one byte of it changed."""
-    path = support.temporary() / name
+    """Make a section: fs-verity with a signature by a key that was just added, and with one byte changed."""
+    path = temporary() / name
     path.mkdir()
     image = program.image(path)
     program.signed(image, "--key", program.key(name), "--cert", program.certificate(name))
@@ -47,16 +47,16 @@ def _enable(name: str) -> str:
 
 
 def _sha512_script() -> str:
-    """What `sign` made on this machine for a SHA-512 image is deployed and judged in the guest."""
-    key = support.key()
-    cfs = support.image(algorithm="sha512").deployment.cfs
-    made = signed(cfs, "--key", key.key, "--cert", key.certificate, "--algorithm", "sha512")
+    """Deploy and judge in the guest what `sign` made on this machine for a SHA-512 image."""
+    key = signed.key()
+    cfs = signed.image(algorithm="sha512").deployment.cfs
+    made = signed.made_by_sign(cfs, "--key", key.key, "--cert", key.certificate, "--algorithm", "sha512")
     where = f"--sysroot /run/target --initrd {INITRD} --json=short"
     deploy = f"bootseal deploy {where} --digest /run/digest --signature /run/sig"
-    prepare = put_file("/run/digest", made[support.DIGEST]) + put_file("/run/sig", made[support.SIGNATURE])
+    prepare = put_file("/run/digest", made[signed.DIGEST]) + put_file("/run/sig", made[signed.SIGNATURE])
     prepare += "mkdir /run/target; mount /dev/disk/by-id/virtio-target /run/target"
     verify = f"bootseal verify {where}"
-    return support.script(
+    return ask(
         prepare=prepare,
         unsigned=f'{verify} || echo "status $?"',
         deploy=deploy,
@@ -69,18 +69,18 @@ def _sha512_script() -> str:
 def _run() -> guest.Result:
     change = commands("rm /{digest}", "rm /{signature}")
     target = changed_disk(change, "target", algorithm="sha512", readonly=False)
-    keys = support.script(**{name: _enable(name) for name in program.KEYS})
+    keys = ask(**{name: _enable(name) for name in program.KEYS})
     script = (
         "export NO_COLOR=1\nanchor=0x$(sed -n '/ keyring  *[.]fs-verity/s/ .*//p' /proc/keys)\n"
-        f"{keys}{support.script(own=f'bootseal verify --initrd {INITRD} --json=short')}{_sha512_script()}"
+        f"{keys}{ask(own=f'bootseal verify --initrd {INITRD} --json=short')}{_sha512_script()}"
     )
     return guest.boot(
-        support.image(SUITE),
-        support.initrd(SUITE),
-        extra_initrd_files=support.settings(conf="[Keyring]\nSeal=no\n"),
+        signed.image(SUITE),
+        signed.initrd(SUITE),
+        extra_initrd_files=signed.settings(conf="[Keyring]\nSeal=no\n"),
         disks=[initrd_disk(SUITE), target],
         script=script,
-        timeout=guest_qemu.LONG,
+        timeout=qemu.LONG,
         title="signatures by every type of key",
     )
 
@@ -88,9 +88,8 @@ def _run() -> guest.Result:
 job = pytest.mark.parametrize("job", [pytest.param(Job(_run), id=SUITE)])
 
 
-def _said(job: Job[guest.Result]) -> dict[str, str]:
-    support.ended(job.result(), guest.PASSED)
-    return support.sections(job.result().report)
+def _said(job: Job[guest.Result]) -> Said:
+    return Said.of(job.result())
 
 
 @job
@@ -104,8 +103,8 @@ def test_the_kernel_accepts_what_sign_makes(job: Job[guest.Result], name: str) -
 @job
 def test_a_sha512_image_is_deployed_and_would_boot(job: Job[guest.Result]) -> None:
     said = _said(job)
-    assert json_of(said["unsigned"])["verdict"] == "no-digest"
-    first, again, verified = (json_of(said[name]) for name in ("deploy", "again", "verify"))
+    assert first_json(said["unsigned"])["verdict"] == "no-digest"
+    first, again, verified = (first_json(said[name]) for name in ("deploy", "again", "verify"))
     assert (first["verdict"], first["changed"]) == ("verified", True)
     assert (again["verdict"], again["changed"]) == ("verified", False)
     assert (verified["verdict"], verified["image"]["algorithm"]) == ("verified", "sha512")
@@ -114,7 +113,7 @@ def test_a_sha512_image_is_deployed_and_would_boot(job: Job[guest.Result]) -> No
 
 @job
 def test_the_running_system_would_boot_again(job: Job[guest.Result]) -> None:
-    record = json_of(_said(job)["own"])
+    record = first_json(_said(job)["own"])
     assert (record["verdict"], record["state"]) == ("verified", "booted")
-    # This suite has it in /boot alone, which the trees of the tests do without.
+    # This suite has it in /boot only, which the trees of the tests lack.
     assert record["missing"] == ["no configuration of the deployment's kernel found: its options are not known"]

@@ -5,49 +5,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import guest
 import pytest
-import support
-import support_refusals as refusals
-import support_status as status
-from support import Job
-from support_refusals import Outcome, put
-from support_status import Seen, Told
 
 from bootseal import verdicts
 from unit.host.schema import errors
+from vm import status
+from vm.harness import guest, signed
+from vm.harness.ask import ask
+from vm.harness.changes import SIGNED_BY_STRANGER
+from vm.harness.jobs import Job
+from vm.harness.parse import Said, Told
+from vm.scenario import Outcome, Passed, Scenario, runs
 
-pytest_plugins = ["background"]
 pytestmark = pytest.mark.vm
 
 NOT_COVERED = ["/etc", "/var", "/boot", "/opt -> /var/opt", "initrd", "kernel command line"]
 NAMES = {"forky": "debian", "trixie": "debian 13"}  # as their os-release has them
-# QEMU's BIOS knows no Secure Boot: nobody can tell who authenticated kernel and initrd.
+# QEMU's BIOS lacks Secure Boot, so it is unknown who authenticated kernel and initrd.
 MARKS = dict.fromkeys(("Secure Boot", "initrd", "boot keyring"), "unknown") | dict.fromkeys(
     ("signer", "digest file", "image", "overlay", "root"), "kernel"
 )
 
 
-def _disturbed() -> list[Seen]:
+def _disturbed() -> list[Said]:
     text = status.script(status.ASKED, status.MANUALS, status.DISTURBED)
-    return [Seen(status.boot("forky", "keyring", text, "status, disturbed"))]
+    return [Said.of(status.boot("forky", "keyring", text, "status, disturbed"))]
 
 
-def _enrolled_twice() -> list[Seen]:
+def _enrolled_twice() -> list[Said]:
     first = status.boot("forky", "fsverity", status.script(status.ASKED), "status, first boot")
     second = status.boot(
         "forky", "fsverity", status.script(status.ASKED, status.USER), "status, second boot", disk=first.overlay
     )
-    return [Seen(first), Seen(second)]
+    return [Said.of(first), Said.of(second)]
 
 
-def _trixie() -> list[Seen]:
-    return [Seen(status.boot("trixie", "keyring", status.script(status.ASKED, status.MANUALS), "status on trixie"))]
+def _trixie() -> list[Said]:
+    return [Said.of(status.boot("trixie", "keyring", status.script(status.ASKED, status.MANUALS), "status on trixie"))]
 
 
-def _secure_boot() -> list[Seen]:
+def _secure_boot() -> list[Said]:
     text = status.script(status.ASKED, status.SECURE_BOOT)
-    return [Seen(status.boot("forky", "keyring", text, "status, Secure Boot", firmware=True))]
+    return [Said.of(status.boot("forky", "keyring", text, "status, Secure Boot", firmware=True))]
 
 
 SECURE_BOOT = Job(_secure_boot)
@@ -58,22 +57,22 @@ KEYRING, FSVERITY, TRIXIE = Job(_disturbed), Job(_enrolled_twice), Job(_trixie)
 class Boot:
     """One of a job's boots, and what is particular about it."""
 
-    job: Job[list[Seen]]
+    job: Job[list[Said]]
     number: int
     suite: str
     method: str
 
     @property
-    def seen(self) -> Seen:
+    def seen(self) -> Said:
         return self.job.result()[self.number]
 
     @property
     def deployment(self) -> guest.Deployment:
-        return support.image(self.suite).deployment
+        return signed.image(self.suite).deployment
 
     @property
     def digest(self) -> str:
-        return support.image_digest(self.deployment.cfs).hex()
+        return signed.image_digest(self.deployment.cfs).hex()
 
 
 BOOTS = {
@@ -94,7 +93,7 @@ def boots(*names: str) -> pytest.MarkDecorator:
 
 
 @boots()
-def test_systemctl_status_tells_the_story(job: Job[list[Seen]], boot: Boot) -> None:
+def test_systemctl_status_tells_the_story(job: Job[list[Said]], boot: Boot) -> None:
     seen = boot.seen
     told = seen.told("systemctl")
     lines = [line.strip() for line in told.out.splitlines()]
@@ -114,8 +113,8 @@ def test_systemctl_status_tells_the_story(job: Job[list[Seen]], boot: Boot) -> N
 
 
 @boots("keyring", "trixie")
-def test_the_manuals_that_it_names_exist(job: Job[list[Seen]], boot: Boot) -> None:
-    lines = boot.seen.sections["manuals"].splitlines()
+def test_the_manuals_that_it_names_exist(job: Job[list[Said]], boot: Boot) -> None:
+    lines = boot.seen["manuals"].splitlines()
     named = [line.strip('"').removeprefix("man:") for line in lines if "man:" in line]
     assert named == ["bootseal.service(8)", "bootseal(8)"]
     for page in [*named, "bootseal.conf(5)", "bootseal.json(5)"]:
@@ -124,20 +123,20 @@ def test_the_manuals_that_it_names_exist(job: Job[list[Seen]], boot: Boot) -> No
 
 
 @boots("keyring", "trixie")
-def test_the_journal_has_the_catalog(job: Job[list[Seen]], boot: Boot) -> None:
-    text = boot.seen.sections["catalog"]
+def test_the_journal_has_the_catalog(job: Job[list[Said]], boot: Boot) -> None:
+    text = boot.seen["catalog"]
     assert "Subject: The root filesystem is verified and mounted" in text
     assert f"signed by CN=guest p256, enrolled with method {boot.method}." in text
     assert boot.deployment.path in text
     assert "@" not in text, "a field without a value"
-    assert boot.seen.sections["usr"] == "0", "this is why docs/status.md says to update the catalog by hand"
+    assert boot.seen["usr"] == "0", "this is why docs/status.md says to update the catalog by hand"
 
 
 # --- bootseal status
 
 
 @boots()
-def test_the_text_is_one_true_screen(job: Job[list[Seen]], boot: Boot) -> None:
+def test_the_text_is_one_true_screen(job: Job[list[Said]], boot: Boot) -> None:
     told = boot.seen.told("text")
     assert (told.status, told.err) == (0, "")
     lines = told.out.splitlines()
@@ -157,7 +156,7 @@ def test_the_text_is_one_true_screen(job: Job[list[Seen]], boot: Boot) -> None:
 
 
 @boots()
-def test_json_is_the_record_and_what_systemd_says(job: Job[list[Seen]], boot: Boot) -> None:
+def test_json_is_the_record_and_what_systemd_says(job: Job[list[Said]], boot: Boot) -> None:
     seen = boot.seen
     told = seen.told("short")
     assert (told.status, told.err, told.out.count("\n")) == (0, "", 0)
@@ -166,7 +165,7 @@ def test_json_is_the_record_and_what_systemd_says(job: Job[list[Seen]], boot: Bo
     assert {name: told.json[name] for name in seen.record} == seen.record
     assert added.keys() == {"unit", "soft_reboots", "status"}
     members = ("load_state", "active_state", "sub_state", "result", "status_text", "exit_status")
-    assert [str(added["unit"][name]) for name in members] == [seen.properties[name] for name in status.UNIT_PROPERTIES]
+    assert [str(added["unit"][name]) for name in members] == [seen.unit()[name] for name in status.UNIT_PROPERTIES]
     assert {check["name"]: check["state"] for check in added["status"]["checks"]} == dict.fromkeys(
         ("boot", "root", "tree", "image", "keyring"), "same"
     )
@@ -176,7 +175,7 @@ def test_json_is_the_record_and_what_systemd_says(job: Job[list[Seen]], boot: Bo
 
 
 @boots("keyring", "trixie")
-def test_pretty_is_the_same_for_people(job: Job[list[Seen]], boot: Boot) -> None:
+def test_pretty_is_the_same_for_people(job: Job[list[Said]], boot: Boot) -> None:
     pretty, short = boot.seen.told("pretty"), boot.seen.told("short")
     assert (pretty.status, pretty.err) == (0, "")
     assert pretty.json == short.json
@@ -184,7 +183,7 @@ def test_pretty_is_the_same_for_people(job: Job[list[Seen]], boot: Boot) -> None
 
 
 @boots("fsverity-second")
-def test_an_ordinary_user_is_told_what_needs_root(job: Job[list[Seen]], boot: Boot) -> None:
+def test_an_ordinary_user_is_told_what_needs_root(job: Job[list[Said]], boot: Boot) -> None:
     told, root = boot.seen.told("user"), boot.seen.told("text")
     assert told.status == 0
     assert told.err == "bootseal: not known: the digest in the kernel was not read: only root may look"
@@ -199,8 +198,8 @@ def disturbed(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("job", "section"), [pytest.param(KEYRING, name, id=name)])
 
 
-def _said(job: Job[list[Seen]], section: str) -> list[Told]:
-    said = Told.all(job.result()[0].sections[section])
+def _said(job: Job[list[Said]], section: str) -> list[Told]:
+    said = Told.all(job.result()[0][section])
     for told in said:
         assert "Traceback" not in told.err
         assert all(line.startswith("bootseal: ") for line in told.err.splitlines())
@@ -217,13 +216,13 @@ def _differs(told: Told, *mounted: str) -> None:
 
 
 @disturbed("mounted_over")
-def test_mounts_over_usr_and_etc_are_noticed(job: Job[list[Seen]], section: str) -> None:
+def test_mounts_over_usr_and_etc_are_noticed(job: Job[list[Said]], section: str) -> None:
     (told,) = _said(job, section)
     _differs(told, "/usr/share/bootseal-test (tmpfs from tmpfs)", "/etc (overlay from overlay)")
 
 
 @disturbed("sysext")
-def test_an_extension_is_named_and_not_covered(job: Job[list[Seen]], section: str) -> None:
+def test_an_extension_is_named_and_not_covered(job: Job[list[Said]], section: str) -> None:
     (told,) = _said(job, section)
     assert (told.status, told.err) == (0, "")
     assert told.out.startswith("Boot    verified; what is merged over it since is not\n")
@@ -232,19 +231,19 @@ def test_an_extension_is_named_and_not_covered(job: Job[list[Seen]], section: st
 
 
 @disturbed("on_top")
-def test_a_mount_on_top_of_an_extension_is_noticed(job: Job[list[Seen]], section: str) -> None:
+def test_a_mount_on_top_of_an_extension_is_noticed(job: Job[list[Said]], section: str) -> None:
     (told,) = _said(job, section)
     _differs(told, "/usr/share/bootseal-test (tmpfs from tmpfs)")
 
 
 @disturbed("unlocked")
-def test_ostree_admin_unlock_is_named(job: Job[list[Seen]], section: str) -> None:
+def test_ostree_admin_unlock_is_named(job: Job[list[Said]], section: str) -> None:
     (told,) = _said(job, section)
     _differs(told, "/usr (overlay, as 'ostree admin unlock' makes it)")
 
 
 @disturbed("no_answer")
-def test_nobody_answers(job: Job[list[Seen]], section: str) -> None:
+def test_status_without_answers_reports_unknown(job: Job[list[Said]], section: str) -> None:
     down, silent = _said(job, section)
     assert (down.status, silent.status) == (0, 0)
     bus, udev = down.err.splitlines()
@@ -257,7 +256,7 @@ def test_nobody_answers(job: Job[list[Seen]], section: str) -> None:
 
 
 @disturbed("no_record")
-def test_no_record(job: Job[list[Seen]], section: str) -> None:
+def test_status_without_record_fails(job: Job[list[Said]], section: str) -> None:
     (told,) = _said(job, section)
     assert told.status == 66
     assert told.err.splitlines() == [
@@ -269,7 +268,7 @@ def test_no_record(job: Job[list[Seen]], section: str) -> None:
 
 
 @disturbed("restored")
-def test_all_is_well_again(job: Job[list[Seen]], section: str) -> None:
+def test_status_after_all_disturbances_is_verified(job: Job[list[Said]], section: str) -> None:
     (told,) = _said(job, section)
     assert (told.status, told.err) == (0, "")
 
@@ -277,22 +276,24 @@ def test_all_is_well_again(job: Job[list[Seen]], section: str) -> None:
 # --- refused
 
 
-def _refused() -> Outcome:
-    digest = support.image_digest(support.image().deployment.cfs)
-    text = support.script(
+REFUSED = Scenario(
+    "untrusted-signer",
+    Passed(guest.REFUSED),
+    disk=SIGNED_BY_STRANGER,
+    fsck=True,
+    emergency=ask(
         systemctl="systemctl status --no-pager --full bootseal.service || echo status $?",
         program="command -v bootseal || echo none",
         record="cat /run/bootseal/boot.json",
-    )
-    stranger = support.sign(digest, support.key(name="stranger"))
-    return refusals.boot(put("{signature}", stranger), emergency_script=text, title="status, refused")
+    ),
+)
 
 
-@pytest.mark.parametrize("job", [pytest.param(Job(_refused), id="untrusted-signer")])
+@runs(REFUSED)
 def test_a_refused_boot_explains_itself_in_the_initrd(job: Job[Outcome]) -> None:
     outcome = job.result()
-    support.ended(outcome.result, guest.REFUSED)
-    lines = [line.strip() for line in outcome.sections["systemctl"].splitlines()]
+    REFUSED.expect.check(outcome)
+    lines = [line.strip() for line in outcome["systemctl"].splitlines()]
     message, hint = outcome.record["message"], verdicts.UNTRUSTED_SIGNER.hint
     assert message.startswith("refused (untrusted-signer): ")
     assert "CN=guest p256" in message, "who is trusted"
@@ -303,7 +304,7 @@ def test_a_refused_boot_explains_itself_in_the_initrd(job: Job[Outcome]) -> None
     assert [line for line in lines if line.endswith(f"]: hint: {hint}")]
     assert "Docs: man:bootseal.service(8)" in lines
     assert lines[-1] == "status 3"
-    assert outcome.sections["program"] == "none"
+    assert outcome["program"] == "none"
 
 
 # --- a unified kernel image, started by firmware with Secure Boot
@@ -313,9 +314,9 @@ secure_boot = pytest.mark.parametrize("job", [pytest.param(SECURE_BOOT, id="secu
 
 
 @secure_boot
-def test_secure_boot_vouches_for_the_initrd_alone(job: Job[list[Seen]]) -> None:
+def test_secure_boot_vouches_for_the_initrd_alone(job: Job[list[Said]]) -> None:
     (seen,) = job.result()
-    assert "[integrity]" in seen.sections["lockdown"]
+    assert "[integrity]" in seen["lockdown"]
     told = seen.told("text")
     assert (told.status, told.err) == (0, "")
     assert told.marks == MARKS | dict.fromkeys(("Secure Boot", "initrd", "boot keyring"), "firmware")
@@ -324,12 +325,12 @@ def test_secure_boot_vouches_for_the_initrd_alone(job: Job[list[Seen]]) -> None:
     listed = {place["what"]: place["why"] for place in seen.told("short").json["status"]["not_covered"]}
     assert list(listed) == [place.removesuffix(" (not known)") for place in places]
     assert listed["kernel command line"].startswith("not known: ")
-    assert seen.properties["StatusText"].endswith(f"; not covered: {', '.join(places)}")
-    assert seen.sections["credentials"] == "guest"
+    assert seen.unit()["StatusText"].endswith(f"; not covered: {', '.join(places)}")
+    assert seen["credentials"] == "guest"
 
 
 @secure_boot
-def test_verify_finds_the_keys_in_what_was_started(job: Job[list[Seen]]) -> None:
+def test_verify_finds_the_keys_in_what_was_started(job: Job[list[Said]]) -> None:
     (seen,) = job.result()
     told = seen.told("unified")
     assert (told.status, told.err) == (0, "")
@@ -340,7 +341,7 @@ def test_verify_finds_the_keys_in_what_was_started(job: Job[list[Seen]]) -> None
 
 
 @boots("keyring")
-def test_the_document_shows_what_the_guest_prints(job: Job[list[Seen]], boot: Boot) -> None:
+def test_the_document_shows_what_the_guest_prints(job: Job[list[Said]], boot: Boot) -> None:
     shapes = [status.shape(line) for line in boot.seen.told("systemctl").out.splitlines()]
     shown = [status.shape(line) for line in status.transcript("systemctl status --full bootseal")]
     assert [line for line in shown if line not in shapes] == []

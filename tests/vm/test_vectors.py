@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import guest
-import guest_qemu
 import pytest
-import support
-from guest_cache import SCRIPTS
-from support import Job
 
-pytest_plugins = ["background"]
+from vm.harness import guest, parse, qemu, signed
+from vm.harness.ask import ask
+from vm.harness.cache import SCRIPTS, temporary
+from vm.harness.jobs import Job
+
 pytestmark = pytest.mark.vm
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -25,7 +24,7 @@ MANIFEST: dict[str, Any] = json.loads((VECTORS / "manifest.json").read_text())
 KERNELS = {"trixie": "6.12", "forky": "7.2"}
 # Accepted in userspace, with a certificate that the kernel does not load.
 NOT_LOADED = {"C-1960": "EBADMSG"}
-SCRIPT = support.script(
+SCRIPT = ask(
     record="cat /run/bootseal/boot.json",
     vectors="mkdir /var/vectors\ntar -xf /dev/disk/by-id/virtio-vectors -C /var/vectors\npython3 -B /var/vectors/vectors.py",
 )
@@ -34,33 +33,32 @@ Found = list[dict[str, Any]]
 
 
 def _disk() -> guest.Disk:
-    """The vectors and the guest's script, as a tar archive on a disk."""
+    """Pack the vectors and the guest's script as a tar archive on a disk."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in ("manifest.json", "certs", "content", "sigs"):
             tar.add(VECTORS / name, name)
         tar.add(SCRIPTS / "vectors.py", "vectors.py")
-    path = support.temporary() / "vectors.raw"
+    path = temporary() / "vectors.raw"
     path.write_bytes(archive.getvalue())
     return guest.Disk(path, "raw", "vectors", readonly=True)
 
 
 def _boot(suite: str) -> Found:
-    files = support.settings("[Keyring]\nSeal=no\n")
+    files = signed.settings("[Keyring]\nSeal=no\n")
     result = guest.boot(
-        support.image(suite),
-        support.initrd(suite),
+        signed.image(suite),
+        signed.initrd(suite),
         extra_initrd_files=files,
         script=SCRIPT,
         disks=[_disk()],
         rw=True,
-        timeout=guest_qemu.LONG,
+        timeout=qemu.LONG,
         title=f"vectors on {suite}",
     )
-    support.ended(result, guest.PASSED)
-    said = support.sections(result.report)
-    assert json.loads(said["record"])["keyring"]["sealed"] is False
-    return support.json_lines(said["vectors"])
+    said = parse.Said.of(result)
+    assert said.record["keyring"]["sealed"] is False
+    return parse.json_lines(said["vectors"])
 
 
 JOBS = [pytest.param(Job(partial(_boot, suite)), kernel, id=suite) for suite, kernel in KERNELS.items()]

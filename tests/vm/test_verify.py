@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`bootseal verify` and the boot agree: every case of test_refusals.py, judged in a good guest, with the same verdict.
+"""`bootseal verify` and the boot agree: every row of refusals.py, judged in a good guest, with the same verdict.
 
 What the initrd of a case has outside of its configuration (targets of links that leave the disk) is in the guest at the place
 to which the same links lead from there: below /run, as the disks are mounted one level deeper than at boot.
@@ -11,38 +11,41 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import guest
-import guest_qemu
 import pytest
-import support
-from guest_boot import arguments
-from support import Job
-from support_refusals import EXIT_STATUS
-from support_tools import INITRD, changed_disk, initrd_disk, json_of, put_file
-from test_refusals import CASES, Case
 
-pytest_plugins = ["background"]
+from vm.disks import INITRD, changed_disk, initrd_disk
+from vm.harness import guest, qemu, signed
+from vm.harness.ask import put_file
+from vm.harness.boot import arguments
+from vm.harness.jobs import Job
+from vm.harness.parse import Said, first_json
+from vm.refusals import REFUSALS
+from vm.scenario import EXIT_STATUS, Passed, Refused, Scenario
+
 pytestmark = pytest.mark.vm
 
-GOOD = Case("good", "verified", "")
-# What verify cannot know: an initrd with a broken module of the boot's own code (verify runs the installed one), or with
-# another unit.
+GOOD = Scenario("good", Passed())
+# verify cannot know that an initrd has another unit, or a broken module of the boot: verify runs the installed code.
 NOT_KNOWN = ("bug", "own-mounts")
-KNOWN = (GOOD, *(case for case in CASES if case.id not in NOT_KNOWN))
-# The disk fails already where verify looks for the deployments: it fails itself, with the verdict's exit status.
+KNOWN = (GOOD, *(case for case in REFUSALS if case.id not in NOT_KNOWN))
+# verify cannot even list the deployments of this disk, so it fails with the verdict's exit status.
 FAILING = ("directory-damaged",)
 GUESTS = 2
 MOUNTED = "/run/case"
 
 
-def _cmdline(case: Case) -> str:
-    """The kernel command line that the boot of a case has."""
-    line = arguments(support.image(), append=case.append)
-    return line if case.karg is None else line.replace(f"ostree={support.image().deployment.karg}", case.karg)
+def _verdict(case: Scenario) -> str:
+    return case.expect.verdict if isinstance(case.expect, Refused) else "verified"
+
+
+def _cmdline(case: Scenario) -> str:
+    """Make the kernel command line that the boot of a case has."""
+    line = arguments(signed.image(), append=case.cmdline)
+    return line if case.ostree is None else line.replace(f"ostree={signed.image().deployment.karg}", case.ostree)
 
 
 def _initrd(files: Mapping[str, guest.Content]) -> str:
-    """Commands that make the case's initrd in the guest: the same second archive as at its boot."""
+    """Make the case's initrd in the guest, with the same second archive as at its boot."""
     own = {name: content for name, content in files.items() if name.startswith("etc/")}
     return f"{put_file('/run/more', guest.archive(own))}cat {INITRD} /run/more >/run/initrd\n" if own else ""
 
@@ -52,8 +55,8 @@ def _outside(files: Mapping[str, guest.Content]) -> str:
     return "".join(put_file(f"/run/{name}", content) for name, content in texts.items())
 
 
-def _verify(number: int, case: Case) -> str:
-    """A section of the report: the program's output and exit status."""
+def _verify(number: int, case: Scenario) -> str:
+    """Make a section of the report: the program's output and exit status."""
     files = case.files()
     made = _initrd(files)
     initrd = "/run/initrd" if made else INITRD
@@ -70,30 +73,28 @@ def _run(part: int) -> guest.Result:
     cases = list(enumerate(KNOWN))[part::GUESTS]
     disks = [
         initrd_disk(compressed=False),
-        *(changed_disk(case.change, f"case-{number}") for number, case in cases),
+        *(changed_disk(case.disk, f"case-{number}") for number, case in cases),
     ]
     script = f"mkdir -p {MOUNTED}\n" + "".join(_verify(*pair) for pair in cases) + "printf '\\n=== time\\n'; cat /proc/uptime"
     title = f"verify of {len(cases)} disks"
-    return guest.boot(support.image(), support.initrd(), script=script, disks=disks, timeout=guest_qemu.LONG, title=title)
+    return guest.boot(signed.image(), signed.initrd(), script=script, disks=disks, timeout=qemu.LONG, title=title)
 
 
 JOBS = [Job(lambda part=part: _run(part)) for part in range(GUESTS)]  # type: ignore[misc]
 
 
 def _said(job: Job[guest.Result], number: int) -> tuple[str, int]:
-    """What the program printed of one case, and its exit status."""
-    result = job.result()
-    support.ended(result, guest.PASSED)
-    section = support.sections(result.report)[f"case_{number}"]
+    """Return what the program printed of one case, and its exit status."""
+    section = Said.of(job.result())[f"case_{number}"]
     status = re.search(r"^status (\d+)$", section, re.MULTILINE)
     assert status
     return section, int(status[1])
 
 
 def _judged(job: Job[guest.Result], number: int) -> tuple[dict[str, Any], int]:
-    """The record of one case, and the program's exit status."""
+    """Return the record of one case, and the program's exit status."""
     section, status = _said(job, number)
-    return json_of(section), status
+    return first_json(section), status
 
 
 def _cases(*, failing: bool) -> pytest.MarkDecorator:
@@ -104,7 +105,7 @@ def _cases(*, failing: bool) -> pytest.MarkDecorator:
 @_cases(failing=True)
 def test_verify_fails_with_the_verdicts_exit_status(job: Job[guest.Result], number: int) -> None:
     section, status = _said(job, number)
-    assert status == EXIT_STATUS[KNOWN[number].verdict]
+    assert status == EXIT_STATUS[_verdict(KNOWN[number])]
     assert re.search(rf"^bootseal: Failed to read {MOUNTED}/ostree/deploy/guest/deploy: .*\(EBADMSG\)$", section, re.MULTILINE)
 
 
@@ -112,13 +113,13 @@ def test_verify_fails_with_the_verdicts_exit_status(job: Job[guest.Result], numb
 def test_verify_says_what_the_boot_says(job: Job[guest.Result], number: int) -> None:
     case = KNOWN[number]
     record, status = _judged(job, number)
-    assert (record["verdict"], status) == (case.verdict, EXIT_STATUS[case.verdict]), record
-    if case is GOOD:
+    assert (record["verdict"], status) == (_verdict(case), EXIT_STATUS[_verdict(case)]), record
+    if not isinstance(case.expect, Refused):
         assert record["missing"] == []
     else:
         said = record["message"].replace(MOUNTED, "/sysroot")
-        assert re.fullmatch(rf"refused \({case.verdict}\): {case.what}", said), said
+        assert re.fullmatch(rf"refused \({case.expect.verdict}\): {case.expect.what}", said), said
 
 
 def test_only_these_cases_are_not_judged() -> None:
-    assert [case.verdict for case in CASES if case.id in NOT_KNOWN] == ["mount-failed", "internal"]
+    assert [_verdict(case) for case in REFUSALS if case.id in NOT_KNOWN] == ["mount-failed", "internal"]

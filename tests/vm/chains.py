@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
-import guest
-import support
+from vm.harness import guest, parse, signed
+from vm.harness.ask import ask
 
 # Read in the initrd, right before and right after the service: the disk's own counters, and all mounts.
 _STAT = "/sys/class/block/vda/stat"
@@ -17,7 +15,7 @@ _DROP_IN = f"""[Service]
 ExecStartPre=/bin/sh -c 'cat {_STAT} >/run/guest-stat-before'
 ExecStartPost=/bin/sh -c 'cat {_STAT} >/run/guest-stat-after; cat /proc/self/mountinfo >/run/guest-mountinfo'
 """
-# The journal reads what the service sent only when its process is gone, as on a busy machine.
+# As on a busy machine, the journal reads the service's entries only after its process has ended.
 _LATE_JOURNAL = """[Service]
 ExecStartPre=/bin/sh -c 'kill -STOP $(systemctl show -P MainPID systemd-journald.service)'
 ExecStartPost=/bin/sh -c 'kill -CONT $(systemctl show -P MainPID systemd-journald.service)'
@@ -28,14 +26,14 @@ _SECTOR = 512
 
 def _script(deployment: guest.Deployment) -> str:
     directory = f"/sysroot/{deployment.path}"
-    digest = f"{directory}/{support.DIGEST}"
-    return support.script(
-        show="systemctl show -p ActiveState,SubState,Result,StatusText bootseal.service",
+    digest = f"{directory}/{signed.DIGEST}"
+    return ask(
+        unit="systemctl show -p ActiveState,SubState,Result,StatusText bootseal.service",
         active="systemctl is-active bootseal.service",
         failed="systemctl --failed --no-legend --plain",
         kernel="uname -r; cat /proc/sys/kernel/random/boot_id",
         record="cat /run/bootseal/boot.json",
-        # A shell reads it; the disk's own one says something else from the second boot on.
+        # Read by a shell. From the second boot on, the disk's own file says something else.
         release='. /usr/lib/os-release; echo "$ID" "$VERSION_ID"; rm /etc/os-release; echo ID=evil >/etc/os-release',
         opt="readlink /opt",
         journal="journalctl -b -u bootseal -o json BOOTSEAL_VERDICT=verified",
@@ -76,11 +74,11 @@ class Chain:
 
     def run(self) -> Boots:
         """Boot it `boots` times, each from the disk that the one before has left."""
-        image = support.image(self.suite, self.fs, algorithm=self.algorithm)
-        key = support.key(self.kind)
-        files = support.beside(image.deployment.cfs, key, self.algorithm)
+        image = signed.image(self.suite, self.fs, algorithm=self.algorithm)
+        key = signed.key(self.kind)
+        files = signed.beside(image.deployment.cfs, key, self.algorithm)
         if self.kind != "p256":
-            image = replace(image, disk=support.in_deployment(image, {support.SIGNATURE: files[support.SIGNATURE]}))
+            image = replace(image, disk=signed.in_deployment(image, {signed.SIGNATURE: files[signed.SIGNATURE]}))
         boots = Boots(self, image, key, files)
         while len(boots.results) < self.boots:
             boots.results.append(self._boot(boots))
@@ -88,13 +86,13 @@ class Chain:
 
     def _boot(self, boots: Boots) -> guest.Result:
         before = boots.results[-1].overlay if boots.results else None
-        files = support.settings(f"[Enroll]\nMethod={self.method}\n", self.root, [boots.key])
+        files = signed.settings(f"[Enroll]\nMethod={self.method}\n", self.root, [boots.key])
         files["etc/systemd/system/bootseal.service.d/50-guest.conf"] = _DROP_IN.encode()
         if self.late_journal:
             files["etc/systemd/system/bootseal.service.d/60-late-journal.conf"] = _LATE_JOURNAL.encode()
         return guest.boot(
             boots.image,
-            support.initrd(self.suite),
+            signed.initrd(self.suite),
             append="fsck.mode=skip",
             extra_initrd_files=files,
             script=_script(boots.image.deployment),
@@ -106,62 +104,14 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Mount:
-    """A line of /proc/PID/mountinfo, see proc(5)."""
-
-    root: str
-    options: tuple[str, ...]
-    fstype: str
-    source: str
-    super_options: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Key:
-    """A line of /proc/keys, see keyrings(7)."""
-
-    serial: int
-    permissions: str
-    uid: int
-    kind: str
-    description: str
-
-
-@dataclass
-class Inside:
-    """What one boot was asked from inside."""
+class Inside(parse.Said):
+    """What one boot was asked from inside; the first is number 1."""
 
     number: int
-    result: guest.Result
-
-    @cached_property
-    def said(self) -> dict[str, str]:
-        """The sections of the report."""
-        support.ended(self.result, guest.PASSED)
-        return support.sections(self.result.report)
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """boot.json."""
-        record: dict[str, Any] = json.loads(self.said["record"])
-        return record
-
-    @cached_property
-    def properties(self) -> dict[str, str]:
-        """What systemd says of the unit."""
-        return dict(line.split("=", 1) for line in self.said["show"].splitlines())
-
-    def mounts(self, section: str = "mounts") -> dict[str, Mount]:
-        """By target, the topmost; in the booted system or (`initrd_mounts`) right after the service."""
-        return dict(_mount(line) for line in self.said[section].splitlines())
-
-    def kernel_keys(self) -> list[Key]:
-        """What /proc/keys lists."""
-        return [_key(line) for line in self.said["keys"].splitlines()]
 
     def bytes_written(self) -> int:
-        """What the disk counted as written while the service ran."""
-        before, after = (int(line.split()[_SECTORS_WRITTEN]) for line in self.said["stat"].splitlines())
+        """Return what the disk counted as written while the service ran."""
+        before, after = (int(line.split()[_SECTORS_WRITTEN]) for line in self["stat"].splitlines())
         return (after - before) * _SECTOR
 
 
@@ -171,28 +121,16 @@ class Boots:
 
     chain: Chain
     image: guest.Image
-    key: support.Key
+    key: signed.Key
     beside: dict[str, bytes]
     results: list[guest.Result] = field(default_factory=list)
 
     @cached_property
     def inside(self) -> list[Inside]:
-        """Each boot; the first is number 1."""
-        return [Inside(number, result) for number, result in enumerate(self.results, 1)]
+        """Read each boot."""
+        return [Inside(result, number).must_end() for number, result in enumerate(self.results, 1)]
 
     @property
     def directory(self) -> str:
-        """The deployment directory, as the record names it."""
+        """Return the deployment directory, as the record names it."""
         return self.image.deployment.path
-
-
-def _mount(line: str) -> tuple[str, Mount]:
-    mount, _, filesystem = line.partition(" - ")
-    _, _, _, root, target, options, *_ = mount.split()
-    fstype, source, super_options = filesystem.split()
-    return target, Mount(root, tuple(options.split(",")), fstype, source, tuple(super_options.split(",")))
-
-
-def _key(line: str) -> Key:
-    serial, _flags, _usage, _expiry, permissions, uid, _gid, kind, description = line.split(maxsplit=8)
-    return Key(int(serial, 16), permissions, int(uid), kind, description)

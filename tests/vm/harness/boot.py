@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Boot a sealed image with an initrd and a test script, and hand back what the guest said."""
+"""Boot a sealed image with an initrd and a test script, and return what the guest said."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest_cache import SCRIPTS, cache_dir, remove, step
-from guest_cpio import Content, with_files
-from guest_disk import Image
-from guest_efi import secure_boot
-from guest_qemu import TIMEOUT, Disk, Ended, Machine, bytes_written, command, overlay, run
-from guest_tree import guest_exit
+from .cache import SCRIPTS, cache_dir, remove, step
+from .cpio import Content, with_files
+from .disk import Image
+from .efi import secure_boot
+from .qemu import TIMEOUT, Disk, Ended, Machine, bytes_written, command, overlay, run
+from .tree import guest_exit
 
-# The first boot's jobs (linker cache, hardware database, ...) cost an emulated guest half a minute and concern no test.
+# The first boot's jobs (linker cache, hardware database, ...) take half a minute of an emulated guest; no test needs them.
 ARGUMENTS = "console=ttyS0 panic=-1 systemd.condition_needs_update=0"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a boot came to. Passed is 123, refused as expected is 85; without `ended` "exit" the status is -9."""
+    """How a boot ended. 123 is passed, 85 refused as expected; the status is -9 unless `ended` is "exit"."""
 
     status: int
     ended: Ended
@@ -33,7 +33,7 @@ class Result:
     seconds: float
 
     def bytes_written(self) -> int:
-        """Bytes of the disk that were written, in whole blocks."""
+        """Count the bytes of the disk that were written, in whole blocks."""
         return bytes_written(self.overlay)
 
 
@@ -45,7 +45,7 @@ def _working_directory() -> Path:
 
 
 def _test_files(emergency_script: str) -> dict[str, Content]:
-    """What every test initrd gets: a refused boot ends QEMU with a report, whoever starts which unit for it."""
+    """Make what every test initrd gets: a refused boot ends QEMU with a report."""
     unit = (SCRIPTS / "initrd/emergency.service").read_bytes()
     return {
         "etc/systemd/system/emergency.service": unit,
@@ -57,14 +57,14 @@ def _test_files(emergency_script: str) -> dict[str, Content]:
 
 
 def _script_disk(script: str, to: Path) -> Path:
-    """A disk that is a shell script, filled up with empty lines."""
+    """Make a disk that is a shell script, filled up with empty lines."""
     content = script.encode() + b"\n"
     to.write_bytes(content + b"\n" * (-len(content) % 512))
     return to
 
 
 def arguments(image: Image, *, rw: bool = False, append: str = "") -> str:
-    """The kernel command line."""
+    """Make the kernel command line."""
     root = f"root=/dev/vda rootfstype={image.fs} {'rw' if rw else 'ro'} ostree={image.deployment.karg}"
     return f"{ARGUMENTS} {root} {append}".strip()
 
@@ -91,9 +91,9 @@ def boot(
     """Boot `image` to the end of `script` (or, refused, of `emergency_script`).
 
     `disk` replaces the image's disk: a changed copy (raw), or the overlay of an earlier boot (qcow2, by its suffix).
-    With `snapshot` off that overlay is written itself; a raw disk is never written. `karg` replaces the ostree= target
-    (the whole command line is ours when it is ""). `readonly` is the medium. With `firmware`, all is in a unified kernel
-    image that Secure Boot takes; the ESP is the disk `guest-esp`. `writes` gets what is written to the disk.
+    Without `snapshot` the guest writes to that overlay itself; it never writes to a raw disk. `karg` replaces the argument
+    ostree=. `readonly` is the medium. `firmware` boots everything as one unified kernel image below Secure Boot, from the
+    disk `guest-esp`. The file `writes` logs what the guest writes to its disk.
     """
     work = _working_directory()
     source = disk or image.disk
@@ -119,13 +119,8 @@ def boot(
     return Result(ending.status, ending.ended, ending.console, ending.report, top, ending.seconds)
 
 
-def overlay_written(result: Result) -> bool:
-    """Whether any byte of the disk was written."""
-    return result.bytes_written() > 0
-
-
 def shell_command(image: Image, initrd: Path, append: str = "") -> list[str]:
-    """The QEMU command line for a boot with its console on this terminal (Ctrl-A X ends it)."""
+    """Make the QEMU command line for a boot with its console on this terminal (Ctrl-A X ends it)."""
     work = _working_directory()
     disks = (
         Disk(overlay(image.disk, work / "root.qcow2"), "qcow2", "guest-root"),

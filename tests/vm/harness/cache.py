@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The cache of guest trees, disks and initrds, and the two ways in which work is done for it: steps and scripts."""
+"""Keep guest trees, disks and initrds; show the steps that make them, and run the scripts that do."""
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 SCRIPTS = HERE / "guest"
 CHECKOUT = HERE.parents[1]
 KEEP = 8  # entries of one kind; each change of the project's code makes new ones
@@ -27,7 +28,7 @@ class GuestError(Exception):
 
 
 def cache_dir() -> Path:
-    """Where everything that was built lives."""
+    """Find the directory of everything that was built."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(os.environ.get("BOOTSEAL_CACHE") or Path(base) / "bootseal")
     path.mkdir(parents=True, exist_ok=True)
@@ -35,13 +36,13 @@ def cache_dir() -> Path:
 
 
 def say(line: str) -> None:
-    """A line of progress, to stderr; pytest, which captures that, puts another function in its place."""
+    """Print a line of progress; conftest.py replaces this function, because pytest captures stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Say what is being done and how long it took."""
+    """Show what is being done, and afterwards how long it took."""
     say(f"guest: {title} ...")
     start = time.monotonic()
     yield
@@ -49,7 +50,7 @@ def step(title: str) -> Iterator[None]:
 
 
 def digest_of(*parts: str | bytes | Path) -> str:
-    """A short hash of texts, bytes, and what files and directories hold."""
+    """Hash texts, bytes, and the content of files and directories."""
     total = hashlib.sha256()
     for part in parts:
         content = _path_digest(part) if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
@@ -72,7 +73,7 @@ def _path_digest(path: Path) -> bytes:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold a lock of this name: two runs never build the same thing."""
+    """Hold a lock of this name, so that two runs never build the same thing."""
     locks = cache_dir() / "locks"
     locks.mkdir(exist_ok=True)
     with (locks / name).open("w") as file:
@@ -81,7 +82,7 @@ def locked(name: str) -> Iterator[None]:
 
 
 def cached(kind: str, key: str, title: str, build: Callable[[Path], None]) -> Path:
-    """The directory that `build` fills, made at most once per key; an interrupted build leaves nothing behind."""
+    """Return the directory that `build` fills once per key; an interrupted build leaves nothing."""
     path = cache_dir() / f"{kind}-{key}"
     if not _touched(path):
         with locked(path.name):
@@ -92,7 +93,7 @@ def cached(kind: str, key: str, title: str, build: Callable[[Path], None]) -> Pa
 
 
 def _touched(path: Path) -> bool:
-    """Whether it is there, and from now on too young to be pruned."""
+    """Tell whether it exists; if so, make it too young to be pruned."""
     with locked("prune"):
         try:
             os.utime(path)
@@ -121,14 +122,14 @@ def _prune(kind: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a tree, also one that belongs to other users of our user namespace."""
+    """Remove a tree, even if it belongs to other users of our user namespace."""
     if path.exists():
         subprocess.run([*_namespace(), "rm", "-rf", "--", str(path)], check=False)
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A directory for the upper layers of throw-away views; on the cache's filesystem, never on an overlay."""
+    """Make a directory for upper layers of throw-away views, on the cache's filesystem."""
     path = Path(tempfile.mkdtemp(prefix="scratch-", dir=cache_dir()))
     try:
         yield path
@@ -138,12 +139,19 @@ def scratch() -> Iterator[Path]:
 
 @contextmanager
 def run_dir() -> Iterator[Path]:
-    """A directory for the files of one boot."""
+    """Make a directory for the files of one boot."""
     path = Path(tempfile.mkdtemp(prefix="run-", dir=cache_dir()))
     try:
         yield path
     finally:
         remove(path)
+
+
+def temporary() -> Path:
+    """Make a directory for files of this run, on the cache's filesystem."""
+    path = Path(tempfile.mkdtemp(prefix="run-", dir=cache_dir()))
+    atexit.register(remove, path)
+    return path
 
 
 def _namespace() -> list[str]:
@@ -153,7 +161,7 @@ def _namespace() -> list[str]:
 
 
 def run_script(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a script from `guest/` as (mapped) root in its own mount namespace; its output is in `stdout`."""
+    """Run a script of guest/ as (mapped) root in its own mount namespace; `stdout` has its output."""
     command = [*_namespace(), "sh", str(SCRIPTS / script), *map(str, arguments)]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
     return subprocess.run(
@@ -168,15 +176,38 @@ def run_script(script: str, *arguments: str | Path) -> subprocess.CompletedProce
 
 
 def must_run(script: str, *arguments: str | Path) -> None:
-    """As run_script(), and a failure is an error."""
+    """Run a script of guest/, which must succeed."""
     result = run_script(script, *arguments)
     if result.returncode:
         raise GuestError(f"{script} failed with status {result.returncode}:\n{result.stdout[-4000:]}")
 
 
+def output_of(*command: str | Path) -> str:
+    """Run a program, which must succeed, and return its output."""
+    result = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
+    if result.returncode:
+        raise GuestError(f"{command[0]} failed: {result.stderr}")
+    return result.stdout
+
+
 def clean() -> None:
     """Remove everything that was built, and nothing else."""
     shutil.rmtree(cache_dir() / "locks", ignore_errors=True)
-    for kind in ("base", "deb", "rpm", "os", "key", "signature", "deployment", "disk", "initrd", "part", "scratch", "run"):
+    kinds = (
+        "base",
+        "bench-image",
+        "deb",
+        "rpm",
+        "os",
+        "key",
+        "signature",
+        "deployment",
+        "disk",
+        "initrd",
+        "part",
+        "scratch",
+        "run",
+    )
+    for kind in kinds:
         for entry in cache_dir().glob(f"{kind}-*"):
             remove(entry)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Operating system trees of Debian suites with the project installed, and initrds that dracut builds in them."""
+"""Build Debian suites with the project installed, and initrds that dracut makes in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from guest_cache import CHECKOUT, SCRIPTS, GuestError, cached, digest_of, must_run, run_script, scratch
+from .cache import CHECKOUT, SCRIPTS, GuestError, cached, digest_of, must_run, run_script, scratch
 
 SUITES = ("trixie", "forky")
 BUILDER = "forky"  # its ostree knows composefs
@@ -21,7 +21,7 @@ PACKAGES: Sequence[str] = (  # noqa: SIM905
 SUITE_PACKAGES: Mapping[str, tuple[str, ...]] = {"trixie": (), "forky": ("composefs",)}
 UNWANTED_DOCS = ("doc", "man", "info", "locale")
 
-# Only what a guest's disk needs: a module that bootseal's own dracut module forgets is then missing in the tests, too.
+# Only what a guest's disk needs: a kernel module that bootseal's dracut module forgets is then missing.
 GUEST_DRIVERS = "virtio_blk virtio_pci ext4 btrfs"
 OMITTED_MODULES = (
     "systemd-networkd network network-legacy network-manager i18n rescue resume nvdimm qemu qemu-net plymouth lunmask "
@@ -47,7 +47,7 @@ GUEST_EXIT_CODE = bytes.fromhex(
 
 
 def guest_exit() -> bytes:
-    """A static program of 200 bytes: end QEMU with the odd status given as its argument, after a sync."""
+    """Make a static program of 200 bytes: end QEMU with the given odd status, after a sync."""
     base, headers = 0x400000, 64 + 56
     size = headers + len(GUEST_EXIT_CODE)
 
@@ -62,7 +62,7 @@ def guest_exit() -> bytes:
 
 
 def mirror() -> str:
-    """The Debian mirror that this machine's apt uses."""
+    """Find the Debian mirror that this machine's apt uses."""
     command = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Label: Debian"]
     sites = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     if not sites:
@@ -71,7 +71,7 @@ def mirror() -> str:
 
 
 def base_tree(suite: str) -> Path:
-    """A small Debian of this suite, without the project."""
+    """Build a small Debian of this suite, without the project."""
     if suite not in SUITES:
         raise GuestError(f"unknown suite: {suite} (known: {', '.join(SUITES)})")
     packages = [*PACKAGES, *SUITE_PACKAGES[suite]]
@@ -81,7 +81,7 @@ def base_tree(suite: str) -> Path:
         command = ["mmdebstrap", "--variant=essential", f"--include={','.join(packages)}"]
         command += ['--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=APT::Install-Recommends "false"']
         command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in UNWANTED_DOCS]
-        # INITRD=No: the kernel's package would otherwise build an initrd that nobody uses.
+        # INITRD=No: otherwise the kernel's package builds an initrd that no guest uses.
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "INITRD": "No", "LC_ALL": "C.UTF-8"}
         command += [suite, str(archive), mirror()]
         result = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, errors="replace")
@@ -95,12 +95,12 @@ def base_tree(suite: str) -> Path:
 
 
 def packages() -> Path:
-    """The project's Debian packages, made from this checkout."""
+    """Build the project's Debian packages from this checkout."""
     return _packages("deb", "Debian packages of the project")
 
 
 def rpm_packages() -> Path:
-    """The project's RPM packages, made from this checkout; without the unit tests."""
+    """Build the project's RPM packages from this checkout, without the unit tests."""
     return _packages("rpm", "RPM packages of the project")
 
 
@@ -118,7 +118,7 @@ def _packages(kind: str, title: str) -> Path:
 
 @cache
 def os_tree(suite: str) -> Path:
-    """The base tree with the project and the test aids; made once per process, so that a test run sees one state."""
+    """Build the base tree with project and test aids, once per process so that a run sees one state."""
     base, debs = base_tree(suite), sorted(packages().glob("*.deb"))
     with scratch() as work:
         aids = work / "aids"
@@ -133,7 +133,7 @@ def os_tree(suite: str) -> Path:
 
 
 def kernel(suite: str) -> Path:
-    """The suite's kernel, as QEMU takes it."""
+    """Find the suite's kernel, as QEMU takes it."""
     return next((base_tree(suite) / "boot").glob("vmlinuz-*")).resolve(strict=True)
 
 
@@ -144,6 +144,12 @@ class Initrd:
     path: Path
     status: int
     output: str
+
+    def built(self) -> Path:
+        """Return the initrd, which dracut must have made."""
+        if self.status:
+            raise GuestError(f"dracut failed with status {self.status}:\n{self.output[-4000:]}")
+        return self.path
 
 
 def initrd(
@@ -157,7 +163,7 @@ def initrd(
     dracut_conf: str = "",
     extra_files: Mapping[str, bytes] = {},
 ) -> Initrd:
-    """Build an initrd with one of `bootseal`, `ostree`, `plain` by dracut in a throw-away view of the OS tree.
+    """Build an initrd with `bootseal`, `ostree` or `plain` by dracut in a throw-away view of the OS tree.
 
     `keys` go to /etc/bootseal/keys.d, `conf` is bootseal.conf, `prepare_root` ostree's prepare-root.conf, `dracut_conf`
     is appended to dracut's configuration, `extra_files` are put into the tree before (paths without a leading slash).
@@ -186,7 +192,7 @@ def _module_choice(modules: str) -> tuple[str, str]:
 
 
 def _newer_prepare_root(suite: str) -> dict[str, bytes]:
-    """The builder's ostree-prepare-root with its own libraries, for suites whose own one knows no composefs."""
+    """Take the builder's ostree-prepare-root and its libraries, if the suite's lacks composefs."""
     if suite == BUILDER:
         return {}
     tree, home = base_tree(BUILDER), "usr/lib/ostree-builder"
@@ -219,11 +225,10 @@ def _dracut(tree: Path, kind: str, files: Mapping[str, bytes], title: str, *argu
 
 
 def seal_initrd() -> Initrd:
-    """A small initrd without systemd that knows ostree and fs-verity: it enables fs-verity on fresh disks."""
+    """Build a small initrd without systemd; it enables fs-verity on fresh disks."""
     programs = "/usr/bin/ostree /usr/bin/fsverity /usr/bin/chattr /usr/bin/sleep /usr/bin/sync /usr/bin/cp /usr/bin/dd"
     arguments = ["--no-hostonly", "--zstd", "--modules", "base", "--install", programs]
     arguments += ["--add-drivers", "virtio_blk virtio_pci btrfs ext4 loop"]
     made = _dracut(base_tree(BUILDER), "initrd-seal", {"etc/ostree-none": b""}, "initrd for sealing", *arguments)
-    if made.status:
-        raise GuestError(f"dracut failed for the sealing initrd:\n{made.output[-4000:]}")
+    made.built()
     return made

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a guest wrote to its disk, in its order, and disks as a power cut after any of these writes leaves them."""
+"""Read what a guest wrote to its disk, and make the disks that power cuts would leave."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Write(NamedTuple):
 
 
 def read_log(log: Path) -> list[Write]:
-    """The writes of a Machine with `writes`; what only flushes is left out."""
+    """Read the log of a Machine with `writes`, without requests that only flush."""
     content, writes, at = log.read_bytes(), [], SECTOR
     while at < len(content):
         sector, count, flags, _ = _ENTRY.unpack_from(content, at)
@@ -35,7 +35,7 @@ def read_log(log: Path) -> list[Write]:
 
 
 def replay(writes: Sequence[Write], overlay: Path) -> None:
-    """Do these writes on an overlay of the disk that the guest began with."""
+    """Repeat these writes on an overlay of the disk that the guest began with."""
     with tempfile.TemporaryDirectory() as work:
         commands = []
         for number, write in enumerate(writes):

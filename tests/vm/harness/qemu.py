@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Run one QEMU until its guest ends it, mostly with an agreed status.
 
-The guest's time counts its instructions and what it sleeps, so that it sees nothing of a busy machine. Nothing here may
-depend on how fast that one is: a test that cuts the power lets the guest do it.
+The guest's clock counts its instructions and its sleep, so a busy machine cannot disturb it. Nothing here may depend on the
+speed of the machine: a test that cuts the power lets the guest do it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from guest_cache import GuestError, cache_dir
+from .cache import GuestError, cache_dir
 
 PASSED = 123  # the booted system's test script passed
 REFUSED = 85  # the initrd's emergency environment was reached, and the script for it passed
 FAILED = 87  # a test script failed
 SLOTS = 2  # QEMUs at a time on the whole machine
 POLL = 0.2
-# Limits are for guests that hang: many times what a boot takes, and what one takes in which a dozen programs run.
+# For guests that hang: many times as long as a boot takes; LONG where a dozen programs run in it.
 TIMEOUT, LONG = 900, 3600  # seconds, see _waited()
 
 Ended = Literal["exit", "timeout"]
@@ -52,9 +52,9 @@ class Firmware:
 
 @dataclass(frozen=True)
 class Machine:
-    """What to run. With `firmware`, kernel, initrd and command line are what it finds.
+    """What to run. With `firmware`, it finds kernel, initrd and command line itself.
 
-    The file `writes` gets all that is written to the first disk, in its order: see guest_writes.
+    The file `writes` logs all that the guest writes to the first disk, see writes.py.
     """
 
     kernel: Path
@@ -70,7 +70,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Ending:
-    """How it ended. `status` means something only where `ended` is "exit"; -9 otherwise."""
+    """How it ended. `status` is -9 unless `ended` is "exit"."""
 
     ended: Ended
     status: int
@@ -79,12 +79,12 @@ class Ending:
     seconds: float
 
 
-# Without KVM, so that results are the same everywhere. One CPU: two emulated ones now and then wait for each other for ever.
+# Without KVM, so that results are the same everywhere. One CPU, because two emulated ones sometimes deadlock.
 EMULATOR = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on", "-smp", "1", "-cpu", "max,la57=off"]
 
 
 def command(machine: Machine, serials: Sequence[str]) -> list[str]:
-    """The QEMU command line, with ttyS0 and ttyS1 going to `serials`."""
+    """Make the QEMU command line, with ttyS0 and ttyS1 going to `serials`."""
     line = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     line += EMULATOR
     line += ["-m", str(machine.memory), *_booting(machine), "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
@@ -105,7 +105,7 @@ def _logged(disk: Disk, log: Path) -> str:
 def _booting(machine: Machine) -> list[str]:
     if machine.firmware is None:
         return ["-kernel", str(machine.kernel), "-initrd", str(machine.initrd), "-append", machine.append]
-    # Only code in system management mode may write variables: what makes Secure Boot more than a wish.
+    # Only code in system management mode may write variables; otherwise the guest could switch Secure Boot off.
     line = ["-machine", "q35,smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"]
     line += ["-drive", f"if=pflash,format=raw,unit=0,file={machine.firmware.code},readonly=on"]
     line += ["-drive", f"if=pflash,format=raw,unit=1,file={machine.firmware.variables}"]
@@ -116,7 +116,7 @@ def _booting(machine: Machine) -> list[str]:
 
 @contextmanager
 def slot() -> Iterator[None]:
-    """One of the few places for a QEMU on this machine."""
+    """Wait for one of the few places for a QEMU on this machine."""
     locks = cache_dir() / "locks"
     locks.mkdir(exist_ok=True)
     while True:
@@ -155,7 +155,7 @@ def run(machine: Machine, work: Path) -> Ending:
 
 
 def _said(report: str) -> int:
-    """A locked down kernel lets nobody end QEMU with a status: the guest says it, last of all, and reboots."""
+    """Read the status that a guest reports before its reboot: a locked-down kernel cannot end QEMU."""
     match = re.search(r"^guest-exit: (\d+)\n*\Z", report, re.MULTILINE)
     return int(match[1]) if match else 0
 
@@ -174,23 +174,23 @@ def _wait(process: subprocess.Popen[bytes], timeout: float) -> Ended:
 
 
 def _waited(process: int) -> float:
-    """Seconds for which its threads could have run and the machine ran others, see schedstat in proc(5): it did not hang."""
+    """Count the seconds for which its threads waited for a processor, see schedstat in proc(5)."""
     nanoseconds = 0
     for file in Path(f"/proc/{process}/task").glob("*/schedstat"):
-        with suppress(OSError):  # the thread is gone
+        with suppress(OSError):  # the thread has ended
             nanoseconds += int(file.read_text().split()[1])
     return nanoseconds / 1e9
 
 
 def overlay(backing: Path, to: Path, *, format: str = "raw") -> Path:
-    """An empty qcow2 over `backing`; with clusters of one block, so that what was written can be counted."""
+    """Make an empty qcow2 over `backing`, with clusters of one block so that writes can be counted."""
     options = ["-q", "-f", "qcow2", "-o", "cluster_size=4096", "-b", str(backing), "-F", format]
     subprocess.run(["qemu-img", "create", *options, str(to)], check=True)
     return to
 
 
 def bytes_written(overlay_: Path) -> int:
-    """How many bytes of a disk were written (whole blocks), by what its overlay holds."""
+    """Count the bytes of a disk that were written (whole blocks), by what its overlay holds."""
     output = subprocess.run(
         ["qemu-img", "map", "--output=json", str(overlay_)], check=True, stdout=subprocess.PIPE, text=True
     ).stdout

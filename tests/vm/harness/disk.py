@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Deployments made by a real ostree, and the sealed disk images that hold them."""
+"""Make deployments by a real ostree, and the sealed disk images that hold them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import guest_qemu
-from guest_cache import SCRIPTS, GuestError, cached, digest_of, must_run, run_dir, scratch
-from guest_cpio import with_files
-from guest_tree import BUILDER, base_tree, guest_exit, kernel, os_tree, seal_initrd
+from . import qemu
+from .cache import SCRIPTS, GuestError, cached, digest_of, must_run, run_dir, scratch
+from .cpio import with_files
+from .tree import BUILDER, base_tree, guest_exit, kernel, os_tree, seal_initrd
 
 FILESYSTEMS = ("ext4", "btrfs")
 BLOCK = 4096
@@ -33,11 +33,11 @@ class Deployment:
 
     @property
     def checksum(self) -> str:
-        """The commit's checksum."""
+        """Return the commit's checksum."""
         return self.path.rsplit("/", 1)[1].split(".")[0]
 
     def object_of(self, path: str) -> str:
-        """The object that holds a file of the OS tree, as a path below the physical root."""
+        """Find the object that holds a file of the OS tree, as a path below the physical root."""
         for line in (self.home / "objects").read_text().splitlines():
             found = re.fullmatch(r"-\S+ +\d+ +\d+ +\d+ ([0-9a-f]{64}) (.*)", line)
             if found and found[2] == path:
@@ -47,7 +47,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Image:
-    """A sealed raw disk: never boot it but through an overlay, never change it but in a copy (mutate())."""
+    """A sealed raw disk. Boot it through an overlay only, and change it in a copy only (mutate())."""
 
     disk: Path
     fs: str
@@ -56,7 +56,7 @@ class Image:
 
 
 def deployment(suite: str) -> Deployment:
-    """Commit the OS tree and deploy it with composefs; fs-verity comes later, by seal()."""
+    """Commit the OS tree and deploy it with composefs, without fs-verity."""
     tree, builder = os_tree(suite), base_tree(BUILDER)
 
     def build(path: Path) -> None:
@@ -70,7 +70,7 @@ def deployment(suite: str) -> Deployment:
 
 
 def image(suite: str, fs: str = "ext4", *, files: Mapping[str, bytes] | Signer | None = None, commands: str = "") -> Image:
-    """A disk with the deployment, sealed in a guest; `files` (or what a Signer returns) are put beside the image.
+    """Make a disk with the deployment, sealed in a guest; `files` (or a Signer) are put beside the image.
 
     `commands` run as `sh -ex` in the deployment directory in the sealing guest (ostree, fsverity, chattr, cp, dd).
     """
@@ -101,20 +101,20 @@ def _seal(disk: Path, fs: str, deployed: Deployment, commands: str) -> None:
         "usr/lib/bootseal-test/seal-commands": (commands.encode(), 0o644),
     }
     with run_dir() as work:
-        machine = guest_qemu.Machine(
+        machine = qemu.Machine(
             kernel=kernel(BUILDER),
             initrd=with_files(seal_initrd().path, files, work / "initrd"),
             append=f"console=ttyS0 panic=-1 rdinit=/seal seal_fs={fs} seal_deployment={deployed.path}",
-            disks=(guest_qemu.Disk(disk, "raw", "root"),),
+            disks=(qemu.Disk(disk, "raw", "root"),),
         )
-        result = guest_qemu.run(machine, work)
-    if result.status != guest_qemu.PASSED:
+        result = qemu.run(machine, work)
+    if result.status != qemu.PASSED:
         how = f"sealing the disk ended with {result.ended} {result.status} after {result.seconds:.0f} s"
         raise GuestError(f"{result.console[-4000:]}\n{how}")
 
 
 def debugfs(disk: Path, commands: str, *, write: bool = False) -> str:
-    """Run debugfs commands on an ext4 disk and return what it says; any of its complaints is an error."""
+    """Run debugfs commands on an ext4 disk and return what it prints; every complaint is an error."""
     options = ["-w"] if write else []
     command = ["debugfs", *options, "-f", "/dev/stdin", str(disk)]
     result = subprocess.run(command, check=False, input=commands, capture_output=True, text=True)
@@ -125,20 +125,20 @@ def debugfs(disk: Path, commands: str, *, write: bool = False) -> str:
 
 
 def copy_disk(disk: Path, to: Path) -> Path:
-    """A sparse copy."""
+    """Make a sparse copy."""
     subprocess.run(["cp", "--sparse=always", "--reflink=auto", str(disk), str(to)], check=True)
     return to
 
 
 def mutate(disk: Path, commands: str, to: Path) -> Path:
-    """A copy of an ext4 disk at `to`, changed by `debugfs -w` commands."""
+    """Copy an ext4 disk to `to` and change it by `debugfs -w` commands."""
     copy_disk(disk, to)
     debugfs(to, commands, write=True)
     return to
 
 
 def replace_files(disk: Path, files: Mapping[str, bytes | None], to: Path) -> Path:
-    """A copy of an ext4 disk at `to` with files (paths below the physical root) written, or removed where None."""
+    """Copy an ext4 disk to `to` and write files, or remove them where None; paths as on the disk."""
     with scratch() as work:
         commands = ""
         for number, (path, content) in enumerate(files.items()):
@@ -157,7 +157,7 @@ def _exists(disk: Path, path: str) -> bool:
 
 
 def flip_byte(disk: Path, path: str, offset: int) -> None:
-    """Flip all bits of one byte of a file on a (copied) raw ext4 disk, behind the back of the filesystem."""
+    """Flip all bits of one byte of a file on a (copied) raw ext4 disk, unseen by the filesystem."""
     block = int(debugfs(disk, f"bmap /{path} {offset // BLOCK}\n").split()[-1])
     if not block:
         raise GuestError(f"{path} has no block at {offset}")

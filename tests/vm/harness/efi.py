@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A unified kernel image, signed, on an EFI system partition, and the firmware that starts nothing else.
+"""Sign a unified kernel image on an EFI system partition, for firmware that starts nothing else.
 
 The key is the one that Debian's ovmf package publishes for tests, with variables in which it is enrolled.
 """
@@ -9,15 +9,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from guest_cache import must_run
-from guest_qemu import Firmware
+from .cache import must_run
+from .qemu import Firmware
 
 _CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
 _VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd")
 
 
 def secure_boot(kernel: Path, initrd: Path, cmdline: str, work: Path) -> Firmware:
-    """Firmware with Secure Boot on, and all that it is to boot in one signed file."""
+    """Make firmware with Secure Boot on, and one signed file with everything that it boots."""
     (work / "cmdline").write_text(cmdline)
     must_run("efi.sh", kernel, initrd, work / "cmdline", work / "esp.raw", work)
     shutil.copy(_VARIABLES, work / "variables.fd")
