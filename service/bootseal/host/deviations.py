@@ -217,7 +217,7 @@ def _oid(algorithm: Item) -> bytes:
 
 def _certificates(data: bytes) -> Iterator[str]:
     try:
-        encoded = keyring._encoded(data)
+        encoded = keyring.split(data)
         for one in encoded:
             der.only(one, der.SEQUENCE)
         parsed = [x509.load_der_x509_certificate(one) for one in encoded]
@@ -237,7 +237,7 @@ def _key(parsed: x509.Certificate) -> Iterator[str]:
             yield "rsa-exponent"
     elif not isinstance(key, ec.EllipticCurvePublicKey):
         yield "key-type"
-    elif key.curve.name not in keyring._CURVES:
+    elif key.curve.name not in keyring.CURVES:
         yield "curve"
 
 
@@ -246,7 +246,7 @@ def _extensions(parsed: x509.Certificate) -> Iterator[str]:
         value = extension.value
         if isinstance(value, x509.KeyUsage) and not value.digital_signature:
             yield "key-usage"
-        if isinstance(value, x509.ExtendedKeyUsage) and not keyring._for_code(value):
+        if isinstance(value, x509.ExtendedKeyUsage) and not keyring.allows_code_signing(value):
             yield "extended-key-usage"
         if isinstance(value, x509.UnrecognizedExtension) and extension.critical:
             yield "critical-extension"

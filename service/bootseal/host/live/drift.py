@@ -52,7 +52,7 @@ class Mounts(NamedTuple):
 
 def mounts() -> Mounts:
     lines = files.read_lines("/proc/self/mountinfo")
-    everything = mountapi.parsed(lines)
+    everything = mountapi.parse(lines)
     unread = len(lines) - len(everything)
     fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
