@@ -17,16 +17,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from .. import verdicts
 from ..errors import Refusal, printable
-from ..formats import der
+from ..formats import der, pkcs7
 from ..values import BootKeyring, Certificate
 
 DIRECTORY = "bootseal/keys.d"
 SUFFIXES = (".crt", ".pem", ".cer", ".der")
 MAX_FILES = 64
 MAX_SIZE = 64 * 1024
-# rsaEncryption, id-ecPublicKey
-_KEY_ALGORITHMS = (der.oid("1.2.840.113549.1.1.1"), der.oid("1.2.840.10045.2.1"))
-_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_KEY_ALGORITHMS = (pkcs7.RSA, der.oid("1.2.840.10045.2.1"))  # the second is id-ecPublicKey
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
@@ -58,7 +57,7 @@ def load_file(path: str) -> list[Certificate]:
         data = file.read(MAX_SIZE + 1)
     if len(data) > MAX_SIZE:
         raise Unusable(f"larger than {MAX_SIZE} bytes")
-    return [certificate(path, encoded) for encoded in _encoded(data)]
+    return [certificate(path, encoded) for encoded in split(data)]
 
 
 def certificate(path: str, encoded: bytes) -> Certificate:
@@ -89,8 +88,8 @@ def certificate(path: str, encoded: bytes) -> Certificate:
             raise Unusable(f"no certificate that can be used ({error})") from error
 
 
-def _encoded(data: bytes) -> list[bytes]:
-    """The DER of each certificate in a file."""
+def split(data: bytes) -> list[bytes]:
+    """Return the DER of each certificate in a file. Raises Unusable."""
     if data[:1] == b"\x30":
         return [data]
     try:
@@ -140,7 +139,7 @@ def _usable_key(parsed: x509.Certificate) -> rsa.RSAPublicKey | ec.EllipticCurve
             raise Unusable("an RSA key with a public exponent below 65537")
         return key
     if isinstance(key, ec.EllipticCurvePublicKey):
-        if key.curve.name not in _CURVES:
+        if key.curve.name not in CURVES:
             raise Unusable(f"a key on the curve {key.curve.name}, where P-256, P-384 and P-521 are allowed")
         return key
     raise Unusable("neither an RSA nor an ECDSA key")
@@ -151,13 +150,13 @@ def _check_usage(extensions: x509.Extensions) -> None:
         value = extension.value
         if isinstance(value, x509.KeyUsage) and not value.digital_signature:
             raise Unusable("a key usage without digitalSignature")
-        if isinstance(value, x509.ExtendedKeyUsage) and not _for_code(value):
+        if isinstance(value, x509.ExtendedKeyUsage) and not allows_code_signing(value):
             raise Unusable("an extended key usage without codeSigning")
         if isinstance(value, x509.UnrecognizedExtension) and extension.critical:
             raise Unusable(f"an unknown critical extension ({extension.oid.dotted_string})")
 
 
-def _for_code(usage: x509.ExtendedKeyUsage) -> bool:
+def allows_code_signing(usage: x509.ExtendedKeyUsage) -> bool:
     allowed = (ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
     return any(purpose in allowed for purpose in usage)
 

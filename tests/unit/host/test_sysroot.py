@@ -18,6 +18,7 @@ import pytest
 
 from bootseal import digest, verdicts
 from bootseal.errors import Refusal
+from bootseal.formats import gvariant
 from bootseal.host import cli, dryrun
 from bootseal.host import deployments as sysroots
 from bootseal.host.commands import gate, verify
@@ -81,12 +82,13 @@ def _strv(words: list[str]) -> bytes:
     for word in words:
         body += word.encode() + b"\0"
         ends.append(len(body))
-    return body + ostreebooted._offsets(ends, len(body))
+    width = next(width for width in (1, 2, 4) if len(body) + width * len(ends) < 1 << (8 * width))
+    return body + b"".join(end.to_bytes(width, "little") for end in ends)
 
 
 def _stage(root: Root, checksum: str, *arguments: str) -> None:
     """What ostree_sysroot_stage_tree() writes, made by our own serializer of the type."""
-    target = ostreebooted.vardict(
+    target = gvariant.write_vardict(
         {
             "name": ("s", f"{checksum}.0\0".encode()),
             "osname": ("s", b"os\0"),
@@ -94,7 +96,7 @@ def _stage(root: Root, checksum: str, *arguments: str) -> None:
         }
     )
     kargs = _strv(["quiet", "ostree=/ostree/boot.1/old", *arguments])
-    content = ostreebooted.vardict({"target": ("a{sv}", target), "locked": ("b", b"\0"), "kargs": ("as", kargs)})
+    content = gvariant.write_vardict({"target": ("a{sv}", target), "locked": ("b", b"\0"), "kargs": ("as", kargs)})
     Path(sysroots.STAGED).write_bytes(content)
     (root.top.parent / "ostree-booted").touch()
 
@@ -536,8 +538,8 @@ def test_a_stateroot_whose_name_could_say_something(root: Root, capsys: pytest.C
 @pytest.mark.parametrize("name", [EVIL, "..", "a/b", "\u0661"])
 def test_a_staged_deployment_with_such_a_stateroot(root: Root, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The gate holds it, and says why."""
-    target = ostreebooted.vardict({"name": ("s", f"{B}.0\0".encode()), "osname": ("s", name.encode() + b"\0")})
-    Path(sysroots.STAGED).write_bytes(ostreebooted.vardict({"target": ("a{sv}", target)}))
+    target = gvariant.write_vardict({"name": ("s", f"{B}.0\0".encode()), "osname": ("s", name.encode() + b"\0")})
+    Path(sysroots.STAGED).write_bytes(gvariant.write_vardict({"target": ("a{sv}", target)}))
     with pytest.raises(Failure, match=r"name of the stateroot|leads to no ostree/deploy/") as caught:
         _gate(monkeypatch, "enabled")
     assert name not in caught.value.what.replace("...", "")

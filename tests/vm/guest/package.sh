@@ -49,7 +49,7 @@ newer() {
         tree=debs/newer/tree
         chroot . dpkg-deb --raw-extract "/debs/$deb" "/$tree"
         sed -i -e 's/^\(Version: .*\)$/\1+newer/' -e 's/(= \([^)]*\))/(= \1+newer)/' "$tree/DEBIAN/control"
-        for module in linux/loop host/variant; do
+        for module in linux/loop host/objects; do
             file=$tree/usr/lib/bootseal/bootseal/$module.py
             [ ! -e "$file" ] || mv "$file" "${file%.py}_newer.py"
         done

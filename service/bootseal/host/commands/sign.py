@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ... import digest
 from ...digest import Digest
 from ...errors import Refusal
-from ...formats import derwrite
+from ...formats import pkcs7
 from ...linux import files
 from ...stages import verify
 from ...values import BootKeyring, Certificate, Signer, Unverified
@@ -88,7 +88,11 @@ def _image_digest(arguments: argparse.Namespace) -> Digest:
 
 
 def _signed(key: signingkeys.PrivateKey, certificate: Certificate, to_sign: bytes) -> bytes:
-    return derwrite.signed_data(certificate, _scheme(certificate), signingkeys.HASH_NAME, signingkeys.sign(key, to_sign))
+    return _message(certificate, signingkeys.HASH_NAME, signingkeys.sign(key, to_sign))
+
+
+def _message(certificate: Certificate, hash_name: str, value: bytes) -> bytes:
+    return pkcs7.signed_data(certificate.issuer, certificate.serial, _scheme(certificate), hash_name, value)
 
 
 def _scheme(certificate: Certificate) -> str:
@@ -100,7 +104,7 @@ def _assembled(raw: bytes, certificates: list[Certificate], image_digest: Digest
     for certificate in certificates:
         for hash_name in _HASHES:
             for value in _values(raw, certificate):
-                message = derwrite.signed_data(certificate, _scheme(certificate), hash_name, value)
+                message = _message(certificate, hash_name, value)
                 with contextlib.suppress(Refusal):
                     _verified(image_digest, message, [certificate], image)
                     return message
@@ -111,7 +115,7 @@ def _assembled(raw: bytes, certificates: list[Certificate], image_digest: Digest
 def _values(raw: bytes, certificate: Certificate) -> Iterator[bytes]:
     yield raw
     if isinstance(certificate.key, ec.EllipticCurvePublicKey) and len(raw) == 2 * ((certificate.key.key_size + 7) // 8):
-        yield derwrite.ecdsa_value(raw)
+        yield pkcs7.ecdsa_value(raw)
 
 
 def _verified(image_digest: Digest, signature: bytes, certificates: list[Certificate], image: str) -> Signer:
