@@ -305,10 +305,10 @@ KEYS = {
 def test_keys(key: object, *, usable: bool) -> None:
     parsed: Any = SimpleNamespace(public_key=lambda: key)
     if usable:
-        assert keyring._usable_key(parsed) is key
+        assert keyring._extract_key(parsed) is key
     else:
         with pytest.raises(keyring.Unusable):
-            keyring._usable_key(parsed)
+            keyring._extract_key(parsed)
 
 
 DATE = datetime.datetime(2025, 6, 1)
@@ -321,7 +321,7 @@ TIMES = {
 @pytest.mark.parametrize("names", TIMES.values(), ids=TIMES)
 def test_the_date_that_is_not_deprecated_comes_first(names: dict[str, datetime.datetime]) -> None:
     parsed: Any = SimpleNamespace(**names)
-    assert keyring._time(parsed, "not_valid_after") == "2025-06-01T00:00:00Z"
+    assert keyring._format_time(parsed, "not_valid_after") == "2025-06-01T00:00:00Z"
 
 
 def test_not_one_der_element() -> None:

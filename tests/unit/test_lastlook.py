@@ -39,7 +39,7 @@ def look():
     environment = dict(os.environ, PATH=f"{sys.argv[2]}-bin:{os.environ['PATH']}")
     status = subprocess.run(["/bin/sh", SCRIPT, "true"], env=environment, stderr=subprocess.DEVNULL).returncode
     print("same" if status == 0 else lastlook.difference())
-from bootseal import lastlook
+from bootseal.stages import lastlook
 mounted, namespace = run(image)
 mount.attach(mounted, namespace)
 """

@@ -43,8 +43,8 @@ def test_a_boot_compiles_no_grammar_of_names() -> None:
     code = f"""import sys
 sys.path[:0] = [{str(SERVICE)!r}, {site!r}]
 import re
-from bootseal import patterns
-with patterns.Later():
+from bootseal import lazyre
+with lazyre.Later():
     import bootseal.boot
 from cryptography.x509 import name
 import cryptography.x509

@@ -194,7 +194,7 @@ def test_read_start(tmp_path: Path) -> None:
 def test_immutable(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        before = files._flags(fd)
+        before = files._read_flags(fd)
     except OSError:
         pytest.skip("the filesystem of the temporary directory has no inode flags")
     assert not files.is_immutable(fd)
@@ -205,5 +205,5 @@ def test_immutable(tmp_path: Path) -> None:
             (tmp_path / "x").touch()
     finally:
         files.set_immutable(fd, immutable=False)
-    assert files._flags(fd) == before
+    assert files._read_flags(fd) == before
     (tmp_path / "x").touch()

@@ -63,7 +63,7 @@ def test_listed_keys(extra: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.parametrize(("line", "serial"), [("2d9a8507 I--Q", 0x2D9A8507), ("zz\n", 0), ("", 0)])
 def test_the_serial_in_a_line(line: str, serial: int) -> None:
-    assert keyctl._serial(line) == serial
+    assert keyctl._parse_serial(line) == serial
 
 
 def test_describe_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

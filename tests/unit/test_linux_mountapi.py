@@ -32,7 +32,7 @@ LINES = {
 
 @pytest.mark.parametrize(("line", "expected"), LINES.values(), ids=LINES)
 def test_a_line_of_mountinfo(line: str, expected: tuple[str, str, str]) -> None:
-    (found,) = mountapi.parsed([line])
+    (found,) = mountapi.parse([line])
     assert (found.target, found.fstype, found.source) == expected
     assert (found.id, found.parent) == (36, 35)
 
@@ -49,7 +49,7 @@ def test_a_line_that_cannot_be_parsed_is_left_out(line: str) -> None:
     with pytest.raises(ValueError):
         mountapi.MountInfo(line)
     good, _ = LINES["plain"]
-    assert [mount.target for mount in mountapi.parsed([good, line, good])] == ["/sysroot", "/sysroot"]
+    assert [mount.target for mount in mountapi.parse([good, line, good])] == ["/sysroot", "/sysroot"]
 
 
 def test_the_directory_that_a_mount_shows() -> None:
@@ -162,8 +162,8 @@ os.mkdir(name)
 syscall.mount("unit", name, "tmpfs", 0)
 print([m.target == name for m in mountapi.mounts() if m.source == "unit"])
 print(mountapi.mount_of(os.open(name, os.O_PATH)).target == name)
-from bootseal.host import recheck
-found = recheck.mounts()
+from bootseal.host.live import drift
+found = drift.mounts()
 print(found.unread, len([m for m in found.everything if m.target == name]))
 """
     )

@@ -111,7 +111,7 @@ def test_a_whole_root(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 mounted, namespace = run(image)
-print("verity=require" in mounted.options.split(","), mounted.not_covered, b"transient-etc" in mounted.booted_keys)
+print("verity=require" in mounted.options.split(","), mounted.not_covered, b"transient-etc" in mounted.ostree_booted)
 mount.attach(mounted, namespace)
 print(sorted(os.listdir("/sysroot")))
 print(Path("/sysroot/etc/hostname").read_text(), Path("/sysroot/var/marker").read_text())
@@ -135,7 +135,7 @@ print(mount.attached_digest() == verified().digest.value.hex(), os.path.exists(o
 def test_init_is_read_through_the_finished_overlay(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
-mount.loader.check = lambda root, init, path: print(mountapi.mount_of(root).fstype, init, path == image)
+mount.initcheck.check = lambda root, init, path: print(mountapi.mount_of(root).fstype, init, path == image)
 run(image, init="/sbin/other")
 """,
         image,
@@ -169,7 +169,7 @@ def test_lines_and_words_of_an_fstab_are_systemds(line: str, tmp_path: Path, *, 
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/fstab").write_bytes(line.encode())
     root = os.open(tmp_path, os.O_PATH)
-    assert mount._has_its_own(root, "/var") is own
+    assert mount._fstab_mounts(root, "/var") is own
     os.close(root)
 
 
@@ -412,7 +412,7 @@ before = tree()
 mounted, namespace = run(image)
 mount._MANAGER = "1"
 try: mount.attach(mounted, namespace)
-except Refusal as refusal: print(refusal.verdict.name, "service manager" in refusal.what)
+except Refusal as refusal: print(refusal.verdict.name, "PID 1 cannot see" in refusal.what)
 print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(ostreebooted.PATH))
 """,
         image,

@@ -143,9 +143,9 @@ def test_what_a_signer_calls_himself_does_not_crowd_out_the_verdict() -> None:
 
 
 def test_an_odd_issuer_is_no_reason_for_an_exception() -> None:
-    assert verify._values(b"\x30\x02\x31\x00") == ""
-    assert verify._values(b"\x30\x03\x31\x01\x30") == "of 5 bytes"
-    assert verify._values(b"\x30\x04\x31\x02\x30\x00") == "of 6 bytes"
+    assert verify._format_issuer(b"\x30\x02\x31\x00") == ""
+    assert verify._format_issuer(b"\x30\x03\x31\x01\x30") == "of 5 bytes"
+    assert verify._format_issuer(b"\x30\x04\x31\x02\x30\x00") == "of 6 bytes"
 
 
 def test_wrong_signature_names_the_digest() -> None:
@@ -288,4 +288,4 @@ def test_the_candidate_is_not_changed() -> None:
 
 @pytest.mark.parametrize(("size", "shown"), [(160, "x" * 160), (161, "x" * 160 + "...")])
 def test_the_longest_text_that_is_shown_whole(size: int, shown: str) -> None:
-    assert verify._short("x" * size) == shown
+    assert verify._shorten("x" * size) == shown

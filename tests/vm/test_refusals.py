@@ -231,7 +231,7 @@ CASES = (
     Case(
         "own-mounts",
         "mount-failed",
-        r"the service manager does not see the root .*: /sysroot",
+        r"PID 1 cannot see the mounted root: .*: /sysroot",
         files=lambda: {"etc/systemd/system/bootseal.service.d/mounts.conf": b"[Service]\nPrivateMounts=yes\n"},
     ),
     Case("bug", "internal", r"AttributeError: .*: deployment\.py:2", files=_broken_stage),

@@ -62,9 +62,9 @@ def rehearse(directory: str) -> None:
         with open(f"{directory}/{kind}.sig", "rb") as file:
             value = file.read()
         info = pkcs7.SignerInfo(certificate.issuer, certificate.serial, kind, "sha256", value)
-        assert verify._made(info, certificate, example)
-        assert not verify._made(info, certificate, digest.of_bytes(b"another", "sha512"))
-        assert not verify._made(info._replace(hash_name="sha512", value=value[::-1]), certificate, example)
+        assert verify.signature_matches(info, certificate, example)
+        assert not verify.signature_matches(info, certificate, digest.of_bytes(b"another", "sha512"))
+        assert not verify.signature_matches(info._replace(hash_name="sha512", value=value[::-1]), certificate, example)
     for call in (lambda: pkcs7.parse(b"0"), lambda: keyring.certificate("", b"0"), mountapi.mounts, keyctl.listed_keys):
         with suppress(der.Malformed, keyring.Unusable, OSError):
             call()

@@ -283,7 +283,7 @@ def _parse_entry(boot: int, path: str) -> dict[str, list[str]]:
 
 def _words(text: str) -> list[str]:
     """Split where the kernel splits its command line; str.split() does so also where a name has a no-break space."""
-    return [word for word in re.split(f"[{cmdline._SPACE}]+", text) if word]
+    return [word for word in re.split(f"[{cmdline.SPACE}]+", text) if word]
 
 
 def _version(entry: dict[str, list[str]]) -> int:

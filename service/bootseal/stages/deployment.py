@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stage 3: Request and the physical root -> Deployment. Finds; reads no file; never leaves the physical root."""
+"""Find the deployment that ostree= names and open its directories, without leaving the physical root.
+
+No file is read.
+"""
 
 import errno
 import os
@@ -10,14 +13,14 @@ from ..errors import LEADS_NOWHERE, Refusal, failed
 from ..linux import files
 from ..values import Deployment, Request
 
-# ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL, see ostree(1). No signature covers these names: they are the disk's, and must
-# not be able to say anything where they are printed.
+# ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL, see ostree(1). No signature covers these names, so they are restricted: an
+# attacker who writes the disk must not be able to fake messages with them.
 _TOP = "ostree/deploy/"
 _PATH = re.compile(rf"{_TOP}(?!\.{{1,2}}/)([A-Za-z0-9._-]{{1,64}})/deploy/([0-9a-f]{{64}})\.([0-9]{{1,9}})")
 
 
 def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
-    """The deployment that ostree= leads to.
+    """Find the deployment that ostree= leads to.
 
     Raises Refusal: `no-deployment`, `unsupported` (openat2), `io-error`, `mount-failed`.
     """
@@ -40,7 +43,7 @@ def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
 
 
 def parts(path: str, where: str) -> tuple[str, str, int]:
-    """Stateroot, checksum and serial of a deployment's path below the physical root. Raises Refusal `no-deployment`."""
+    """Split the path of a deployment into stateroot, checksum and serial. Raises Refusal `no-deployment`."""
     match = _PATH.fullmatch(path)
     if match:
         return match[1], match[2], int(match[3])
@@ -62,30 +65,30 @@ def physical_root(sysroot: str) -> int:
 
 
 def directory(sysroot_fd: int, path: str, sysroot: str) -> int:
-    """Open a directory below the physical root, without following a link. Raises Refusal as locate does."""
+    """Open a directory below the physical root without following links. Raises Refusal as locate does."""
     try:
         return files.open_directory(sysroot_fd, path)
     except OSError as error:
-        raise _unopened(error, f"{sysroot}/{path}") from error
+        raise _refusal(error, f"{sysroot}/{path}") from error
 
 
 def resolve(sysroot_fd: int, target: str, where: str) -> str:
-    """The path, relative to the physical root, of the directory that a name with links in it leads to. Raises Refusal."""
+    """Resolve the links in a path to a directory below the physical root. Raises Refusal as locate does."""
     try:
         fd = files.open_directory(sysroot_fd, target, files.CONFINED)
     except OSError as error:
-        raise _unopened(error, where) from error
-    # The kernel's own name for the directory. It is opened anew under that name, without links.
+        raise _refusal(error, where) from error
+    # The kernel's own name for the directory. Callers open it by that name, which contains no links.
     root, path = (os.readlink(f"/proc/self/fd/{n}") for n in (sysroot_fd, fd))
     os.close(fd)
     return path.removeprefix(root).lstrip("/")
 
 
-def _unopened(error: OSError, where: str) -> Refusal:
+def _refusal(error: OSError, where: str) -> Refusal:
     if error.errno == errno.ENOENT:
         return Refusal(verdicts.NO_DEPLOYMENT, "no such directory below the physical root", where)
     if error.errno == errno.ENOSYS:
-        return Refusal(verdicts.UNSUPPORTED, "the kernel has no openat2(2): Linux 5.6 or later is needed", where)
+        return Refusal(verdicts.UNSUPPORTED, "the kernel has no openat2(2), which needs Linux 5.6 or later", where)
     if error.errno in (errno.EXDEV, errno.ELOOP):
         return failed(error, verdicts.NO_DEPLOYMENT, "cannot be opened without leaving the physical root", where)
     verdict = verdicts.NO_DEPLOYMENT if error.errno in LEADS_NOWHERE else verdicts.MOUNT_FAILED

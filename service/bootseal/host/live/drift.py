@@ -52,7 +52,7 @@ class Mounts(NamedTuple):
 
 def mounts() -> Mounts:
     lines = files.read_lines("/proc/self/mountinfo")
-    everything = mountapi.parsed(lines)
+    everything = mountapi.parse(lines)
     unread = len(lines) - len(everything)
     fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -121,7 +121,7 @@ def _boot(record: Record) -> Check:
 def _root(record: Record, root: MountInfo | None) -> Check:
     if root is None:
         return Check("root", UNKNOWN, "the mount at / is not in the mount table of this process")
-    expected = f"{mount._SOURCE_PREFIX}{at(record, 'image', 'digest')}"
+    expected = f"{mount.SOURCE_PREFIX}{at(record, 'image', 'digest')}"
     if root.fstype != "overlay" or root.source != expected:
         what = f"mounted at / is {root.fstype} from {root.source}, verified was overlay from {expected}"
         return Check("root", DIFFERS, printable(what))

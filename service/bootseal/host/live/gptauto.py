@@ -32,13 +32,12 @@ def mounted(mount: mountapi.MountInfo, found: dict[str, str]) -> bool:
 
 
 def swaps() -> list[str]:
-    """Active swap outside the memory, by its device or file."""
+    """List active swap outside the memory, by its device or file."""
     try:
-        with open(_SWAPS, "rb") as file:
-            lines = file.read().split(b"\n")[1:]
+        lines = files.read_lines(_SWAPS)[1:]
     except OSError:
         return []
-    names = [mountapi._unescaped(os.fsdecode(line.partition(b" ")[0])) for line in lines if line]
+    names = [mountapi.unescape(line.partition(" ")[0]) for line in lines]
     return [os.path.realpath(name) for name in names if not name.startswith(_IN_MEMORY)]
 
 
