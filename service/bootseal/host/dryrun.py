@@ -18,11 +18,10 @@ from ..errors import Refusal
 from ..linux import files, syscall
 from ..stages import config, enable, enroll, image, kernelkeys, keyring, mount, unverified, verify
 from ..values import BootKeyring, Deployment, Pinned, Policy, Request
-from . import deployments as sysroots
-from . import inside
-from .deployments import Found
+from . import deployments, inside
+from .deployments import Deployed
 from .initrd import bypasses
-from .initrd.archive import Contents
+from .initrd.contents import Contents
 from .output import Failure
 
 Record = dict[str, Any]
@@ -45,18 +44,18 @@ class Source(NamedTuple):
     initrd: Contents | None = None
 
 
-def judge(found: Found, sysroot: str, source: Source) -> Record:
+def judge(deployed: Deployed, sysroot: str, source: Source) -> Record:
     """The record of this boot, as far as it can be known before: keys as in boot.json, and `missing`."""
-    return _in_child(lambda: _judge(found, sysroot, source))
+    return _in_child(lambda: _judge(deployed, sysroot, source))
 
 
-def _judge(found: Found, sysroot: str, source: Source) -> Record:
+def _judge(deployed: Deployed, sysroot: str, source: Source) -> Record:
     recorder = report.Recorder()
     for key in ("boot_id", "kernel", "milliseconds"):
         del recorder.record[key]
     missing: list[str] = []
     try:
-        _stages(found, sysroot, source, recorder, missing)
+        _stages(deployed, sysroot, source, recorder, missing)
         ending: Record = {"verdict": verdicts.VERIFIED.name, "message": "would boot", "exit_status": 0}
     except Refusal as refusal:
         verdict = refusal.verdict
@@ -68,18 +67,18 @@ def _judge(found: Found, sysroot: str, source: Source) -> Record:
     return recorder.record | ending | {"keys": source.name, "missing": missing + recorder.notes}
 
 
-def _stages(found: Found, sysroot: str, source: Source, recorder: report.Recorder, missing: list[str]) -> None:
+def _stages(deployed: Deployed, sysroot: str, source: Source, recorder: report.Recorder, missing: list[str]) -> None:
     """boot.py's own order."""
     if source.initrd:
         _check_initrd(source.initrd, source.name)
     policy = config.load(source.directory)
     boot_keyring = keyring.load(certificates(source))
     recorder.keyring(boot_keyring)
-    _check_kernel(found, sysroot, policy, missing)
-    request = sysroots.request(found)
+    _check_kernel(deployed, sysroot, policy, missing)
+    request = deployments.request(deployed)
     if os.geteuid() == 0:
         mount.private_namespace()
-    deployment = sysroots.opened(found, sysroot)
+    deployment = deployments.open_as_boot(deployed, sysroot)
     recorder.deployment(deployment)
     claimed = unverified.read(deployment, lambda: image.enforced_digest(deployment, sysroot), sysroot)
     recorder.candidate(claimed)
@@ -151,9 +150,9 @@ def _check_initrd(contents: Contents, name: str) -> None:
         )
 
 
-def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]) -> None:
+def _check_kernel(deployed: Deployed, sysroot: str, policy: Policy, missing: list[str]) -> None:
     """Options of the deployment's own kernel. Raises Refusal."""
-    path, content = _kernel_config(found, sysroot)
+    path, content = _kernel_config(deployed, sysroot)
     if not path:
         missing.append("no configuration of the deployment's kernel found: its options are not known")
         return
@@ -165,14 +164,14 @@ def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]
         missing.append("the kernel lacks CONFIG_FS_VERITY_BUILTIN_SIGNATURES: it will not hold the digest itself")
 
 
-def _kernel_config(found: Found, sysroot: str) -> tuple[str, bytes]:
+def _kernel_config(deployed: Deployed, sysroot: str) -> tuple[str, bytes]:
     """Path and content; empty if there is none."""
-    with suppress(OSError, Failure), inside.opened(sysroot, found.path) as tree:
+    with suppress(OSError, Failure), inside.opened(sysroot, deployed.path) as tree:
         releases = inside.listed(tree, "usr/lib/modules")
         for place in ("usr/lib/modules/{}/config", "usr/lib/ostree-boot/config-{}", "boot/config-{}"):
             for path in map(place.format, releases):
                 with suppress(OSError, files.NotRegular):
-                    return os.path.join(sysroot, found.path, path), inside.read(tree, path, _CONFIG_SIZE)
+                    return os.path.join(sysroot, deployed.path, path), inside.read(tree, path, _CONFIG_SIZE)
     return "", b""
 
 

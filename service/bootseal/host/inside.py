@@ -15,7 +15,7 @@ from typing import NamedTuple
 from .. import verdicts
 from ..errors import DISK_FAILED
 from ..linux import files
-from .output import DATA, IO_ERROR, Failure, os_failure
+from .output import DATA, IO_ERROR, NO_INPUT, Failure, os_failure
 
 # ostree and boot loaders have a few dozen names in a directory at most.
 MAX_NAMES = 1024
@@ -106,3 +106,15 @@ def read(directory: int, path: str, limit: int) -> bytes:
     """Up to `limit` bytes from the start of a regular file below a place. Raises OSError, NotRegular."""
     with open(files.open_regular(directory, path, follow=True), "rb") as file:
         return file.read(limit)
+
+
+def read_named(path: str, what: str, limit: int) -> bytes:
+    """Read a whole file that the user named, of `limit` bytes at most; `what` it is, for messages. Raises Failure."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise os_failure(NO_INPUT, f"Failed to read {what} {path}", error) from error
+    if len(content) > limit:
+        raise Failure(DATA, f"Failed to read {what} {path}: larger than {limit} bytes")
+    return content

@@ -123,10 +123,10 @@ def hint(error: OSError) -> str:
     return ""
 
 
-def lacking(found: Objects) -> list[str]:
-    """One line for each kind of lack."""
+def describe(checked: Objects) -> list[str]:
+    """Describe what the boot would miss, in one line for each kind."""
     lines = []
-    for names, what in ((found.missing, "missing"), (found.unsealed, "without fs-verity, and cannot be read")):
+    for names, what in ((checked.missing, "missing"), (checked.unsealed, "without fs-verity, and cannot be read")):
         if names:
             lines.append(f"{len(names)} object{'s are' if len(names) > 1 else ' is'} {what}, such as {names[0]}")
     return lines

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import re
 
-import guest_cpio
 import pytest
 
 from bootseal.host.initrd import archive, bypasses
-from bootseal.host.initrd.archive import Contents
+from bootseal.host.initrd.contents import Contents
+
+from .initrds import Content, Symlink, cpio_archive
 
 
-def _initrd(**files: guest_cpio.Content) -> Contents:
-    tree = archive.unpack(memoryview(guest_cpio.archive({"usr/lib/os-release": b"", **files})))
+def _initrd(**files: Content) -> Contents:
+    tree = archive.unpack(memoryview(cpio_archive({"usr/lib/os-release": b"", **files})))
     return tree.contents((), bypasses.NAMES)
 
 
@@ -39,11 +40,11 @@ def test_found(path: str, module: str) -> None:
 
 
 def test_found_behind_links() -> None:
-    hooks: dict[str, guest_cpio.Content] = {
+    hooks: dict[str, Content] = {
         "var/lib/dracut/hooks/pre-pivot/61-evm-enable.sh": b"",
-        "usr/lib/dracut/hooks": guest_cpio.Symlink("/var/lib/dracut/hooks"),
+        "usr/lib/dracut/hooks": Symlink("/var/lib/dracut/hooks"),
     }
-    found = list(bypasses.found(_initrd(**hooks, lib=guest_cpio.Symlink("usr/lib"))))
+    found = list(bypasses.found(_initrd(**hooks, lib=Symlink("usr/lib"))))
     assert found[0] == ("integrity", "var/lib/dracut/hooks/pre-pivot/*-evm-enable.sh")
     assert {module for module, _ in found} == {"integrity"}
 

@@ -28,7 +28,6 @@ COMPLETIONS = TREE / "packaging/completions"
 FILES = {"bash": COMPLETIONS / "bootseal", "zsh": COMPLETIONS / "_bootseal", "fish": COMPLETIONS / "bootseal.fish"}
 GENERATE = runpy.run_path(str(COMPLETIONS / "generate.py"))
 MANUAL = TREE / "packaging/man/bootseal.8"
-
 in_each_shell = pytest.mark.parametrize("shell", FILES)
 
 

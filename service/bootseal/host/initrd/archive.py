@@ -8,14 +8,10 @@ The limits here name a reason before that process reaches its own.
 import os
 import re
 import stat
-import struct
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
-from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 
-from .decompress import Chunk, decompress
-from .decompress import Damaged as Damaged
+from .contents import Contents
+from .decompress import Chunk, Damaged, decompress
 
 MAX_SIZE = 1 << 30  # of the files of an initrd together, and of what one of them unpacks to
 MAX_MEMBERS = 100_000
@@ -39,17 +35,6 @@ class Member:
 
     def __init__(self, mode: int, content: bytes) -> None:
         self.mode, self.content = mode, content
-
-
-class Contents(NamedTuple):
-    """Hold what was asked of an initrd: files by path (None: masked by a link to /dev/null), and which names exist."""
-
-    files: dict[str, bytes | None]
-    names: dict[str, bool]
-
-    def exists(self, name: str) -> bool:
-        """Tell whether the initrd has this name. Raises KeyError for a name that was not asked for."""
-        return self.names[name]
 
 
 class Tree:
@@ -233,51 +218,6 @@ def unpack(*contents: bytes | memoryview) -> Tree:
     if not unpacked.members:
         raise Damaged("no cpio archive in it")
     return Tree(unpacked.members)
-
-
-def initrd(content: memoryview) -> memoryview:
-    """Return the initrd in this file: a UKI's section, or all of it. Raises Damaged."""
-    return sections(content, (".initrd",)).get(".initrd", content)
-
-
-@contextmanager
-def written_out(contents: Contents) -> Iterator[str]:
-    """Make a temporary directory with these files for the boot's own code. A masked file is a link to /dev/null."""
-    with TemporaryDirectory(prefix="bootseal-") as top:
-        for path, content in contents.files.items():
-            target = os.path.join(top, path)
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            if content is None:
-                os.symlink("/dev/null", target)
-            else:
-                with open(target, "xb") as file:
-                    file.write(content)
-        yield top
-
-
-def sections(content: memoryview, names: Collection[str]) -> dict[str, memoryview]:
-    """Return sections of a PE file, such as .initrd and .cmdline of a UKI; of another file none. Raises Damaged.
-
-    Of several with one name the first counts, as it does for systemd-stub.
-    """
-    if bytes(content[:2]) != b"MZ":
-        return {}
-    try:
-        header: int = struct.unpack_from("<I", content, 0x3C)[0]
-        signature, _, count, optional = struct.unpack_from("<4sHH12xH2x", content, header)
-        if signature != b"PE\0\0":
-            raise Damaged("no PE header")
-        table = content[header + 24 + optional :][: 40 * count]
-        if len(table) < 40 * count:
-            raise Damaged("a PE file that is cut off")
-    except struct.error as error:
-        raise Damaged("a PE file that is cut off") from error
-    found: dict[str, memoryview] = {}
-    for name, virtual, _, size, offset in struct.iter_unpack("<8sIIII16x", table):
-        text = name.rstrip(b"\0").decode("ascii", "replace")
-        if text in names:
-            found.setdefault(text, content[offset : offset + min(virtual, size)])
-    return found
 
 
 def _archives(content: bytes | memoryview) -> Iterator[Iterable[Chunk]]:

@@ -6,7 +6,7 @@ Each module has one file that no initrd has without it. Not a promise: an initrd
 
 from collections.abc import Iterator
 
-from .archive import Contents
+from .contents import Contents
 
 _UNITS = ("usr/lib/systemd/system", "lib/systemd/system", "etc/systemd/system")
 _GENERATORS = ("usr/lib/systemd/system-generators", "lib/systemd/system-generators")

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from ...errors import DISK_FAILED
 from ...linux.files import NotRegular
 from ..inside import File
-from . import archive, confined
-from .archive import Contents
+from . import archive, confined, pe
+from .contents import Contents
 from .decompress import Damaged as Damaged
 
 MAX_FILES = 64
@@ -172,7 +172,7 @@ def _mapped(descriptors: Iterable[int], sizes: Iterable[int]) -> list[memoryview
 def _contents(files: Sequence[memoryview], directories: Sequence[str], names: Sequence[str]) -> Iterator[_Record]:
     if sum(map(len, files)) > archive.MAX_SIZE:
         raise Damaged(f"larger than {archive.MAX_SIZE} bytes")
-    found = archive.unpack(*map(archive.initrd, files)).contents(directories, names)
+    found = archive.unpack(*map(pe.find_initrd, files)).contents(directories, names)
     yield from ((_NAME, name, b"") for name, exists in found.names.items() if exists)
     yield from ((_MASKED if content is None else _FILE, path, content or b"") for path, content in found.files.items())
 
@@ -180,5 +180,5 @@ def _contents(files: Sequence[memoryview], directories: Sequence[str], names: Se
 def _command_lines(files: Sequence[memoryview]) -> Iterator[_Record]:
     for number, content in enumerate(files):
         with suppress(Damaged):
-            found = archive.sections(content, (".cmdline",)).get(".cmdline", b"")
+            found = pe.find_sections(content, (".cmdline",)).get(".cmdline", b"")
             yield _FILE, str(number), bytes(found[:MAX_COMMAND_LINE])

@@ -19,16 +19,15 @@ import pytest
 
 from bootseal import digest, verdicts
 from bootseal.errors import Refusal
-from bootseal.host import deployments as sysroots
-from bootseal.host import mutable, objects
-from bootseal.host.commands import deploy, gate, verify
+from bootseal.host import checker, deployments, gateunits, mutable, objects
+from bootseal.host.commands import deploy, gate
 from bootseal.host.output import Failure
 from bootseal.linux import files, fsverity
 from bootseal.stages import enable
 from bootseal.values import Deployment
 
 from .program import beside, certificate, key, signed
-from .test_sysroot import A, Root
+from .roots import A, Root
 
 pytestmark = pytest.mark.root  # a private copy of a mount, and the immutable flag
 
@@ -82,7 +81,7 @@ class Target:
         self.digest = Path(f"{copy}.digest")
         self.verity = Verity(monkeypatch)
         self.set_immutable(True)
-        monkeypatch.setattr(verify, "judge", lambda *_: {"verdict": "verified", "exit_status": 0, "missing": [], "hint": ""})
+        monkeypatch.setattr(checker, "judge", lambda *_: {"verdict": "verified", "exit_status": 0, "missing": [], "hint": ""})
 
     def set_immutable(self, immutable: bool) -> None:  # noqa: FBT001
         fd = os.open(self.directory, os.O_RDONLY)
@@ -280,11 +279,11 @@ def test_killed_at_every_step_is_completed_by_the_gate(target: Target, step: int
 def test_the_gate_completes_before_anything_else(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     (target.directory.parent / f".bootseal-{A}.0.immutable").touch()
     target.set_immutable(False)
-    monkeypatch.setattr(sysroots, "default_sysroot", lambda: str(target.root.top))
-    monkeypatch.setattr(sysroots, "staged", lambda: None)
+    monkeypatch.setattr(deployments, "default_sysroot", lambda: str(target.root.top))
+    monkeypatch.setattr(deployments, "staged", lambda: None)
     for switch, expected in (("disabled", False), ("enabled", True)):
         monkeypatch.setattr(subprocess, "run", lambda *_, switch=switch, **__: Namespace(stdout=switch))
-        assert gate.run(Namespace(initrd=None, keys=None, system_keys=False), []) == 0
+        assert gate.run(Namespace(), []) == 0
         assert target.immutable is expected
 
 
@@ -433,16 +432,16 @@ def test_a_deployment_that_is_not_immutable_stays_so(target: Target) -> None:
 def test_the_gate_looks_again_at_what_is_staged(
     target: Target, monkeypatch: pytest.MonkeyPatch, state: str, times: int
 ) -> None:
-    real, looked = sysroots.choose, []
-    monkeypatch.setattr(sysroots, "choose", lambda *arguments: real(*arguments)._replace(state=state))
-    monkeypatch.setattr(gate, "look_again", lambda: looked.append(target.immutable))
+    real, looked = deployments.choose, []
+    monkeypatch.setattr(deployments, "choose", lambda *arguments: real(*arguments)._replace(state=state))
+    monkeypatch.setattr(gateunits, "look_again", lambda: looked.append(target.immutable))
     target.run()
     assert looked == [True] * times
 
 
 def test_it_fails_when_it_would_not_boot(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     record = {"verdict": "unsupported", "exit_status": 69, "missing": [], "message": "refused (unsupported)", "hint": "h"}
-    monkeypatch.setattr(verify, "judge", lambda *_: record)
+    monkeypatch.setattr(checker, "judge", lambda *_: record)
     with pytest.raises(Failure, match="would not boot") as caught:
         target.run()
     assert caught.value.status == 69
@@ -545,4 +544,4 @@ def _checked(target: Target) -> objects.Objects:
 def test_objects_are_found_in_the_image(target: Target) -> None:
     found = _checked(target)
     assert found == objects.Objects([f"ab/{'d' * 62}.file"], [f"ab/{'c' * 62}.file"])
-    assert [line.split(",")[0] for line in objects.lacking(found)] == ["1 object is missing", "1 object is without fs-verity"]
+    assert [line.split(",")[0] for line in objects.describe(found)] == ["1 object is missing", "1 object is without fs-verity"]

@@ -13,15 +13,15 @@ import pytest
 from cryptography import x509
 
 from bootseal import report
-from bootseal.host.initrd import firmware
-from bootseal.host.initrd.firmware import TRUSTED, UNKNOWN, UNTRUSTED
+from bootseal.host.initrd import ukisignature
+from bootseal.host.initrd.ukisignature import TRUSTED, UNKNOWN, UNTRUSTED
 from bootseal.host.inside import File
 
 from .program import certificate, key, tool
 
 X509 = bytes.fromhex("a159c0a5e494a74a87b5ab155c2bf072")
 SHA256 = bytes.fromhex("2616c4c14c509240aca941f936934328")
-DB, MOK, MOK_STATE = firmware._DB, f"MokListRT-{firmware._SHIM}", f"MokSBStateRT-{firmware._SHIM}"
+DB, MOK, MOK_STATE = ukisignature._DB, f"MokListRT-{ukisignature._SHIM}", f"MokSBStateRT-{ukisignature._SHIM}"
 
 
 def esl(kind: bytes, *entries: bytes, header: bytes = b"") -> bytes:
@@ -47,8 +47,8 @@ class Machine:
     def set(self, name: str, value: bytes) -> None:
         (self.variables / name).write_bytes(b"\6\0\0\0" + value)
 
-    def look(self) -> firmware.Signature | None:
-        return firmware.look(File("", "", str(self.image)), str(self.variables))
+    def look(self) -> ukisignature.Signature | None:
+        return ukisignature.look(File("", "", str(self.image)), str(self.variables))
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_certificate_of_shims(machine: Machine, part: str) -> None:
     _signed(machine, "rsa3072")
     machine.set(MOK, esl(X509, der("p256")))
     assert _state(machine) == UNTRUSTED
-    machine.set(f"MokListRT{part}-{firmware._SHIM}", esl(X509, der("rsa3072")))
+    machine.set(f"MokListRT{part}-{ukisignature._SHIM}", esl(X509, der("rsa3072")))
     assert _state(machine) == TRUSTED
 
 
@@ -177,7 +177,7 @@ def test_without_sbverify(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_too_large(machine: Machine) -> None:
-    os.truncate(machine.image, firmware.MAX_SIZE + 1)
+    os.truncate(machine.image, ukisignature.MAX_SIZE + 1)
     found = machine.look()
     assert found and (found.state, "larger than" in found.text) == (UNKNOWN, True)
 
@@ -225,7 +225,7 @@ def test_how_the_program_is_run(machine: Machine, tmp_path: Path, monkeypatch: p
     if os.geteuid() == 0:
         assert text.startswith("65534\n")
     for name, value in (
-        ("address space", firmware.MAX_SIZE + (256 << 20)),
+        ("address space", ukisignature.MAX_SIZE + (256 << 20)),
         ("cpu time", 30),
         ("file size", 0),
         ("core file size", 0),
@@ -248,8 +248,8 @@ def test_no_descriptor_is_left(machine: Machine) -> None:
 
 def test_signature_lists() -> None:
     data = esl(X509, b"one") + esl(SHA256, bytes(32), bytes(32), header=b"1234")
-    assert firmware.signature_list(data) == [(X509, b"one"), (SHA256, bytes(32)), (SHA256, bytes(32))]
-    assert firmware.signature_list(b"") == []
+    assert ukisignature.signature_list(data) == [(X509, b"one"), (SHA256, bytes(32)), (SHA256, bytes(32))]
+    assert ukisignature.signature_list(b"") == []
 
 
 GOOD = esl(X509, b"data")
@@ -269,8 +269,8 @@ MALFORMED = {
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_lists(data: bytes) -> None:
-    with pytest.raises(firmware.Malformed):
-        firmware.signature_list(data)
+    with pytest.raises(ukisignature.Malformed):
+        ukisignature.signature_list(data)
 
 
 def test_at_most_128_certificates(machine: Machine) -> None:
@@ -278,8 +278,8 @@ def test_at_most_128_certificates(machine: Machine) -> None:
     found = ("rsa2048", "rsa3072", "p256")
     machine.set(DB, b"".join(esl(X509, der(name)) for name in found) + esl(X509, der("rsa2048")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(firmware, "_MAX_CERTIFICATES", 2)
-        read = firmware.signers(str(machine.variables))
+        patch.setattr(ukisignature, "_MAX_CERTIFICATES", 2)
+        read = ukisignature.signers(str(machine.variables))
     assert [x509.load_pem_x509_certificate(pem) for pem in read.certificates] == [
         x509.load_der_x509_certificate(der(name)) for name in found[:2]
     ]

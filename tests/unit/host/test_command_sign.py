@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
-import re
 import signal
 import subprocess
 import sys
@@ -15,31 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from bootseal import digest, verdicts
-from bootseal.errors import Refusal
+from bootseal import digest
 from bootseal.formats import pkcs7
 from bootseal.host.commands import sign
 from bootseal.stages import keyring, verify
 from bootseal.values import BootKeyring, Unverified
 
 from . import program
-from .program import KEYS, beside, bootseal, certificate, files_of, image, key, signed, tool
-
-
-def _verdict(path: Path, by: str | Path) -> str:
-    """What the boot says of the pair beside an image."""
-    value, signature = beside(path)
-    ring = BootKeyring(tuple(keyring.load_file(str(certificate(by) if isinstance(by, str) else by))), ())
-    try:
-        verify.verify(Unverified(value, stands_in=False, signature=signature, image_path=str(path)), ring)
-    except Refusal as refusal:
-        return refusal.verdict.name
-    return verdicts.VERIFIED.name
+from .program import KEYS, beside, bootseal, certificate, files_of, image, key, signed, tool, verdict
 
 
 def _to_be_signed(value: bytes) -> bytes:
@@ -54,7 +38,7 @@ def test_round_trip(tmp_path: Path, name: str, algorithm: str) -> None:
     value, signature = beside(path)
     assert output == f"{algorithm}:{value.hex()} {path}\n"
     assert value.hex() == tool("fsverity", "digest", "--compact", f"--hash-alg={algorithm}", path).strip()
-    assert _verdict(path, name) == "verified"
+    assert verdict(path, name) == "verified"
 
     content = tmp_path / "content"
     content.write_bytes(_to_be_signed(value))
@@ -78,52 +62,6 @@ def _without_value(message: bytes) -> tuple[object, ...]:
     return info._replace(value=b""), head[-40:-2]
 
 
-@pytest.mark.parametrize("form", ["pkcs8", "traditional"])
-@pytest.mark.parametrize("encoding", ["PEM", "DER"])
-@pytest.mark.parametrize("name", ["rsa2048", "p256"])
-def test_key_and_certificate_forms(tmp_path: Path, name: str, encoding: str, form: str) -> None:
-    private = serialization.load_pem_private_key(key(name).read_bytes(), None)
-    encoded = private.private_bytes(
-        getattr(serialization.Encoding, encoding),
-        serialization.PrivateFormat.PKCS8 if form == "pkcs8" else serialization.PrivateFormat.TraditionalOpenSSL,
-        serialization.NoEncryption(),
-    )
-    path, file = image(tmp_path), tmp_path / "key"
-    file.write_bytes(encoded)
-    signed(path, "--key", file, "--cert", certificate(name, encoding.lower()))
-    assert _verdict(path, name) == "verified"
-
-
-@pytest.mark.parametrize("encoding", ["PEM", "DER"])
-@pytest.mark.parametrize(("passphrase", "status"), [("secret\n", 0), ("wrong", 77), (None, 66)])
-def test_encrypted_key(tmp_path: Path, encoding: str, passphrase: str | None, status: int) -> None:
-    private = serialization.load_pem_private_key(key("p256").read_bytes(), None)
-    file, path = tmp_path / "key", image(tmp_path)
-    file.write_bytes(
-        private.private_bytes(
-            getattr(serialization.Encoding, encoding),
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(b"secret"),
-        )
-    )
-    options: list[str | Path] = ["--key", file, "--cert", certificate("p256")]
-    if passphrase is not None:
-        (tmp_path / "passphrase").write_text(passphrase)
-        options += ["--passphrase-file", tmp_path / "passphrase"]
-    result = bootseal("sign", path, *options, stdin="")
-    assert result.returncode == status, result.stderr
-    assert ("bootseal: hint:" in result.stderr) == (status != 0)
-    assert files_of(path) == ({path.name, path.name + ".digest", path.name + ".sig"} if status == 0 else {path.name})
-
-
-@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 128 * 4096, 128 * 4096 + 1, 3_000_000])
-@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_digest_of_sizes(tmp_path: Path, size: int, algorithm: str) -> None:
-    path = image(tmp_path, size)
-    output = signed(path, "--key", key("p256"), "--cert", certificate("p256"), "--algorithm", algorithm)
-    assert output.split()[0] == tool("fsverity", "digest", f"--hash-alg={algorithm}", path).split()[0]
-
-
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 def test_digest_given(tmp_path: Path, algorithm: str) -> None:
     path = image(tmp_path)
@@ -134,27 +72,6 @@ def test_digest_given(tmp_path: Path, algorithm: str) -> None:
     elsewhere.mkdir()
     signed(elsewhere / "absent.cfs", *options, "--digest", name)
     assert beside(elsewhere / "absent.cfs") == expected
-
-
-BAD_DIGESTS = (
-    "",
-    "sha256",
-    "sha256:",
-    "sha256:00",
-    "sha1:" + "00" * 20,
-    "sha256:" + "0" * 63 + "g",
-    "sha512:" + "00" * 32,
-    "00" * 32,
-)
-
-
-@pytest.mark.parametrize("text", BAD_DIGESTS[1:])
-def test_bad_digest_is_a_usage_error(tmp_path: Path, text: str) -> None:
-    options = ("--key", key("p256"), "--cert", certificate("p256"))
-    result = bootseal("sign", tmp_path / "image", *options, "--digest", text)
-    assert result.returncode == 64
-    assert "sha256: and 64 hexadecimal digits" in result.stderr
-    assert not list(tmp_path.iterdir())
 
 
 HASHES = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
@@ -182,7 +99,7 @@ def test_signed_elsewhere(tmp_path: Path, name: str, hash_name: str, raw: bool) 
     file = tmp_path / "signature"
     file.write_bytes(signature)
     signed(path, "--signature", file, "--cert", certificate(name))
-    assert _verdict(path, name) == "verified"
+    assert verdict(path, name) == "verified"
     assert pkcs7.parse(beside(path)[1]).hash_name == hash_name
 
 
@@ -192,7 +109,7 @@ def test_signed_by_openssl_as_the_manual_says(tmp_path: Path) -> None:
     for name in ("rsa2048", "p256"):
         tool("openssl", "dgst", "-sha256", "-sign", key(name), "-out", tmp_path / "raw", tmp_path / "tbs")
         signed(path, "--signature", tmp_path / "raw", "--cert", certificate(name))
-        assert _verdict(path, name) == "verified"
+        assert verdict(path, name) == "verified"
 
 
 def test_to_be_signed_on_stdout(tmp_path: Path) -> None:
@@ -254,9 +171,9 @@ def test_an_expired_certificate_is_no_hindrance(tmp_path: Path, expired: bool) -
     found = bootseal("sign", path, "--key", key("p256"), "--cert", certificate("p256", expired=expired))
     assert found.returncode == 0
     dates = "2001-01-01T00:00:00Z to 2002-01-01T00:00:00Z"
-    line = f"bootseal: warning: the certificate of CN=test p256 is for {dates}: the boot takes it all the same\n"
+    line = f"bootseal: warning: the certificate of CN=test p256 is valid only from {dates}: the boot does not check dates\n"
     assert found.stderr == (line if expired else "")
-    assert _verdict(path, certificate("p256", expired=expired)) == "verified"
+    assert verdict(path, certificate("p256", expired=expired)) == "verified"
 
 
 USAGE = {
@@ -277,24 +194,6 @@ def test_usage_errors(tmp_path: Path, options: list[str]) -> None:
     result = bootseal("sign", image(tmp_path), *options)
     assert (result.returncode, result.stdout) == (64, "")
     assert result.stderr.startswith("bootseal: Failed to ")
-
-
-@pytest.mark.parametrize(
-    ("make", "status", "text"),
-    [
-        (lambda p: p.mkdir(), 65, "not a regular file"),
-        (os.mkfifo, 65, "not a regular file"),
-        (lambda p: p.touch(), 65, "empty"),
-        (lambda p: None, 66, "No such file or directory"),
-    ],
-    ids=["directory", "fifo", "empty", "absent"],
-)
-def test_bad_images(tmp_path: Path, make: object, status: int, text: str) -> None:
-    path = tmp_path / "image.cfs"
-    make(path)  # type: ignore[operator]
-    result = bootseal("sign", path, "--key", key("p256"), "--cert", certificate("p256"))
-    assert result.returncode == status
-    assert text in result.stderr
 
 
 def test_json(tmp_path: Path) -> None:
@@ -357,21 +256,6 @@ def test_the_certificate_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
     assert seen == ["ephemeral.crt.new", "replace", tmp_path.name]
 
 
-def test_ephemeral_certificate(tmp_path: Path) -> None:
-    path = image(tmp_path)
-    for directory in ("a", "b"):
-        (tmp_path / directory).mkdir()
-        assert bootseal("sign", "--ephemeral", tmp_path / directory, path, "--", "true").returncode == 0
-    loaded = [x509.load_pem_x509_certificate((tmp_path / d / "ephemeral.crt").read_bytes()) for d in ("a", "b")]
-    assert loaded[0].public_key() != loaded[1].public_key()
-    assert loaded[0].serial_number != loaded[1].serial_number
-    usage = loaded[0].extensions.get_extension_for_class(x509.KeyUsage)
-    assert usage.critical
-    assert usage.value.digital_signature
-    assert not usage.value.key_cert_sign
-    assert not loaded[0].extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-
-
 @pytest.mark.parametrize(("command", "status"), [(["false"], 71), (["/nowhere/tool"], 66), (["sh", "-c", "kill -9 $$"], 71)])
 def test_ephemeral_with_a_build_that_fails(tmp_path: Path, command: list[str], status: int) -> None:
     path = image(tmp_path)
@@ -383,7 +267,7 @@ def test_ephemeral_with_a_build_that_fails(tmp_path: Path, command: list[str], s
 def test_ephemeral_without_an_image(tmp_path: Path) -> None:
     result = bootseal("sign", "--ephemeral", tmp_path, tmp_path / "image", "--", "true")
     assert result.returncode == 66
-    assert result.stderr.splitlines()[-1] == "bootseal: hint: COMMAND is to make it"
+    assert result.stderr.splitlines()[-1] == "bootseal: hint: COMMAND must make it"
 
 
 @pytest.mark.parametrize("place", ["nowhere", "full"])
@@ -393,7 +277,7 @@ def test_ephemeral_without_a_place_for_the_certificate(tmp_path: Path, place: st
         (tmp_path / place / "ephemeral.crt").mkdir(parents=True)
     result = bootseal("sign", "--ephemeral", tmp_path / place, path, "--", "true")
     assert (result.returncode, result.stdout) == (73, "")
-    assert ("hint: --ephemeral= takes a directory that is there" in result.stderr) == (place == "nowhere")
+    assert ("hint: create the directory of --ephemeral= first" in result.stderr) == (place == "nowhere")
     assert not (tmp_path / place / "ephemeral.crt.new").exists()
 
 
@@ -426,47 +310,3 @@ def test_an_image_without_a_name(tmp_path: Path, name: str) -> None:
     options = ("--digest", "sha256:" + "00" * 32, "--key", key("p256"), "--cert", certificate("p256"))
     assert bootseal("sign", f"{name}", *options, cwd=tmp_path).returncode == 64
     assert [p.name for p in tmp_path.rglob("*")] == ["directory"]
-
-
-@pytest.mark.parametrize("encrypted", [False, True])
-def test_an_empty_passphrase(tmp_path: Path, *, encrypted: bool) -> None:
-    """cryptography takes it for none, and says TypeError once more."""
-    private = serialization.load_pem_private_key(key("p256").read_bytes(), None)
-    protection = serialization.BestAvailableEncryption(b"secret") if encrypted else serialization.NoEncryption()
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
-    (tmp_path / "key").write_bytes(private.private_bytes(*form))
-    (tmp_path / "passphrase").write_bytes(b"\n")
-    options = ("--key", tmp_path / "key", "--cert", certificate("p256"), "--passphrase-file", tmp_path / "passphrase")
-    result = bootseal("sign", image(tmp_path), *options)
-    assert result.returncode == (77 if encrypted else 0)
-    assert ("wrong passphrase" in result.stderr) == encrypted
-
-
-def test_no_passphrase_at_the_prompt(tmp_path: Path) -> None:
-    """Ctrl-D, and a passphrase of bytes that are no text."""
-    private = serialization.load_pem_private_key(key("p256").read_bytes(), None)
-    protection = serialization.BestAvailableEncryption(b"secret")
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
-    (tmp_path / "key").write_bytes(private.private_bytes(*form))
-    for typed in (b"\x04", b"\xff\n", b"\n"):
-        pid, terminal = pty.fork()
-        if pid == 0:
-            arguments = ["sign", str(tmp_path / "x"), "--digest", "sha256:" + "00" * 32, "--key", str(tmp_path / "key")]
-            python = [sys.executable, "-I", str(program.TREE / "service")]
-            os.execv(sys.executable, [*python, *arguments, "--cert", str(certificate("p256"))])
-        seen = b""
-        while b"Passphrase of" not in seen:
-            seen += os.read(terminal, 1024)
-        os.write(terminal, typed)
-        with contextlib.suppress(OSError):  # how a terminal says that nobody has it open any more
-            while chunk := os.read(terminal, 1024):
-                seen += chunk
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 77, seen
-        os.close(terminal)
-
-
-def test_the_hint_for_a_certificate_names_the_page_with_the_rules(tmp_path: Path) -> None:
-    options = ("--key", key("p256"), "--cert", certificate("p256", usage="key_cert_sign"))
-    result = bootseal("sign", image(tmp_path), *options)
-    page, section = re.search(r"hint: .*: ([a-z.]+)\((\d)\) says", result.stderr).groups()  # type: ignore[union-attr]
-    assert "digitalSignature" in (program.TREE / f"packaging/man/{page}.{section}").read_text()
