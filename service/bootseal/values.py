@@ -13,6 +13,9 @@ from .digest import Digest
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+# How configuration files and the kernel command line spell a truth value, as in systemd.
+BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+
 
 class RootConfig(NamedTuple):
     """What the root looks like: ostree/prepare-root.conf of the initrd, see ostree-prepare-root(1)."""

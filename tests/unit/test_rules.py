@@ -27,13 +27,14 @@ TOP = {
     "digest": set[str](),
     "values": {"digest"},
     "lazyre": set[str](),
+    "paths": set[str](),
 }
 STORIES = {"boot", "failure", "greeting", "checkinitrd"}  # each runs stages or reports; none imports another
-COMMON = {"verdicts", "errors", "values", "digest", "linux", "formats"}  # open to every stage
+COMMON = {"verdicts", "errors", "values", "digest", "paths", "linux", "formats"}  # open to every stage
 # Within one stage.
 PAIRS = {
-    ("enroll", "stages.enable"), ("mount", "stages.ostreebooted"), ("mount", "stages.exits"), ("mount", "stages.lastlook"),
-    ("mount", "stages.initcheck"), ("mount", "stages.release"),
+    ("enroll", "stages.enable"), ("enable", "stages.writable"), ("mount", "stages.ostreebooted"), ("mount", "stages.exits"),
+    ("mount", "stages.lastlook"), ("mount", "stages.initcheck"), ("mount", "stages.release"),
 }  # fmt: skip
 
 

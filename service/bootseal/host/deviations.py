@@ -12,9 +12,10 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from .. import paths
 from ..formats import der, pkcs7
 from ..linux import files
-from ..stages import image, keyring
+from ..stages import keyring
 from . import inside
 
 _SIGN_AGAIN = "sign again with 'bootseal sign'"
@@ -87,7 +88,7 @@ CERTIFICATE = {
 def signature_in(deployment: int) -> list[Finding]:
     """Explain a deployment's signature. Empty if it is within the profile or cannot be read: the boot gives the reason."""
     try:
-        return signature(inside.read(deployment, image.IMAGE + ".sig", 1 << 16))
+        return signature(inside.read(deployment, paths.signature_of(paths.IMAGE), 1 << 16))
     except (OSError, files.NotRegular):
         return []
 

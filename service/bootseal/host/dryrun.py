@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from .. import checkinitrd, report, verdicts
+from .. import checkinitrd, paths, report, verdicts
 from ..errors import Refusal
 from ..linux import files, syscall
 from ..stages import config, enable, enroll, image, kernelkeys, keyring, mount, unverified, verify
@@ -95,7 +95,7 @@ def _stages(deployed: Deployed, sysroot: str, source: Source, recorder: report.R
 def _rehearse(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, recorder: report.Recorder) -> None:
     """The kernel checks the signature and mounts the root; nothing is enrolled, sealed, attached or written."""
     keys = kernelkeys.load_privately(BootKeyring((pinned.verified.signer.certificate,), ()))
-    _check_writable(deployment, policy, pinned.path + ".digest", recorder)
+    _check_writable(deployment, policy, paths.digest_of(pinned.path), recorder)
     method = "none" if policy.method == "none" else "keyring"
     enrolled = enroll.enroll(pinned, deployment, keys, policy._replace(method=method))
     syscall.mount("tmpfs", "/run", "tmpfs", 0)  # what a boot leaves in /run goes with this namespace

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO, NamedTuple
 
 from ..formats.pkcs7 import MAX_SIZE
+from ..paths import DIGEST_SUFFIX, SIGNATURE_SUFFIX
 from . import objects
 
 
@@ -34,14 +35,14 @@ class Place(NamedTuple):
 def read(place: Place) -> Pair | None:
     """The pair that is there; None unless both can be read."""
     try:
-        return Pair(_content(place, ".digest"), _content(place, ".sig"))
+        return Pair(_content(place, DIGEST_SUFFIX), _content(place, SIGNATURE_SUFFIX))
     except OSError:
         return None
 
 
 def clear(place: Place) -> None:
     """Removes what a run that was cut has left. What is not there is not asked for: the filesystem may be read-only."""
-    names = [place.prefix + suffix + kind for suffix in (".digest", ".sig") for kind in (".new", ".old")]
+    names = [place.prefix + suffix + kind for suffix in (DIGEST_SUFFIX, SIGNATURE_SUFFIX) for kind in (".new", ".old")]
     for name in names:
         with suppress(FileNotFoundError):
             # By name, never by opening: these may be fs-verity files that cannot be opened.
@@ -54,7 +55,7 @@ def staged(place: Place, pair: Pair) -> Iterator[None]:
     """Writes the pair beside its place; install() puts it there. What is left of it goes away at the end."""
     clear(place)
     try:
-        for suffix, content in ((".digest", pair.digest), (".sig", pair.signature)):
+        for suffix, content in ((DIGEST_SUFFIX, pair.digest), (SIGNATURE_SUFFIX, pair.signature)):
             _write(place.staging, place.prefix + suffix + ".new", content)
         os.fsync(place.staging)
         yield
@@ -79,13 +80,13 @@ def install(place: Place, pair: Pair) -> None:
 def _changing(place: Place, pair: Pair) -> tuple[str, ...]:
     """A digest that stays is on the disk from here on, whoever wrote it."""
     try:
-        with _opened(place, ".digest") as file:
+        with _opened(place, DIGEST_SUFFIX) as file:
             if file.read(MAX_SIZE + 1) == pair.digest:
                 os.fsync(file.fileno())
-                return (".sig",)
+                return (SIGNATURE_SUFFIX,)
     except OSError:  # also a digest file that was enrolled with a key that is gone
         pass
-    return (".sig", ".digest")
+    return (SIGNATURE_SUFFIX, DIGEST_SUFFIX)
 
 
 def _take_back(place: Place, done: list[str]) -> None:

@@ -8,8 +8,9 @@ import sys
 
 from .syscall import iow, iowr
 
-# Longest built-in signature that the kernel takes, bytes (FS_VERITY_MAX_SIGNATURE_SIZE).
-MAX_SIGNATURE_SIZE = 16128
+# Errnos of measure(): the filesystem has no fs-verity; that, or fs-verity is not enabled on the file.
+UNSUPPORTED = frozenset({errno.ENOTTY, errno.EOPNOTSUPP})
+ABSENT = UNSUPPORTED | {errno.ENODATA}
 _MAX_DIGEST_SIZE = 64
 _ORDER = sys.byteorder
 _METADATA_TYPE_SIGNATURE = 3
@@ -82,13 +83,13 @@ def measure(fd: int) -> tuple[int, bytes]:
     return int.from_bytes(buffer[:2], _ORDER), bytes(buffer[4 : 4 + size])
 
 
-def stored_signature(fd: int) -> bytes:
-    """The built-in signature stored with the file; empty if there is none. Re-read from disk, so nothing to trust.
+def stored_signature(fd: int, limit: int) -> bytes:
+    """Return at most `limit` bytes of a file's built-in signature; empty without fs-verity, or without a signature.
 
-    Raises OSError: ENODATA without fs-verity or without signature is returned as empty.
+    The kernel reads it from the disk again, so it is not to be trusted. Raises OSError.
     """
-    blob = ctypes.create_string_buffer(MAX_SIGNATURE_SIZE)
-    arg = _ReadMetadataArg(metadata_type=_METADATA_TYPE_SIGNATURE, length=MAX_SIGNATURE_SIZE, buf_ptr=ctypes.addressof(blob))
+    blob = ctypes.create_string_buffer(limit)
+    arg = _ReadMetadataArg(metadata_type=_METADATA_TYPE_SIGNATURE, length=limit, buf_ptr=ctypes.addressof(blob))
     try:
         size: int = fcntl.ioctl(fd, _READ_METADATA, arg)
     except OSError as error:

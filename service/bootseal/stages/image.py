@@ -4,13 +4,12 @@
 import errno
 import os
 
-from .. import verdicts
+from .. import paths, verdicts
 from ..digest import SIZES, Digest
 from ..errors import Refusal, failed, unreadable
 from ..linux import files, fsverity, mountapi
 from ..values import Deployment, Pinned, Verified
 
-IMAGE = ".ostree.cfs"
 # Filesystems whose fs-verity the kernel itself implements. Another one (FUSE, network) could answer what it likes.
 FILESYSTEMS = ("ext4", "btrfs", "f2fs")
 
@@ -20,7 +19,7 @@ def pin(deployment: Deployment, verified: Verified, sysroot: str = "/sysroot") -
 
     Raises Refusal: `no-image`, `bad-image`, `image-unsealed`, `image-mismatch`, `unsupported`, `io-error`, `mount-failed`.
     """
-    path = f"{sysroot}/{deployment.path}/{IMAGE}"
+    path = paths.image_of(deployment.path, sysroot)
     fd = _open(deployment, path)
     size = os.fstat(fd).st_size
     if size == 0:
@@ -35,7 +34,7 @@ def pin(deployment: Deployment, verified: Verified, sysroot: str = "/sysroot") -
 
 def enforced_digest(deployment: Deployment, sysroot: str = "/sysroot") -> Digest:
     """The digest that the kernel enforces for the image. Raises Refusal as pin does."""
-    path = f"{sysroot}/{deployment.path}/{IMAGE}"
+    path = paths.image_of(deployment.path, sysroot)
     fd = _open(deployment, path)
     try:
         return _enforced(fd, path)
@@ -45,7 +44,7 @@ def enforced_digest(deployment: Deployment, sysroot: str = "/sysroot") -> Digest
 
 def _open(deployment: Deployment, path: str) -> int:
     try:
-        return files.open_regular(deployment.fd, IMAGE)
+        return files.open_regular(deployment.fd, paths.IMAGE)
     except FileNotFoundError as error:
         raise Refusal(verdicts.NO_IMAGE, "missing", path) from error
     except files.NotRegular as error:
@@ -70,8 +69,7 @@ def _enforced(fd: int, path: str) -> Digest:
     except OSError as error:
         if error.errno == errno.ENODATA:
             raise Refusal(verdicts.IMAGE_UNSEALED, "fs-verity is not enabled on the image", path) from error
-        lacking = error.errno in (errno.ENOTTY, errno.EOPNOTSUPP)
-        verdict = verdicts.UNSUPPORTED if lacking else verdicts.IMAGE_MISMATCH
+        verdict = verdicts.UNSUPPORTED if error.errno in fsverity.UNSUPPORTED else verdicts.IMAGE_MISMATCH
         raise failed(error, verdict, f"the kernel gives no fs-verity digest on this {fstype}", path) from error
     algorithm = fsverity.ALGORITHMS.get(number, "")
     if SIZES.get(algorithm) != len(value):

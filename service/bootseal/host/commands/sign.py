@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ... import digest
+from ... import digest, paths
 from ...digest import Digest
 from ...errors import Refusal
 from ...formats import pkcs7
@@ -143,7 +143,7 @@ def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: byte
         "image": arguments.image,
         "digest": str(image_digest),
         "algorithm": signer.algorithm,
-        "files": [arguments.image + ".digest", arguments.image + ".sig"],
+        "files": [paths.digest_of(arguments.image), paths.signature_of(arguments.image)],
     }
     emit(value, arguments.json, f"{image_digest} {arguments.image}")
     return 0
@@ -172,7 +172,8 @@ def _write(image: str, content: sidecars.Pair) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        raise os_failure(CANNOT_CREATE, f"Failed to write {image}.digest and {image}.sig", error, hint) from error
+        what = f"Failed to write {paths.digest_of(image)} and {paths.signature_of(image)}"
+        raise os_failure(CANNOT_CREATE, what, error, hint) from error
 
 
 def _is_immutable(fd: int) -> bool:
