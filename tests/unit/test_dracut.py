@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""module-setup.sh, function by function, with dracut's own functions as stand-ins; tests/vm builds real initrds with it."""
+"""Test the functions of module-setup.sh with stand-ins for dracut's. tests/vm builds real initrds."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from bootseal.stages import config
 from unit.support import SERVICE, TREE
 
 MODULE = TREE / "dracut/52bootseal"
-# As dracut has them: a failing command or install() ends nothing, exit does.
+# As in dracut, a failing command or install() does not end the build; exit does.
 STAND_INS = """
 dfatal() { echo "fatal: $*"; }
 dwarn() { echo "warning: $*"; }
@@ -41,7 +41,7 @@ class Dracut:
         }
 
     def run(self, script: str, **variables: str) -> tuple[int, list[str]]:
-        """Exit status and what was said, of a script that calls functions of the module."""
+        """Run a script that calls functions of the module; return its exit status and output."""
         source = f"{STAND_INS}\n. {MODULE}/module-setup.sh\n{script}"
         environment = os.environ | self._variables | variables
         done = subprocess.run(
@@ -50,7 +50,7 @@ class Dracut:
         return done.returncode, done.stdout.splitlines()
 
     def modules(self, *, later: str = "", earlier: str = "") -> tuple[int, list[str]]:
-        """What becomes of other modules in the same initrd; those that are still to come are printed."""
+        """Check other modules in the same initrd. The output lists those that dracut would still install."""
         script = "_bootseal_check_modules; echo $mods_to_load"
         return self.run(script, mods_to_load=f" {later} ".replace(" ", "  "), modules_loaded=f" {earlier} ")
 
@@ -60,7 +60,7 @@ def dracut(tmp_path: Path) -> Dracut:
     return Dracut(tmp_path)
 
 
-def test_modules_that_do_no_harm(dracut: Dracut) -> None:
+def test_harmless_modules_are_kept(dracut: Dracut) -> None:
     assert dracut.modules(later="rootfs-block base", earlier="systemd") == (0, ["rootfs-block base"])
 
 
@@ -68,7 +68,7 @@ LEFT_OUT = ("usrmount", "resume", "fstab-sys", "nfs", "overlay-root")
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)
-def test_a_module_that_is_left_out(name: str, dracut: Dracut) -> None:
+def test_module_is_omitted(name: str, dracut: Dracut) -> None:
     assert dracut.modules(later=f"rootfs-block {name} base") == (0, ["rootfs-block base"])
     status, said = dracut.modules(earlier=name)
     assert (status, len(said)) == (1, 1)
@@ -91,7 +91,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("when", ["earlier", "later"])
-def test_a_module_that_is_refused(name: str, when: str, dracut: Dracut) -> None:
+def test_module_is_refused(name: str, when: str, dracut: Dracut) -> None:
     status, said = dracut.modules(**{when: f"systemd {name} base"})
     assert (status, said) == (1, [f"fatal: bootseal: dracut module '{name}' {REFUSED[name]}: omit_dracutmodules+=\" {name} \""])
 
@@ -105,14 +105,14 @@ def test_a_module_that_is_refused(name: str, when: str, dracut: Dracut) -> None:
         ("ignition ignition-ostree", "ignition-ostree"),
     ],
 )
-def test_what_depends_on_another_is_named_first(modules: str, asked_for: str, dracut: Dracut) -> None:
+def test_refusal_names_the_requested_module(modules: str, asked_for: str, dracut: Dracut) -> None:
     status, said = dracut.modules(later=modules)
     assert (status, len(said)) == (1, 1)
     assert said[0].startswith(f"fatal: bootseal: dracut module '{asked_for}' ")
 
 
 def test_verify_knows_the_same_modules() -> None:
-    """By their files; here by name. Names that are patterns stand for several modules that have the same file."""
+    """bypasses.py knows modules by their files. Names here that match a pattern have the same file."""
     patterns = {"composefs-rs", "fedora-bootc", "setup-composefs"}
     assert set(bypasses.MODULES) == (set(REFUSED) - patterns) | set(LEFT_OUT) | {"fips-crypto-policies"}
     source = (MODULE / "module-setup.sh").read_text()
@@ -122,7 +122,7 @@ def test_verify_knows_the_same_modules() -> None:
 
 
 @pytest.mark.parametrize("hooks", ["var/lib/dracut/hooks", "usr/lib/dracut/hooks"])
-def test_the_hook_of_fips_crypto_policies_is_left_out(hooks: str, dracut: Dracut) -> None:
+def test_hook_of_fips_crypto_policies_is_removed(hooks: str, dracut: Dracut) -> None:
     directory = dracut.initrd / hooks / "pre-pivot"
     directory.mkdir(parents=True)
     for name in ("01-fips-crypto-policies.sh", "01-fips-noboot.sh"):
@@ -135,8 +135,8 @@ def test_the_hook_of_fips_crypto_policies_is_left_out(hooks: str, dracut: Dracut
 
 
 @pytest.mark.parametrize("place", ["usr/lib/systemd/system", "etc/systemd/system", "etc/systemd/system/sysinit.target.wants"])
-def test_extensions_are_left_out(place: str, dracut: Dracut) -> None:
-    """Also where dracut does not tell its modules of /etc/systemd/system: without hostonly, from 109 on."""
+def test_units_of_extensions_are_removed(place: str, dracut: Dracut) -> None:
+    """Since dracut 109, modules do not learn of /etc/systemd/system without hostonly."""
     directory = dracut.initrd / place
     directory.mkdir(parents=True)
     for name in ("systemd-sysext.service", "systemd-confext-sysroot.service", "systemd-journald.service"):
@@ -157,8 +157,8 @@ CONFIGURED = {
 
 
 @pytest.mark.parametrize(("files", "os_name"), CONFIGURED.values(), ids=CONFIGURED)
-def test_certificates_of_voa_only_where_configured(files: dict[str, str], os_name: str, dracut: Dracut) -> None:
-    """What is asked for; this machine has no such directories, so the patterns stay as they are."""
+def test_voa_certificates_are_installed_if_configured(files: dict[str, str], os_name: str, dracut: Dracut) -> None:
+    """This machine does not have these directories, so bash does not expand the patterns."""
     for name, text in files.items():
         path = dracut.initrd / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def test_certificates_of_voa_only_where_configured(files: dict[str, str], os_nam
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_file_or_its_mask_is_installed(masked: bool, dracut: Dracut, tmp_path: Path) -> None:  # noqa: FBT001
+def test_file_or_mask_is_installed(masked: bool, dracut: Dracut, tmp_path: Path) -> None:  # noqa: FBT001
     path = tmp_path / "tree/x.pem"
     path.parent.mkdir()
     if masked:
@@ -182,8 +182,8 @@ def test_a_file_or_its_mask_is_installed(masked: bool, dracut: Dracut, tmp_path:
 
 
 @pytest.mark.parametrize("mask", ["022", "077"])
-def test_the_python_modules_leave_the_initrd_s_own_directories_alone(mask: str, dracut: Dracut) -> None:
-    """Services of the initrd that are not root have to pass through / and /usr."""
+def test_python_modules_keep_the_modes_of_directories(mask: str, dracut: Dracut) -> None:
+    """Unprivileged services of the initrd must be able to enter / and /usr."""
     (dracut.initrd / "usr/lib").mkdir(parents=True)
     python = f'/usr/bin/python3() {{ command "{sys.executable}" "$@"; }}'
     script = f"{python}\n_bootseal_libdir={SERVICE}\numask {mask}\nmkdir -p $initdir/usr\n_bootseal_install_python"
@@ -194,8 +194,8 @@ def test_the_python_modules_leave_the_initrd_s_own_directories_alone(mask: str, 
     assert {folder: (dracut.initrd / folder).stat().st_mode & 0o777 for folder in folders} == dict.fromkeys(folders, 0o755)
 
 
-def test_what_an_image_builder_preloads_is_no_error(dracut: Dracut) -> None:
-    """Its library is not in the initrd, and the loader complains of that on stderr."""
+def test_ld_preload_is_ignored(dracut: Dracut) -> None:
+    """Image builders preload a library that the initrd lacks. The loader reports that on stderr."""
     chroot = dracut.programs / "chroot"
     chroot.write_text("#!/bin/sh\necho emergency\n")
     chroot.chmod(0o755)
@@ -204,33 +204,33 @@ def test_what_an_image_builder_preloads_is_no_error(dracut: Dracut) -> None:
     assert any("a refused boot ends in the emergency target" in line for line in said)
 
 
-def test_a_unit_that_is_not_installed_ends_the_build(dracut: Dracut) -> None:
-    """dracut itself only says so, and the initrd would wait for a unit that is not there."""
+def test_missing_unit_ends_the_build(dracut: Dracut) -> None:
+    """dracut only logs it, and the initrd would wait for the missing unit."""
     status, said = dracut.run("_bootseal_install_units; echo 'the build goes on'")
     assert status == 1
     assert said == [f"fatal: bootseal: cannot install {dracut.initrd.parent}/units/bootseal.service"]
 
 
-# --- the drop-ins for systemd-keyring-setup.service: .fs-verity is bootseal's on a boot that bootseal verified
+# --- drop-ins of systemd-keyring-setup.service: bootseal seals .fs-verity if it verified the boot
 
 PROGRAM, RECORD = "/usr/lib/systemd/systemd-keyring-setup", "/run/bootseal/boot.json"
 
 
 def keyring_setup(name: str) -> list[str]:
-    """What the unit runs instead; the empty line before takes systemd's own away."""
+    """Return the command of a drop-in, after the empty line that removes the unit's own."""
     first, second = re.findall(r"(?m)^ExecStart=(.*)$", (TREE / "units" / name).read_text())
     assert first == ""
     assert not set("$%\\") & set(second), "systemd would expand it"
     return shlex.split(second)
 
 
-def test_keyring_setup_in_the_initrd() -> None:
+def test_keyring_setup_in_the_initrd_skips_fs_verity() -> None:
     assert keyring_setup("keyring-setup-initrd.conf") == [PROGRAM, ".dm-verity", ".bpf"]
 
 
 @pytest.mark.parametrize("verified", [False, True])
 @pytest.mark.parametrize("status", [0, 1, 65])
-def test_keyring_setup_in_the_booted_system(verified: bool, status: int, tmp_path: Path) -> None:  # noqa: FBT001
+def test_keyring_setup_in_the_booted_system_depends_on_the_record(verified: bool, status: int, tmp_path: Path) -> None:  # noqa: FBT001
     program, record = tmp_path / "program", tmp_path / "boot.json"
     program.write_text(f'#!/bin/sh\necho "$@"\nexit {status}\n')
     program.chmod(0o755)
@@ -241,8 +241,8 @@ def test_keyring_setup_in_the_booted_system(verified: bool, status: int, tmp_pat
     assert (done.returncode, done.stdout, done.stderr) == (status, ".dm-verity .bpf\n" if verified else "\n", "")
 
 
-def test_keyring_setup_has_the_initrd_s_drop_in_last() -> None:
-    """Another dracut module may copy the booted system's one into the initrd."""
+def test_keyring_setup_drop_in_of_the_initrd_is_last() -> None:
+    """Another dracut module may copy that of the booted system into the initrd."""
     makefile, module = (TREE / "Makefile").read_text(), (TREE / "dracut/52bootseal/module-setup.sh").read_text()
     (booted,) = re.findall(r"systemd-keyring-setup\.service\.d/([\w-]+\.conf)", makefile)
     (initrd,) = re.findall(r"systemd-keyring-setup\.service\.d/([\w-]+\.conf)", module)

@@ -27,7 +27,7 @@ from unit.support import (
 
 SHA256 = verified().signer.certificate.sha256
 TEXT = str(verified().digest).encode()
-# The contract: "Enrolling is impossible on ...". LACKING is what a kernel does not have: `unsupported` with Required=yes.
+# Errnos for which enrolling is impossible, see bootseal.service(8). LACKING gives `unsupported` with Required=yes.
 LACKING = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOPKG}
 IMPOSSIBLE = LACKING | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
 IMPOSSIBLE_TO_ENABLE = IMPOSSIBLE | {errno.EINVAL, errno.EPERM}
@@ -161,7 +161,7 @@ def test_refused_before_the_digest_is_recorded_or_the_disk_written(kernel: Kerne
 
 
 def test_a_digest_that_the_kernel_refuses_to_enable_is_not_recorded(kernel: Kernel) -> None:
-    """A refusal leaves nothing in the keyring (threats, section 2)."""
+    """A refused boot must not leave a digest in the keyring, which software trusts later."""
     kernel.fail["enable"] = errno.EKEYREJECTED
     assert outcome(method="fsverity") == "enroll-failed"
     assert "add_key" not in kernel.names()
@@ -174,7 +174,7 @@ def test_a_digest_that_could_not_be_enabled_is_not_recorded_when_required(kernel
 
 
 def test_nothing_is_written_when_required_cannot_be_met(kernel: Kernel) -> None:
-    """A refusal leaves the disk as it was (threats, section 2)."""
+    """A refused boot must not change the disk."""
     kernel.fail["verify_signature"] = errno.ENOPKG
     assert outcome(method="fsverity", required=True) == "unsupported"
     assert "enable" not in kernel.names()
@@ -249,7 +249,7 @@ def test_without_the_kernel_s_keyring(kernel: Kernel) -> None:
 
 
 def test_without_the_kernel_s_keyring_nothing_is_enabled(kernel: Kernel) -> None:
-    """Such a kernel takes any signature (threats, finding 3)."""
+    """A kernel without the keyring enables fs-verity with any signature."""
     keys = kernel_keys(ring=None, anchored=frozenset(), sealed=False, gaps=(NO_ANCHOR,))
     found = run(keys, method="fsverity")
     assert found.gaps[0] == NO_ANCHOR
@@ -267,7 +267,7 @@ def test_a_certificate_that_is_not_in_a_sealed_keyring_is_no_refusal(kernel: Ker
     assert "enable" not in kernel.names()
 
 
-# "ENOPKG or EBADMSG of loading a certificate" (the contract); ENOENT is what a kernel without ECDSA answers (seen on 6.18).
+# ENOPKG or EBADMSG if a certificate cannot be loaded; ENOENT on kernels without ECDSA (seen on 6.18).
 UNLOADABLE = IMPOSSIBLE | {errno.EBADMSG, errno.ENOENT}
 
 

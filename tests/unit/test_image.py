@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""image.py: threats 87 to 89, 96 and 97. This machine has no fs-verity: what the kernel answers is injected."""
+"""Test image.py. This machine may lack fs-verity, so the answers of the kernel are injected."""
 
 import errno
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The maintainer scripts of packaging/deb: what they say to systemd. What they leave is for tests/vm/test_package.py."""
+"""Test the maintainer scripts of packaging/deb. tests/vm/test_package.py tests what they leave on disk."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ PROGRAMS = ("systemctl", "deb-systemd-helper", "deb-systemd-invoke")
 
 
 def said(directory: Path, script: str, *arguments: str, running: bool) -> list[str]:
-    """The commands that a script of bootseal-tools gives, with or without a running systemd; each of them fails."""
+    """Run a script of bootseal-tools, with or without systemd; return its commands, all of which fail."""
     log, run = directory / "log", directory / "run"
     log.touch()
     for name in PROGRAMS:
@@ -29,19 +29,19 @@ def said(directory: Path, script: str, *arguments: str, running: bool) -> list[s
 
 
 @pytest.mark.parametrize(("script", "action"), [("postinst", "configure"), ("postrm", "remove")])
-def test_systemd_reads_the_drop_in_anew(script: str, action: str, tmp_path: Path) -> None:
-    """It would otherwise run at shutdown what has been removed, and finalize no update."""
+def test_systemd_reloads_its_units(script: str, action: str, tmp_path: Path) -> None:
+    """Otherwise ostree-finalize-staged.service would run the removed program and not finalize."""
     assert said(tmp_path, script, action, running=True)[-1] == RELOAD
 
 
 @pytest.mark.parametrize("script", ["postinst", "postrm", "prerm"])
 @pytest.mark.parametrize("action", ["configure", "remove", "purge", "upgrade", "abort-upgrade"])
-def test_without_systemd_it_is_not_called(script: str, action: str, tmp_path: Path) -> None:
+def test_systemctl_is_not_called_without_systemd(script: str, action: str, tmp_path: Path) -> None:
     commands = said(tmp_path, script, action, running=False)
     assert [line for line in commands if not line.startswith("deb-systemd-helper ")] == []
 
 
 @pytest.mark.parametrize(("action", "stopped"), [("remove", True), ("upgrade", False)])
-def test_an_upgrade_stops_nothing(action: str, stopped: bool, tmp_path: Path) -> None:  # noqa: FBT001
+def test_only_a_removal_stops_the_gate(action: str, stopped: bool, tmp_path: Path) -> None:  # noqa: FBT001
     expected = ["deb-systemd-invoke stop bootseal-gate.path"] if stopped else []
     assert said(tmp_path, "prerm", action, running=True) == expected

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""mount.py on this machine's kernel, as root: a whole root is mounted, attached and taken off again.
+"""Test mount.py on this machine's kernel, as root: a whole root is mounted, attached and detached.
 
-Each test is a process of its own, in a mount namespace of its own, in a root directory that looks like an initrd: its own
-/run and /sysroot, the rest of the machine bound into it. What needs fs-verity (files behind the overlay's data layer) is
-left to the guests; the image here holds its files itself.
+Each test runs the code in a process with a root directory that looks like an initrd (unit/mounting.py). Files behind the
+overlay's data layer need fs-verity, so the guests test them. The image of these tests contains its files.
 """
 
 import os
@@ -17,97 +16,13 @@ import pytest
 
 from bootseal.linux import mountapi, syscall
 from bootseal.stages import mount
-from unit.support import CHECKSUM, SERVICE, TREE, refusal, run_python
+from unit.mounting import in_initrd
+from unit.support import CHECKSUM, SERVICE, TREE, refusal
 
 pytestmark = pytest.mark.root
 
-INITRD = """
-import os, sys, errno
-from bootseal import verdicts
-from bootseal.stages import deployment, mount, ostreebooted
-from bootseal.errors import Refusal
-from bootseal.linux import files, mountapi, syscall
-from bootseal.values import Pinned, RootConfig
-from unit import support
-from unit.support import request, verified, Sysroot
-from pathlib import Path
 
-mount._MANAGER = "self"  # that of this machine is elsewhere
-
-def initrd(place):
-    syscall.unshare(mountapi.CLONE_NEWNS)
-    syscall.mount(None, "/", None, mountapi.MS_REC | mountapi.MS_PRIVATE)
-    syscall.mount("tmpfs", place, "tmpfs", 0)
-    for name in os.listdir("/"):
-        path = "/" + name
-        if name in ("run", "sysroot") or not os.path.exists(path): continue
-        if os.path.islink(path): os.symlink(os.readlink(path), place + path)
-        elif os.path.isdir(path):
-            os.mkdir(place + path)
-            syscall.mount(path, place + path, None, 4096 | mountapi.MS_REC)
-    os.mkdir(place + "/run"); os.mkdir(place + "/sysroot")
-    # As switch_root does: setns() leads to the topmost mount at the namespace's root, and knows of no chroot.
-    os.chdir(place)
-    syscall.mount(place, "/", None, 8192)
-    os.chroot(".")
-    os.chdir("/")
-    syscall.mount("physical", "/sysroot", "tmpfs", 0)
-    found = Path("/sysroot")
-    made = Sysroot.__new__(Sysroot)
-    made.__init__(found)
-    (found / "boot").mkdir()
-    (found / "boot/loader").symlink_to("loader.1")
-    (made.deploy / "etc/hostname").write_text("deployed")
-    (found / "ostree/deploy/os/var/marker").write_text("var")
-    syscall.mount(None, "/sysroot", None, 32 | 1)
-
-def enrolled(image):
-    fd = os.open(image, os.O_RDONLY)
-    return support.enrolled(pinned=Pinned(verified(), fd, image, 4096))
-
-def config(sysroot_readonly=True, root_transient=False, root_readonly=True, etc_transient=False):
-    return RootConfig(sysroot_readonly, root_transient, root_readonly, etc_transient)
-
-def tree():
-    return sorted((m.target, m.fstype) for m in mountapi.mounts() if m.target.startswith(("/sysroot", "/run")))
-
-def run(image, root=config(), init=""):
-    namespace = mount.private_namespace()
-    found = deployment.locate(request())
-    return mount.mount(enrolled(image), found, root, request()._replace(init=init)), namespace
-
-def writable(path):
-    try: Path(path).touch(); os.unlink(path); return True
-    except OSError as error: return errno.errorcode[error.errno]
-
-initrd(sys.argv[1])
-image = sys.argv[2]
-"""
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> str:
-    tool = shutil.which("mkfs.erofs")
-    if not tool:
-        pytest.skip("no mkfs.erofs program")
-    place = tmp_path_factory.mktemp("image")
-    for name in ("usr/lib/systemd", "usr/etc", "etc", "var", "sysroot", "boot"):
-        (place / "root" / name).mkdir(parents=True)
-    (place / "root/usr/lib/systemd/systemd").write_bytes(b"init" * 3000)
-    (place / "root/usr/etc/hostname").write_text("pristine")
-    (place / "root/usr/lib/os-release").write_text("ID=debian\nVERSION_ID=13\n")
-    (place / "root/usr/local").symlink_to("../var/usrlocal")
-    (place / "root/usr/etc/systemd").symlink_to("../var/systemd")
-    subprocess.run([tool, "-d0", place / "image", place / "root"], check=True, capture_output=True)
-    return str(place / "image")
-
-
-def in_initrd(code: str, image: str, tmp_path: Path) -> list[str]:
-    (tmp_path / "initrd").mkdir(exist_ok=True)
-    return run_python(INITRD + code, str(tmp_path / "initrd"), image).splitlines()
-
-
-def test_a_whole_root(image: str, tmp_path: Path) -> None:
+def test_root_is_mounted_and_attached(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 mounted, namespace = run(image)
@@ -127,7 +42,7 @@ print(mount.attached_digest() == verified().digest.value.hex(), os.path.exists(o
         "['boot', 'etc', 'sysroot', 'usr', 'var']",
         "deployed var",
         "True",
-        "EROFS EROFS EROFS EROFS",  # the superblock of the physical root is read-only: nothing of ours changes that
+        "EROFS EROFS EROFS EROFS",  # mounting does not change the read-only superblock of the physical root
         "True True False",
     ]
 
@@ -144,7 +59,7 @@ run(image, init="/sbin/other")
     assert said == ["overlay /sbin/other True"]
 
 
-def test_etc_and_var_are_writable_where_the_disk_is(image: str, tmp_path: Path) -> None:
+def test_etc_and_var_are_writable_if_the_disk_is(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 for readonly in (True, False):
@@ -165,7 +80,7 @@ for readonly in (True, False):
     [(f"# x{end}UUID=1 /var ext4\n", False) for end in "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"]
     + [(f"UUID=1{blank}/var ext4\n", blank in " \t") for blank in " \t\v\f\r\x1c\x85\u00a0\u2028"],
 )
-def test_lines_and_words_of_an_fstab_are_systemds(line: str, tmp_path: Path, *, own: bool) -> None:
+def test_fstab_is_split_as_systemd_does(line: str, tmp_path: Path, *, own: bool) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/fstab").write_bytes(line.encode())
     root = os.open(tmp_path, os.O_PATH)
@@ -189,7 +104,7 @@ def test_lines_and_words_of_an_fstab_are_systemds(line: str, tmp_path: Path, *, 
     ids=["line", "blanks", "comment", "others", "largest", "too-large", "binary", "carriage-return", "empty"],
 )
 @pytest.mark.parametrize("transient", ["False", "True"])
-def test_var_is_left_to_an_fstab_that_has_it(fstab: bytes, *, own: bool, transient: str, image: str, tmp_path: Path) -> None:
+def test_var_is_not_mounted_if_fstab_has_it(fstab: bytes, *, own: bool, transient: str, image: str, tmp_path: Path) -> None:
     said = in_initrd(
         f"""
 syscall.mount(None, "/sysroot", None, 32)
@@ -218,8 +133,8 @@ print(os.path.ismount("/sysroot/var"), "/var" in mounted.not_covered)
         ("boot", "EINVAL", "True False"),
     ],
 )
-def test_what_cannot_be_read_is_not_absent(name: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
-    """/var is left to a line of fstab, and /boot is mounted, unless they are not there."""
+def test_unreadable_fstab_or_boot_is_refused(name: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
+    """An error other than a missing file must not decide whether /var and /boot are mounted."""
     said = in_initrd(
         f"""
 real = files.openat2
@@ -240,7 +155,7 @@ except Refusal as refusal: print(refusal.verdict.name, refusal.path)
 
 
 @pytest.mark.parametrize("loader", ["missing", "directory"])
-def test_a_boot_directory_without_the_link(loader: str, image: str, tmp_path: Path) -> None:
+def test_boot_without_the_loader_link_is_not_mounted(loader: str, image: str, tmp_path: Path) -> None:
     said = in_initrd(
         f"""
 syscall.mount(None, "/sysroot", None, 32)
@@ -254,7 +169,7 @@ print(run(image)[0].not_covered)
     assert said == ["('/etc', '/var', '/usr/local -> /var/usrlocal')"]
 
 
-def test_an_fstab_that_is_no_file(image: str, tmp_path: Path) -> None:
+def test_irregular_fstab_is_ignored(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 syscall.mount(None, "/sysroot", None, 32)
@@ -269,7 +184,7 @@ print(os.path.ismount("/sysroot/var"))
     assert said == ["True"]
 
 
-def test_transient(image: str, tmp_path: Path) -> None:
+def test_transient_root_and_etc_are_writable(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 os.umask(0)
@@ -290,8 +205,8 @@ print([oct(path.stat().st_mode & 0o777) for path in (etc, etc / "upper", etc / "
     assert said == [f"('/var', '/boot', {links})", "pristine True True", "True 0o0", "True", "['0o700', '0o755', '0o700']"]
 
 
-def test_the_image_is_named_by_itself_alone(image: str, tmp_path: Path) -> None:
-    """Not by the /etc of the disk, which is mounted over the image's own; and what its digest does not fit is refused."""
+def test_release_is_that_of_the_image(image: str, tmp_path: Path) -> None:
+    """The disk's /etc, which is mounted over the image's, must not name it. Damaged objects are refused."""
     said = in_initrd(
         """
 syscall.mount(None, "/sysroot", None, 32)
@@ -318,7 +233,7 @@ for name, place in (("open_regular", mount.release.files), ("readlink", os)):
     ]
 
 
-def test_attached_and_detached_again(image: str, tmp_path: Path) -> None:
+def test_detach_undoes_attach(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 before = tree()
@@ -340,8 +255,8 @@ print(before == tree())
 
 
 @pytest.mark.parametrize("stage", ["mounted", "written", "attached beneath", "kept", "taken off", "attached in turn"])
-def test_killed(stage: str, image: str, tmp_path: Path) -> None:
-    """SIGKILL at that point, then the clean-up that systemd runs."""
+def test_detach_after_a_kill_restores_the_physical_root(stage: str, image: str, tmp_path: Path) -> None:
+    """Kill the process at each step, then run detach() as systemd does with the cleanup."""
     said = in_initrd(
         f"""
 import signal
@@ -377,8 +292,8 @@ print(os.path.exists("/run/bootseal/stage"), os.path.exists("/run/bootseal/attac
 
 
 @pytest.mark.parametrize("beneath", [True, False])
-def test_an_unmount_shows_an_empty_directory(*, beneath: bool, image: str, tmp_path: Path) -> None:
-    """Also where the kernel mounts nothing beneath: the unverified physical root must not lie below the verified one."""
+def test_unmounting_the_root_uncovers_an_empty_directory(*, beneath: bool, image: str, tmp_path: Path) -> None:
+    """The unverified physical root must not be below the verified one, even if the kernel cannot mount beneath."""
     said = in_initrd(
         f"""
 real = mountapi.attach
@@ -405,7 +320,7 @@ print(before == tree(), os.path.isdir("/sysroot/ostree"))
     assert said == ["True True ['attached']", "[]", "True True"]
 
 
-def test_a_root_that_the_service_manager_does_not_see(image: str, tmp_path: Path) -> None:
+def test_root_that_pid_1_cannot_see_is_refused(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 before = tree()
@@ -422,8 +337,8 @@ print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(ostreeb
 
 
 @pytest.mark.parametrize("beneath", ["beneath", "True"], ids=["beneath", "anywhere"])
-def test_a_failing_attach_leaves_the_physical_root(beneath: str, image: str, tmp_path: Path) -> None:
-    """An error that is no lack of mounting beneath leads to no second try."""
+def test_failed_attach_leaves_the_physical_root(beneath: str, image: str, tmp_path: Path) -> None:
+    """Only EINVAL, for kernels that cannot mount beneath, leads to a second attempt."""
     said = in_initrd(
         f"""
 before = tree()
@@ -446,13 +361,13 @@ print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(ostreeb
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("None", "mount-failed: the kernel mounted the overlay without verity=require"),  # threats 93 and 124
-        ("'veritas'", "unsupported: Unknown parameter 'veritas'"),  # as verity= is before Linux 6.6
+        ("None", "mount-failed: the kernel mounted the overlay without verity=require"),
+        ("'veritas'", "unsupported: Unknown parameter 'veritas'"),  # as verity= before Linux 6.6
     ],
     ids=["dropped", "unknown"],
 )
-def test_without_verity_require_it_is_refused(option: str, said: str, image: str, tmp_path: Path) -> None:
-    """A kernel that drops the option, or does not know it."""
+def test_overlay_without_verity_require_is_refused(option: str, said: str, image: str, tmp_path: Path) -> None:
+    """The kernel drops the option or does not know it."""
     verdict, what = said.split(": ")
     code = f"""
 real = mountapi.new_filesystem
@@ -476,7 +391,7 @@ except Refusal as refusal: print(refusal.verdict.name, {what!r} in refusal.what)
         ("erofs", "EINVAL", "mount-failed"),
     ],
 )
-def test_errnos_of_mounting(fstype: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
+def test_errno_of_mounting_gives_the_verdict(fstype: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
     said = in_initrd(
         f"""
 from bootseal.linux import loop
@@ -498,7 +413,7 @@ except Refusal as refusal: print(refusal.verdict.name, "what the kernel said" in
     assert said == [f"{verdict} True True"]
 
 
-def test_neither_a_file_nor_a_loop_device_can_be_mounted(image: str, tmp_path: Path) -> None:
+def test_missing_loop_devices_are_unsupported(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 from bootseal.linux import loop
@@ -514,7 +429,7 @@ except Refusal as refusal: print(refusal.verdict.name, "(/dev/none/loop-control)
     assert said == ["unsupported True True"]
 
 
-def test_no_place_for_the_image(image: str, tmp_path: Path) -> None:
+def test_stage_directory_that_cannot_be_created_is_refused(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 Path("/run/bootseal").touch()
@@ -527,7 +442,7 @@ except Refusal as refusal: print(refusal.verdict.name, refusal.path)
     assert said == ["mount-failed /run/bootseal/stage"]
 
 
-def test_a_damaged_image(image: str, tmp_path: Path) -> None:
+def test_damaged_image_is_refused(image: str, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     damaged.write_bytes(bytes(4096) + Path(image).read_bytes()[4096:])
     said = in_initrd(
@@ -542,8 +457,8 @@ except Refusal as refusal: print(refusal.verdict.name)
 
 
 @pytest.mark.parametrize("name", ["etc", "var", "sysroot"])
-def test_a_directory_that_the_image_lacks(name: str, image: str, tmp_path: Path) -> None:
-    """A mount point is a directory of the image: a link there, or nothing, is refused, not followed."""
+def test_link_instead_of_a_mount_point_is_refused(name: str, image: str, tmp_path: Path) -> None:
+    """The link is refused because following it would mount somewhere else."""
     root = tmp_path / "root"
     for directory in {"usr/lib/systemd", "etc", "var", "sysroot"} - {name}:
         (root / directory).mkdir(parents=True)
@@ -563,8 +478,8 @@ except Refusal as refusal: print(refusal.verdict.name, refusal.path)
     assert said == [f"mount-failed /{name}"]
 
 
-def test_the_loop_device_stands_in(image: str, tmp_path: Path) -> None:
-    """EROFS without file-backed mounts answers ENOTBLK."""
+def test_loop_device_is_used_if_erofs_needs_one(image: str, tmp_path: Path) -> None:
+    """EROFS without file-backed mounts fails with ENOTBLK."""
     said = in_initrd(
         """
 real = mountapi.new_filesystem
@@ -584,8 +499,8 @@ print(len(Path("/sysroot/usr/lib/systemd/systemd").read_bytes()))
     assert said == ["[]", "12000"]
 
 
-def test_no_descriptor_is_left(image: str, tmp_path: Path) -> None:
-    """Only the overlay holds it."""
+def test_descriptors_are_closed(image: str, tmp_path: Path) -> None:
+    """Of the image and the loop device, only the overlay may hold a reference."""
     said = in_initrd(
         """
 from contextlib import suppress
@@ -597,7 +512,7 @@ run(image)
 def inode(name):
     with suppress(OSError): return os.fstat(int(name)).st_ino
 opened = [inode(name) for name in os.listdir("/proc/self/fd")]
-print([opened.count(place) for place in places])  # that of /etc is the deployment's
+print([opened.count(place) for place in places])  # Deployment.etc_fd remains
 found = set()
 for name in os.listdir("/proc/self/fd"):
     with suppress(OSError, LookupError): found.add(mountapi.mount_of(int(name)).fstype)
@@ -609,8 +524,8 @@ print("overlay" in found, "erofs" in found)
     assert said == ["[1, 0]", "True False"]
 
 
-def test_a_private_namespace_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A process that is killed takes its mounts with it, and nobody else ever saw them."""
+def test_private_namespace_ends_with_its_process(tmp_path: Path) -> None:
+    """The kernel removes the mounts of a killed process, and no other process sees them."""
     code = (
         "import signal,sys;from bootseal.stages import mount;from bootseal.linux import syscall\n"
         "mount.private_namespace();syscall.mount('tmpfs',sys.argv[1],'tmpfs',0);open(sys.argv[1]+'/in','w');print('ready',flush=True);"
@@ -630,7 +545,7 @@ def test_a_private_namespace_leaves_nothing_behind(tmp_path: Path) -> None:
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
-def test_a_namespace_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_unshare_is_mount_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     def unshare(_: int) -> None:
         raise PermissionError(1, "no")
 
@@ -638,7 +553,7 @@ def test_a_namespace_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> Non
     assert refusal(mount.private_namespace).verdict.name == "mount-failed"
 
 
-def test_a_namespace_into_which_nothing_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_namespace_receives_no_mounts(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(syscall, "unshare", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr(syscall, "mount", lambda *arguments: calls.append(arguments))
@@ -665,13 +580,15 @@ STACKS: dict[str, tuple[list[mountapi.MountInfo], str | None]] = {
 
 
 @pytest.mark.parametrize(("mounts", "expected"), STACKS.values(), ids=STACKS)
-def test_attached(mounts: list[mountapi.MountInfo], expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attached_digest_of_a_stack_of_mounts(
+    mounts: list[mountapi.MountInfo], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mountapi, "mounts", lambda process: mounts)
     assert mount.attached_digest() == expected
 
 
-def test_the_options_that_make_the_root_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else changes: verity=require is asked for, and the objects are a data-only layer by descriptor."""
+def test_overlay_options_are_in_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root is unsafe without verity=require and a data-only layer opened by descriptor."""
     source = (TREE / "service/bootseal/stages/mount.py").read_text()
     for option in ('("verity", "require")', '("metacopy", "on")', '("redirect_dir", "on")', "::/proc/self/fd/"):
         assert option in source

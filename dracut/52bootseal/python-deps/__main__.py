@@ -49,6 +49,13 @@ def rehearse(directory: str) -> None:
     sys.modules["bcrypt"] = sys.modules["_hmac"] = None  # type: ignore[assignment]
     from contextlib import suppress
 
+    import bootseal.__main__
+    import bootseal.boot
+    import bootseal.checkinitrd
+    import bootseal.failure
+    import bootseal.greeting
+    import bootseal.lazyre
+    import bootseal.linux.loop  # noqa: F401
     from bootseal import digest, errors, report, verdicts
     from bootseal.formats import der, pkcs7
     from bootseal.linux import keyctl, mountapi

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Open and read untrusted files: confined by openat2(2), regular files only, bounded. Read and set inode flags."""
+"""Open and read untrusted files: confined, regular files only, bounded. Read and set inode flags."""
 
 import fcntl
 import os

@@ -27,7 +27,7 @@ def _encode(key: str, value: str) -> bytes:
 
 
 def notify(state: str) -> bool:
-    """Send a state such as "STATUS=...", cut to the size that is read. Returns False if it was not received."""
+    """Send a state such as "STATUS=...", cut to the allowed size. Returns False if it was not received."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     data = state.encode(errors="backslashreplace")[:_NOTIFY_MAX]
     return bool(address) and _send_datagram("\0" + address[1:] if address[0] == "@" else address, data)

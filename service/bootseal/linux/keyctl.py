@@ -18,7 +18,7 @@ _MAX_PAYLOAD = 32767
 
 
 def add_key(kind: str, description: str, payload: bytes | None, keyring: int) -> int:
-    """Call add_key(2); return the serial. Raises OSError: EBADMSG, EDQUOT, EINVAL, ENOPKG, EPERM and others."""
+    """Call add_key(2); return the serial. Raises OSError: EBADMSG, EDQUOT, ENOPKG, EPERM and others."""
     number, _ = key_calls()
     size = len(payload) if payload else 0
     return syscall(number, kind.encode(), description.encode(), payload, size, keyring)
@@ -40,7 +40,10 @@ def link(key: int, keyring: int) -> None:
 
 
 def restrict(keyring: int) -> None:
-    """Forbid all further links into a keyring, see keyctl_restrict_keyring(3). Raises OSError: EEXIST if already done."""
+    """Forbid further links into a keyring, see keyctl_restrict_keyring(3).
+
+    Raises OSError: EEXIST if the keyring is already restricted.
+    """
     _keyctl(_RESTRICT_KEYRING, keyring, None, None)
 
 
@@ -58,10 +61,10 @@ def members(keyring: int) -> tuple[int, ...]:
 
 
 def verify_signature(key: int, info: str, digest: bytes, signature: bytes) -> None:
-    """Verify a signature with a kernel key, see keyctl_pkey_verify(3). Raises OSError if it is not verified.
+    """Verify a signature with a kernel key, see keyctl_pkey_verify(3).
 
-    The caller must possess the key, for example in its process keyring. `info` names encoding and hash, as in
-    "enc=pkcs1 hash=sha256".
+    Any OSError means that the signature is not verified. The caller must possess the key, for example in its process
+    keyring. `info` names encoding and hash, as in "enc=pkcs1 hash=sha256".
     """
     # struct keyctl_pkey_params: key_id, in_len, in2_len, __spare[7]
     parameters = struct.pack("=iII7I", key, len(digest), len(signature), *[0] * 7)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Mount by descriptor: fsopen(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2), mountinfo.
+"""Mount by descriptor: fsopen(2), open_tree(2), move_mount(2), mount_setattr(2). Parse mountinfo.
 
 The flags are those of include/uapi/linux/mount.h. Most functions are one or two system calls.
 """
@@ -92,9 +92,10 @@ def set_attributes(fd: int, *, set_: int = 0, clear: int = 0, propagation: int =
 
 
 def attach(tree: int, dirfd: int, path: str, *, beneath: bool = False) -> None:
-    """Attach a detached mount at `path`, or at the descriptor if it is empty, on top of other mounts or just beneath.
+    """Attach a detached mount at `path`, on top of other mounts or just beneath the topmost.
 
-    Raises OSError: EINVAL if the kernel cannot mount beneath: before Linux 6.5, and later at children of the namespace's root.
+    An empty path means the descriptor itself. Raises OSError: EINVAL if the kernel cannot mount beneath, which is the case
+    before Linux 6.5, and later at children of the namespace's root.
     """
     flags = _MOVE_MOUNT_F_EMPTY_PATH | (_MOVE_MOUNT_BENEATH if beneath else 0)
     flags |= 0 if path else _MOVE_MOUNT_T_EMPTY_PATH
@@ -102,7 +103,7 @@ def attach(tree: int, dirfd: int, path: str, *, beneath: bool = False) -> None:
 
 
 class Identity(NamedTuple):
-    """The ids of a mount. The kernel reuses `number`, that of mountinfo, after an unmount, but never `unique`."""
+    """The ids of a mount. The kernel reuses `number`, as in mountinfo, but never `unique`."""
 
     number: int
     unique: int | None
@@ -149,11 +150,11 @@ def mounts(process: str = "self") -> list[MountInfo]:
 
 def parse(lines: list[str]) -> list[MountInfo]:
     """Parse lines of mountinfo. A malformed line is skipped, because it must not hide the others."""
-    found = []
+    result = []
     for line in lines:
         with suppress(ValueError):
-            found.append(MountInfo(line))
-    return found
+            result.append(MountInfo(line))
+    return result
 
 
 def mount_of(fd: int) -> MountInfo:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Read the configuration of the initrd, bootseal.conf(5) and ostree/prepare-root.conf, into a Policy.
 
-Nothing below the physical root is read. Precedence and masking are those of systemd: /etc comes before /usr/lib, drop-ins
-are sorted by name, a file in /etc replaces the one of the same name in /usr/lib, and a link to /dev/null masks it.
+Nothing below the physical root is read. Precedence and masking are those of systemd. /etc comes before /usr/lib, and drop-ins
+are sorted by name. A file in /etc replaces the one of the same name in /usr/lib, and a link to /dev/null masks it.
 """
 
 import os
@@ -93,7 +93,7 @@ def is_os_name(text: str) -> bool:
 
 
 def parse(text: str, path: str) -> Settings:
-    """Parse an INI file to {(section, key): value}. Raises Refusal for a malformed line or a duplicate key."""
+    """Parse an INI file to {(section, key): value}. Raises Refusal: a malformed line, a duplicate key."""
     settings: Settings = {}
     section = ""
     for number, raw in enumerate(text.split("\n"), 1):
@@ -144,7 +144,10 @@ def _check_value(key: tuple[str, str], value: str, path: str) -> None:
 
 
 def _read_root_config(initrd: str) -> RootConfig:
-    """Read ostree/prepare-root.conf: from /etc, or else from /usr/lib. Unknown keys are ignored because ostree has others."""
+    """Read ostree/prepare-root.conf from /etc, or else from /usr/lib.
+
+    Unknown keys are ignored because they configure ostree.
+    """
     paths = [os.path.join(initrd, directory, "ostree/prepare-root.conf") for directory in DIRECTORIES]
     path = next((p for p in paths if os.path.lexists(p)), "")
     settings = parse(_read(path), path) if path else {}

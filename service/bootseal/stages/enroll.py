@@ -17,7 +17,7 @@ from . import enable
 KEY_DESCRIPTION = "composefs-digest"
 # view and read for everybody; no search, so that not even KEYCTL_INVALIDATE works
 _READ_ONLY = 0x03030303
-# The kernel cannot: see the contract. Any other errno of the check itself means that it refuses.
+# The kernel cannot check, see bootseal.service(8). Any other errno of the check means that it refuses the signature.
 _LACKING = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOPKG})
 _IMPOSSIBLE = _LACKING | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
 _IMPOSSIBLE_TO_ENABLE = _IMPOSSIBLE | {errno.EINVAL, errno.EPERM}

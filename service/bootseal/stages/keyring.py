@@ -61,7 +61,7 @@ def load_file(path: str) -> list[Certificate]:
 
 
 def certificate(path: str, encoded: bytes) -> Certificate:
-    """Parse the DER of a certificate. Raises Unusable if the profile in bootseal.conf(5) does not allow it."""
+    """Parse the DER of a certificate. Raises Unusable outside the profile of bootseal.conf(5)."""
     issuer, serial = _read_issuer_and_serial(encoded)
     with warnings.catch_warnings():
         # cryptography warns of oddities. They do not matter: the certificate is rejected, or trusted by its very bytes.
@@ -167,6 +167,6 @@ def _format_name(name: x509.Name) -> str:
 
 
 def _format_time(parsed: x509.Certificate, attribute: str) -> str:
-    """Format a validity time as ISO 8601 in UTC. cryptography 42 added the _utc names and deprecated the bare ones."""
+    """Format a validity time as ISO 8601 in UTC. cryptography 42 deprecated the names without _utc."""
     value = getattr(parsed, attribute + "_utc", None) or getattr(parsed, attribute)
     return f"{value:%Y-%m-%dT%H:%M:%SZ}"

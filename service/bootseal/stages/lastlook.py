@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""List the mounts of the verified root when it is attached, and name what changed before the switch to it.
+"""List the mounts of the verified root for the last look, and explain a difference.
 
-The shell script dracut/52bootseal/last-look compares the list with the mounts right before the switch, because starting a
-second interpreter would cost each boot more than the check. This module writes the list and explains a difference.
+Right before the switch, the shell script dracut/52bootseal/last-look compares the list with the mounts. It is a shell script
+because starting a second interpreter would cost each boot more than the check.
 """
 
 import os
@@ -49,7 +49,7 @@ def remove() -> None:
 
 
 def difference() -> str:
-    """Describe the mounts at and below /sysroot that were added or removed since. Raises OSError, ValueError."""
+    """Describe mounts that were added or removed at and below /sysroot. Raises OSError, ValueError."""
     with open(PATH, encoding="ascii") as file:
         unique, numbers = (line.split(";")[1:-1] for line in file.read().splitlines())
     present = [m for m in mountapi.mounts() if f"{m.target}/".startswith(f"{SYSROOT}/")]
@@ -64,7 +64,7 @@ def _name(mount: mountapi.MountInfo) -> str:
 
 
 def _is_same(mount: mountapi.MountInfo, unique: list[str]) -> bool:
-    """Compare unique identities if the kernel has them and no other mount covers this one; else return True."""
+    """Compare unique identities. Returns True without them, or if another mount covers this one."""
     try:
         identity = mountapi.identity(mountapi.AT_FDCWD, mount.target)
     except OSError:

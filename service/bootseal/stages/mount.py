@@ -72,7 +72,7 @@ def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, reques
 
 
 def attach(mounted: Mounted, namespace_fd: int) -> None:
-    """Attach the tree at /sysroot in the shared namespace. Raises Refusal and then leaves /sysroot as it was."""
+    """Attach the tree at /sysroot in the shared namespace. If it raises Refusal, /sysroot is unchanged."""
     with _Step("cannot return to the mount namespace of the initrd", SYSROOT):
         syscall.setns(namespace_fd, mountapi.CLONE_NEWNS)
     with _Step("cannot write the file that marks a boot of ostree", ostreebooted.PATH):
@@ -94,7 +94,7 @@ def attach(mounted: Mounted, namespace_fd: int) -> None:
 
 
 def attached_digest(process: str = "self") -> str | None:
-    """Return the digest, in hex, of the root that a process sees at /sysroot; None unless bootseal mounted it."""
+    """Return the digest of the root that a process sees at /sysroot, or None if it is not one of ours."""
     stack = _stack(process)
     return stack[-1].source.removeprefix(SOURCE_PREFIX) if stack and _is_ours(stack[-1]) else None
 
@@ -175,7 +175,7 @@ def _is_ours(info: mountapi.MountInfo) -> bool:
 
 
 class _Step:
-    """Turn the OSError of one step into a Refusal: `mount-failed`, or `unsupported` if the kernel lacks it."""
+    """Turns the OSError of a step into a Refusal: `mount-failed`, or `unsupported` by the kernel."""
 
     def __init__(self, what: str, path: str) -> None:
         self._what, self._path = what, path
@@ -266,7 +266,7 @@ def _read_options(root: int, path: str) -> str:
 
 
 def _mount_etc(root: int, deployment: Deployment, config: RootConfig) -> str:
-    """Mount the deployment's /etc, writable, or an overlay over usr/etc. Returns the directory of the overlay."""
+    """Mount the deployment's /etc, or a transient overlay over usr/etc, whose directory is returned."""
     if not config.etc_transient:
         _bind(root, "etc", deployment.etc_fd, clear=_READ_ONLY)
         return ""
@@ -303,7 +303,7 @@ def _fstab_mounts(root: int, place: str) -> bool:
 
 
 def _mount_boot(root: int, deployment: Deployment) -> bool:
-    """Mount /boot if it is on the physical root. As ostree does, take boot/loader being a link as the sign."""
+    """Mount /boot if it is on the physical root. As for ostree, the sign is that boot/loader is a link."""
     try:
         boot = files.open_directory(deployment.sysroot_fd, "boot")
         os.readlink("loader", dir_fd=boot)
