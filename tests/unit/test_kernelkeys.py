@@ -301,7 +301,7 @@ def test_description() -> None:
 
 SCRIPT = """
 import errno, os, sys
-from bootseal import enroll, kernelkeys, keyring
+from bootseal.stages import enroll, kernelkeys, keyring
 from bootseal.linux import keyctl
 anchor = keyctl.add_key("keyring", "stand-in for .fs-verity", None, keyctl.PROCESS_KEYRING)
 keyctl.set_permissions(anchor, 0x3f3f0000)
@@ -320,7 +320,7 @@ def test_real_keyrings() -> None:
         + """
 boot = keyring.load([sys.argv[1]])
 found = kernelkeys.load(boot, ring=True, seal=True)
-assert (found.unloaded, found.sealed, found.missing) == ({}, True, ()), found
+assert (found.unloaded, found.sealed, found.gaps) == ({}, True, ()), found
 assert set(keyctl.members(anchor)) == {*found.loaded.values(), found.ring}
 kinds = {k.serial: (k.kind, k.description) for k in keyctl.listed_keys()}
 assert kinds[found.ring] == ("keyring", "bootseal")
@@ -332,7 +332,7 @@ if os.fork() == 0:  # who does not possess the stand-in; nobody possesses the ke
   os._exit(0)
 os.wait()
 again = kernelkeys.load(boot, ring=True, seal=True)
-assert (again.ring, again.sealed, again.missing) == (found.ring, True, ()), again
+assert (again.ring, again.sealed, again.gaps) == (found.ring, True, ()), again
 keyctl._keyctl(9, found.ring, keyctl.USER_KEYRING)
 """
     )
@@ -346,7 +346,7 @@ def test_real_keyring_that_systemd_sealed() -> None:
         SCRIPT
         + """
 from unit.support import candidate, deployment, pinned, policy, signature
-from bootseal import verify
+from bootseal.stages import verify
 from bootseal.errors import Refusal
 keyctl._keyctl(29, anchor, b"asymmetric", b"key_or_keyring:0:chain")
 keyctl.set_permissions(anchor, 0x08070000)
@@ -360,7 +360,7 @@ for missing in keys.gaps: print(missing.what.replace(boot.certificates[0].sha256
 print(keys.anchored, keys.ring, keys.sealed, {m.unsupported for m in keys.gaps})
 good = pinned()._replace(verified=verify.verify(candidate(signature("A-fsv-rsa2048")), boot))
 enrolled = enroll.enroll(good, deployment(), keys, policy())
-print(enrolled.kernel_checked, len(enrolled.missing))
+print(enrolled.kernel_checked, len(enrolled.gaps))
 try: enroll.enroll(good, deployment(), keys, policy(required=True))
 except Refusal as refusal: print(refusal.verdict.name)
 """
@@ -408,7 +408,7 @@ def test_real_check_of_a_signature() -> None:
         SCRIPT
         + """
 import hashlib
-from bootseal import verify
+from bootseal.stages import verify
 from bootseal.errors import Refusal
 from unit.support import candidate, pinned, signature
 boot = keyring.load([sys.argv[1]])

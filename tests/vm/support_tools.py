@@ -30,7 +30,7 @@ def initrd_disk(suite: str = "forky", *, compressed: bool = True) -> Disk:
     """The suite's initrd as INITRD, a disk of the guest; to unpack it takes seconds there."""
     source, path = support.initrd(suite), support.temporary() / "initrd"
     if not compressed:
-        archives = [b"".join(map(bytes, chunks)) for chunks in archive._archives(source.read_bytes())]
+        archives = [b"".join(map(bytes, chunks)) for chunks in archive.split_archives(source.read_bytes())]
         archives = [archive + bytes(-len(archive) % 512) for archive in archives]
         source = support.temporary() / "unpacked"
         source.write_bytes(b"".join(archives))

@@ -253,7 +253,7 @@ def test_nobody_answers(job: Job[list[Seen]], section: str) -> None:
     assert "Unit  " not in down.out
     assert down.out.splitlines()[-1].split() == ["/dev/vda", "disk", "writable"]
     assert down.marks == silent.marks == MARKS
-    assert silent.err == "bootseal: not known: systemd gives no answer over D-Bus: none within 20 seconds"
+    assert silent.err == "bootseal: not known: systemd gives no answer over D-Bus: timed out after 20 seconds"
 
 
 @disturbed("no_record")

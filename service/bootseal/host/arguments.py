@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The arguments that several commands share: the physical root, the deployment, and the keys to judge it with."""
+"""The arguments that several commands share: physical root, deployment, and keys to judge it with."""
 
 import argparse
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Judge deployments as their boot would, and add to the verdict what the running system knows of initrd and objects."""
+"""Judge deployments as their boot would, and describe their initrds and objects."""
 
 import os
 from collections.abc import Iterator
@@ -32,7 +32,9 @@ _AT_ONCE = 4  # each may take confined.MEMORY
 
 
 class KeySource(NamedTuple):
-    """Where keys and configuration come from. At most one is set; without any it is the deployment's own initrd.
+    """Where keys and configuration come from.
+
+    At most one is set; without any it is the deployment's own initrd.
 
     `keys` is a directory with certificates. `system_keys` means the running system's certificates and configuration.
     """
@@ -101,7 +103,7 @@ class Checker:
             record["uki_signature"] = signature._asdict()
         if signature and signature.state == ukisignature.UNKNOWN:
             record["missing"].append(f"not known whether the firmware would start {paths[0]}: {signature.text}")
-        then = continuity.trusted(record)
+        then = continuity.read_keys(record)
         if then is not None and (now := self._trusted_now()):
             record["key_changes"] = continuity.compare(now.keys, then, now.against)
 
@@ -109,7 +111,7 @@ class Checker:
         """Return what the running boot trusts; None on another root, and where it cannot be known."""
         if self._running or self._sysroot != deployments.default_sysroot() or not os.path.exists(ostreebooted.PATH):
             return self._running
-        keys = continuity.recorded(report.load())
+        keys = continuity.read_verified_keys(report.load())
         self._running = Trusted(keys, "record") if keys is not None else self._trusted_by_booted()
         return self._running
 
@@ -172,7 +174,7 @@ class Checker:
         """Describe the objects that the boot would miss, one line for each kind."""
         try:
             if self._store is None:
-                self._store = objects.Store(inside.place(self._sysroot, paths.OBJECTS))
+                self._store = objects.Store(inside.open_place(self._sysroot, paths.OBJECTS))
             with inside.opened(self._sysroot, deployed.path) as directory:
                 fd = objects.open_file(paths.IMAGE, directory)
             try:
@@ -184,7 +186,7 @@ class Checker:
 
 
 def describe_untrusted(record: Record) -> str:
-    """Say why the firmware would not start this unified kernel image; empty if it would, or if that is not known."""
+    """Say why the firmware would not start this unified kernel image; empty if it would, or if unknown."""
     signature = record.get("uki_signature", {})
     return str(signature["text"]) if signature.get("state") == ukisignature.UNTRUSTED else ""
 

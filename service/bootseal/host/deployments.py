@@ -31,8 +31,9 @@ _ENTRIES = "loader/entries"
 
 
 class Deployed(NamedTuple):
-    """A deployment: `options` is the kernel command line of its boot entry (None: without one), `initrds` its initrds.
+    """A deployment, and its boot entry, if any.
 
+    `options` is the entry's kernel command line (None: without an entry), `initrds` its initrds.
     `state`: staged (finalized at shutdown), pending (boots next, and is not running), booted, or empty.
     """
 
@@ -59,11 +60,14 @@ def default_sysroot() -> str:
 
 
 def list_all(sysroot: str) -> list[Deployed]:
-    """List all in boot order: the next boot takes the first. Those without boot entry come last. Raises Failure."""
+    """List all in boot order: the next boot takes the first. Raises Failure.
+
+    Those without boot entry come last.
+    """
     on_disk = _on_disk(sysroot)
     running = _booted_inode()
     listed: dict[str, Deployed] = {}
-    waiting = staged() if _is_running_sysroot(sysroot) else None
+    waiting = find_staged() if _is_running_sysroot(sysroot) else None
     entries = [waiting] if waiting else []
     entries += _boot_entries(sysroot)
     for entry in entries + [Deployed(path, "", None, ()) for path in on_disk]:
@@ -72,9 +76,9 @@ def list_all(sysroot: str) -> list[Deployed]:
 
 
 def choose(sysroot: str, name: str | None) -> Deployed:
-    """Return the deployment of this name (CHECKSUM[.SERIAL] or its beginning; pending; booted). Raises Failure.
+    """Return the deployment of this name, or the one that the next boot takes. Raises Failure.
 
-    Without a name, return the one that the next boot takes.
+    A name is CHECKSUM[.SERIAL] or its beginning, pending, or booted.
     """
     everything = list_all(sysroot)
     if not everything:
@@ -106,30 +110,30 @@ def request(deployed: Deployed) -> Request:
 
 
 def initrd_files(deployed: Deployed, sysroot: str) -> tuple[File, ...]:
-    """Return the boot entry's initrds; else the one beside the deployment's kernel, if any. Raises Failure."""
+    """Return the boot entry's initrds, or the one beside the deployment's kernel. Raises Failure."""
     if deployed.initrds:
         return deployed.initrds
     with suppress(OSError), inside.opened(sysroot, deployed.path) as tree:
-        for kernel in inside.listed(tree, "usr/lib/modules"):
+        for kernel in inside.list_names(tree, "usr/lib/modules"):
             modules = f"usr/lib/modules/{kernel}"
-            for name in inside.listed(tree, modules):
+            for name in inside.list_names(tree, modules):
                 if name in ("initramfs.img", "initrd", "initrd.img") or name.endswith(".efi"):
                     return (File(sysroot, deployed.path, f"{modules}/{name}"),)
     return ()
 
 
-def marked(sysroot: str) -> list[str]:
+def find_marked(sysroot: str) -> list[str]:
     """List the deployments that a killed process may have left mutable, by path below the physical root."""
     found: list[str] = []
     with suppress(OSError), inside.opened(sysroot, paths.DEPLOYMENTS) as top:
-        for stateroot in inside.listed(top, "."):
-            marks = (paths.deployment_of_mark(stateroot, name) for name in inside.listed(top, f"{stateroot}/deploy"))
+        for stateroot in inside.list_names(top, "."):
+            marks = (paths.deployment_of_mark(stateroot, name) for name in inside.list_names(top, f"{stateroot}/deploy"))
             found += [path for path in marks if path]
     return found
 
 
-def staged() -> Deployed | None:
-    """Return the staged deployment with its future command line, if any. Raises Failure if it cannot be read."""
+def find_staged() -> Deployed | None:
+    """Return the staged deployment with its future command line. Raises Failure if it is unreadable."""
     try:
         return _parse_staged(files.read_start(STAGED, 1 << 20))
     except FileNotFoundError:
@@ -143,7 +147,10 @@ def staged() -> Deployed | None:
 
 
 def _parse_staged(data: bytes) -> Deployed:
-    """Read what ostree_sysroot_stage_tree_with_options() wrote. Raises Refusal for a path that the boot refuses."""
+    """Read what ostree_sysroot_stage_tree_with_options() wrote.
+
+    Raises Refusal for a path that the boot refuses.
+    """
     values = gvariant.vardict(data)
     target = gvariant.vardict(values["target"][1])
     name, stateroot = (gvariant.string(target[key][1]) for key in ("name", "osname"))
@@ -200,7 +207,7 @@ def _boot_entries(sysroot: str) -> list[Deployed]:
     root, place = _boot_place(sysroot)
     entries: list[dict[str, list[str]]] = []
     with inside.tolerated(f"{root}/{place}"), inside.opened(root, place) as boot:
-        entries += [_parse_entry(boot, f"{_ENTRIES}/{name}") for name in inside.listed(boot, _ENTRIES, ".conf")]
+        entries += [_parse_entry(boot, f"{_ENTRIES}/{name}") for name in inside.list_names(boot, _ENTRIES, ".conf")]
     entries.sort(key=_version, reverse=True)
     listed: list[Deployed] = []
     for entry in entries:
@@ -218,7 +225,7 @@ def _ukis(sysroot: str, place: str) -> list[Deployed]:
     """List the deployments of the unified kernel images on a partition. Raises Failure."""
     names: list[str] = []
     with inside.tolerated(f"{sysroot}/{place}"), inside.opened(sysroot, place) as partition:
-        names += reversed(inside.listed(partition, _UKI_DIRECTORY, ".efi"))
+        names += reversed(inside.list_names(partition, _UKI_DIRECTORY, ".efi"))
     try:
         lines = reader.command_lines([File(sysroot, place, f"{_UKI_DIRECTORY}/{name}") for name in names])
     except (OSError, reader.Damaged) as error:
@@ -231,7 +238,7 @@ def _ukis(sysroot: str, place: str) -> list[Deployed]:
 
 
 def _follow(sysroot: str, options: str, initrds: tuple[File, ...]) -> list[Deployed]:
-    """Return the deployment that a command line leads to by the boot's own rules, or nothing. Raises Failure."""
+    """Return the deployment that a command line leads to, or nothing. Raises Failure."""
     target = next((word.removeprefix("ostree=") for word in _words(options) if word.startswith("ostree=")), "")
     if not target:
         return []
@@ -257,8 +264,8 @@ def _on_disk(sysroot: str) -> list[str]:
     listed: list[str] = []
     try:
         with inside.opened(sysroot, paths.DEPLOYMENTS) as top:
-            for stateroot in inside.listed(top, "."):
-                names = inside.listed(top, f"{stateroot}/deploy")
+            for stateroot in inside.list_names(top, "."):
+                names = inside.list_names(top, f"{stateroot}/deploy")
                 listed += [paths.deployment_of(stateroot, name) for name in names]
     except OSError as error:
         if error.errno in LEADS_NOWHERE:
@@ -270,7 +277,10 @@ def _on_disk(sysroot: str) -> list[str]:
 
 
 def _boot_place(sysroot: str) -> tuple[str, str]:
-    """Return where the physical root's /boot is. On the running system its partition may be mounted only at /boot."""
+    """Return where the physical root's /boot is.
+
+    On the running system its partition may be mounted only at /boot.
+    """
     with suppress(OSError), inside.opened(sysroot, "boot") as own:
         os.stat("loader", dir_fd=own, follow_symlinks=False)
         return sysroot, "boot"

@@ -167,7 +167,7 @@ def _check_kernel(deployed: Deployed, sysroot: str, policy: Policy, missing: lis
 def _kernel_config(deployed: Deployed, sysroot: str) -> tuple[str, bytes]:
     """Path and content; empty if there is none."""
     with suppress(OSError, Failure), inside.opened(sysroot, deployed.path) as tree:
-        releases = inside.listed(tree, "usr/lib/modules")
+        releases = inside.list_names(tree, "usr/lib/modules")
         for place in ("usr/lib/modules/{}/config", "usr/lib/ostree-boot/config-{}", "boot/config-{}"):
             for path in map(place.format, releases):
                 with suppress(OSError, files.NotRegular):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The gate's systemd units: whether the gate is on, and how to make it judge the staged deployment again."""
+"""Ask whether the gate's units are on, and have them judge the staged deployment again."""
 
 import subprocess
 from contextlib import suppress
@@ -23,7 +23,7 @@ def is_off() -> bool:
 
 
 def look_again() -> None:
-    """Restart the service if the gate is on: its last verdict may be about a deployment without a signature."""
+    """Restart the service if the gate is on, because it may have judged an unsigned deployment."""
     if is_off():
         return
     with suppress(OSError, subprocess.TimeoutExpired):

@@ -126,7 +126,7 @@ def test_objects_through_a_link_are_missing(
 
 BAD_NUMBER = member_header(b"a\0" + bytes(6), name_size=b"-0000001")
 HOSTILE = {
-    "118-bytes": (BAD_NUMBER, "a cpio header with something else than hexadecimal digits"),
+    "118-bytes": (BAD_NUMBER, "a cpio header with other characters than hexadecimal digits"),
     "306-kilobytes": (gzip.compress(member_header(b"", name_size=300 << 20) + bytes(300 << 20)), "more than 4096 bytes"),
     "hard-links": (
         b"".join(aligned(member_header(b"%06d\0" % number, links=2, size=1)) + b"xxxx" for number in range(8000)),

@@ -82,7 +82,7 @@ def test_a_failing_machine_is_no_bug(
     assert cli.main([]) == status
     message = capsys.readouterr().err
     assert said in message
-    assert ("this is a bug" in message) == (status == 70)
+    assert ("report this bug" in message) == (status == 70)
 
 
 def test_a_refusal_has_the_boots_own_words_and_status(

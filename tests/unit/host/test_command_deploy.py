@@ -268,7 +268,7 @@ def test_killed_at_every_step_is_completed_by_the_gate(target: Target, step: int
     _deploy_another(target)
     _killed(target, step)
     gate._complete(str(target.root.top))
-    assert (target.immutable, deployments.marked(str(target.root.top))) == (True, [])
+    assert (target.immutable, deployments.find_marked(str(target.root.top))) == (True, [])
     assert pair_is_whole(target)
     assert target.run() == 0
     assert (beside(target.image), target.beside(), target.immutable) == (target.pair, BOTH, True)
@@ -278,7 +278,7 @@ def test_the_gate_completes_before_anything_else(target: Target, monkeypatch: py
     (target.directory.parent / f".bootseal-{A}.0.immutable").touch()
     target.set_immutable(False)
     monkeypatch.setattr(deployments, "default_sysroot", lambda: str(target.root.top))
-    monkeypatch.setattr(deployments, "staged", lambda: None)
+    monkeypatch.setattr(deployments, "find_staged", lambda: None)
     for switch, expected in (("disabled", False), ("enabled", True)):
         monkeypatch.setattr(subprocess, "run", lambda *_, switch=switch, **__: Namespace(stdout=switch))
         assert gate.run(Namespace(), []) == 0
@@ -318,7 +318,7 @@ def test_other_names_are_no_marks(target: Target, name: str) -> None:
     path = target.directory.parent / f".bootseal-{name}.immutable"
     path.parent.mkdir(exist_ok=True)
     path.touch()
-    assert deployments.marked(str(target.root.top)) == []
+    assert deployments.find_marked(str(target.root.top)) == []
 
 
 def test_a_link_for_a_deployment_is_not_followed(target: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

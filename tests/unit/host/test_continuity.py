@@ -38,19 +38,19 @@ def test_a_renewed_certificate_is_another_one() -> None:
 
 
 def test_lines() -> None:
-    assert continuity.lines({}) == []
-    assert continuity.lines({"key_changes": continuity.compare(KEYS, KEYS, "record")}) == []
+    assert continuity.describe({}) == []
+    assert continuity.describe({"key_changes": continuity.compare(KEYS, KEYS, "record")}) == []
     changes = continuity.compare(KEYS[:1], KEYS[1:2], "record")
-    assert continuity.lines({"key_changes": changes}) == [
+    assert continuity.describe({"key_changes": changes}) == [
         ("key added", f"CN=b, SHA-256 {'b' * 16}"),
         ("key removed", f"CN=a, SHA-256 {'a' * 16}"),
     ]
-    assert "may have changed" in continuity.lines({"key_changes": changes | {"against": "initrd"}})[0][1]
+    assert "may have changed" in continuity.describe({"key_changes": changes | {"against": "initrd"}})[0][1]
 
 
 def test_not_too_many_lines() -> None:
     many = [{"subject": "CN=" + "x" * 70_000, "sha256": f"{number:064}"} for number in range(100)]
-    lines = continuity.lines({"key_changes": continuity.compare([], many, "record")})
+    lines = continuity.describe({"key_changes": continuity.compare([], many, "record")})
     assert len(lines) == 9
     assert lines[-1] == ("key added", "and 92 more")
     assert max(len(text) for _, text in lines) < 300
@@ -71,7 +71,7 @@ RECORDS: dict[str, tuple[dict[str, Any], Any]] = {
 
 @pytest.mark.parametrize(("record", "expected"), RECORDS.values(), ids=RECORDS)
 def test_what_the_record_says(record: dict[str, Any], expected: Any) -> None:
-    assert continuity.recorded(record) == expected
+    assert continuity.read_verified_keys(record) == expected
 
 
 class World:

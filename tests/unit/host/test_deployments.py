@@ -72,7 +72,7 @@ def test_kernel_arguments_of_a_staged_deployment(root: Root) -> None:
 def test_staged_is_read_at_any_size(root: Root) -> None:
     for words in (0, 1, 50, 5000):
         stage(root, B, *["word" * 5] * words)
-        assert (deployments.staged() or pytest.fail()).options.count("word" * 5) == words  # type: ignore[union-attr]
+        assert (deployments.find_staged() or pytest.fail()).options.count("word" * 5) == words  # type: ignore[union-attr]
 
 
 def test_every_truncation_of_staged_is_told(root: Root) -> None:
@@ -81,7 +81,7 @@ def test_every_truncation_of_staged_is_told(root: Root) -> None:
     for size in range(len(whole)):
         Path(deployments.STAGED).write_bytes(whole[:size])
         with pytest.raises(Failure):
-            deployments.staged()
+            deployments.find_staged()
 
 
 def test_staged_that_cannot_be_read_is_no_empty_answer(root: Root) -> None:
@@ -99,7 +99,7 @@ def test_without_boot_entry_last(root: Root) -> None:
 
 
 @pytest.mark.parametrize("version", ["9" * 5000, "\u00b2", "-1", "x"], ids=["large", "superscript", "negative", "text"])
-def test_a_version_that_is_none(root: Root, version: str) -> None:
+def test_an_invalid_version_sorts_last(root: Root, version: str) -> None:
     first = root.add(A, 1)
     second = root.add(B, 0)
     entry = root.top / "boot/loader/entries/ostree-0.conf"
@@ -457,7 +457,7 @@ def test_the_gate_stays_within_the_deployment(kind: str, root: Root, outside: Pa
         (outside / "modules/6.12/initrd").write_bytes(make_initrd())
     else:
         (modules / "6.12/initrd").write_bytes(make_initrd())
-    found = deployments.staged()
+    found = deployments.find_staged()
     assert found
     assert len(deployments.initrd_files(found, str(root.top))) == (kind == "directory")
 

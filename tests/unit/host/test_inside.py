@@ -44,7 +44,7 @@ def test_links_out_of_the_place_are_not(target: str, place: int) -> None:
     for path in ("link", "link/x"):
         with pytest.raises(OSError, match=_NOT_FOUND):
             inside.read(place, path, 4)
-        assert inside.listed(place, path) == []
+        assert inside.list_names(place, path) == []
 
 
 @pytest.mark.parametrize("path", ["link", "link/a", "nowhere", "other", ""])
@@ -52,7 +52,7 @@ def test_no_link_leads_to_a_place(path: str, place: int, tmp_path: Path) -> None
     (tmp_path / "root/link").symlink_to("place")
     assert place
     with pytest.raises(OSError, match=_NOT_FOUND):
-        inside.place(str(tmp_path / "root"), path)
+        inside.open_place(str(tmp_path / "root"), path)
 
 
 KINDS: dict[str, Callable[[Path], object]] = {
@@ -71,16 +71,16 @@ def test_only_regular_files(kind: str, place: int, tmp_path: Path) -> None:
         inside.read(place, "x", 4)
     with pytest.raises(OSError, match="symbolic links"):
         objects.open_file("x", place)
-    assert inside.listed(place, "x") == []
+    assert inside.list_names(place, "x") == []
 
 
 def test_a_full_directory(place: int, tmp_path: Path) -> None:
     fill(tmp_path / "root/place/a", inside.MAX_NAMES - 1)
-    assert len(inside.listed(place, "a")) == inside.MAX_NAMES
-    assert inside.listed(place, "a", "file") == ["file"]
+    assert len(inside.list_names(place, "a")) == inside.MAX_NAMES
+    assert inside.list_names(place, "a", "file") == ["file"]
     (tmp_path / "root/place/a/one more").touch()
     with pytest.raises(Failure, match=f"/place/a: more than {inside.MAX_NAMES} names"):
-        inside.listed(place, "a", "file")
+        inside.list_names(place, "a", "file")
 
 
 def test_a_file_that_the_user_names_may_be_anywhere(tmp_path: Path) -> None:
@@ -93,11 +93,11 @@ def test_a_file_that_the_user_names_may_be_anywhere(tmp_path: Path) -> None:
 def test_no_descriptor_is_left(place: int, tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for path in ("a", "a/file", "nowhere"):
-        inside.listed(place, path)
+        inside.list_names(place, path)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "scandir", raising(errno.EIO))
             with pytest.raises(Failure, match="EIO"):
-                inside.listed(place, "a")
+                inside.list_names(place, "a")
     with inside.File(str(tmp_path / "root"), "place", "a/file").opened():
         pass
     assert len(os.listdir("/proc/self/fd")) == before
@@ -117,7 +117,8 @@ for place in ("boot", "boot/efi"):
     open(f"{top}/{place}/EFI/Linux/x.efi", "w").write(place)
 for place, path in (("boot", "EFI/Linux/x.efi"), ("boot/efi", "EFI/Linux/x.efi"), ("boot", "efi/EFI/Linux/x.efi")):
     try:
-        with inside.opened(top, place) as fd: print(inside.read(fd, path, 9).decode(), inside.listed(fd, os.path.dirname(path)))
+        with inside.opened(top, place) as fd:
+            print(inside.read(fd, path, 9).decode(), inside.list_names(fd, os.path.dirname(path)))
     except OSError as error: print(error.strerror)
 """
 
@@ -144,3 +145,20 @@ def test_a_linked_deployment_is_not_compared(tmp_path: Path, outside: Path) -> N
     record = {"deployment": {"path": "d"}, "image": {"algorithm": "sha256", "digest": "00"}}
     found = drift._image(record, str(tmp_path))
     assert (found.state, "ELOOP" in found.text) == (drift.DIFFERS, True)
+
+
+def test_read_named(tmp_path: Path) -> None:
+    """A file that the user names: whole or not at all, and also a pipe."""
+    (tmp_path / "file").write_bytes(b"1234")
+    assert inside.read_named(str(tmp_path / "file"), "the key", 4) == b"1234"
+    with pytest.raises(Failure, match=rf"Failed to read the key {tmp_path}/file: larger than 3 bytes") as caught:
+        inside.read_named(str(tmp_path / "file"), "the key", 3)
+    assert caught.value.status == 65
+    with pytest.raises(Failure, match="Failed to read the key /nowhere: No such file or directory") as caught:
+        inside.read_named("/nowhere", "the key", 3)
+    assert caught.value.status == 66
+    reader, writer = os.pipe()
+    os.write(writer, b"12")
+    os.close(writer)
+    assert inside.read_named(f"/proc/self/fd/{reader}", "the key", 2) == b"12"
+    os.close(reader)

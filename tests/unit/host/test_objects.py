@@ -21,7 +21,7 @@ def test_an_object_that_is_no_file_is_missing(kind: str, tmp_path: Path, outside
     (outside / "x").touch()
     {"fifo": os.mkfifo, "directory": os.mkdir, "link": lambda p: p.symlink_to(outside / "x")}[kind](path)
     directory = os.open(tmp_path, os.O_PATH)
-    assert objects.Store(directory)._state("ab/" + "c" * 62) == "missing"
+    assert objects.Store(directory)._find_state("ab/" + "c" * 62) == "missing"
     os.close(directory)
 
 
@@ -29,13 +29,13 @@ def test_an_object_that_is_no_file_is_missing(kind: str, tmp_path: Path, outside
 def test_an_object_that_cannot_be_opened_is_an_error(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "open_regular", raising(error))
     with pytest.raises(OSError, match=os.strerror(error)):
-        objects.Store(-1)._state("ab/x")
+        objects.Store(-1)._find_state("ab/x")
 
 
 def _named(tmp_path: Path, content: bytes) -> set[str]:
     (tmp_path / "image").write_bytes(content)
     with (tmp_path / "image").open("rb") as file:
-        return objects._names(file.fileno())
+        return objects._find_names(file.fileno())
 
 
 NAMES = [f"{n:02x}/{chr(97 + n) * 62}{suffix}" for n, suffix in enumerate(["", ".file"] * 3)]

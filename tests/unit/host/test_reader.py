@@ -150,7 +150,7 @@ STRANGE = {
 def test_no_answer_is_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes) -> None:
     (tmp_path / "initrd").touch()
     monkeypatch.setattr(confined, "run", lambda *_: answer)
-    with pytest.raises(Damaged, match="strange answer"):
+    with pytest.raises(Damaged, match="invalid answer"):
         _contents(tmp_path / "initrd")
-    with pytest.raises(Damaged, match="strange answer"):
+    with pytest.raises(Damaged, match="invalid answer"):
         reader.command_lines([File(str(tmp_path), ".", "initrd")])

@@ -147,10 +147,10 @@ def test_what_is_no_unified_kernel_image(machine: Machine) -> None:
 
 UNANSWERED = {
     "no-db": (DB, None, "cannot be read"),
-    "damaged-db": (DB, esl(X509, b"x")[:-1], "sizes that do not fit"),
-    "empty-db": (DB, b"", "no certificate"),
+    "damaged-db": (DB, esl(X509, b"x")[:-1], "inconsistent sizes"),
+    "empty-db": (DB, b"", "no readable certificate"),
     "large-db": (DB, bytes(1 << 20), "larger than"),
-    "damaged-mok": (MOK, b"x", "cut off"),
+    "damaged-mok": (MOK, b"x", "truncated"),
 }
 
 
@@ -248,8 +248,8 @@ def test_no_descriptor_is_left(machine: Machine) -> None:
 
 def test_signature_lists() -> None:
     data = esl(X509, b"one") + esl(SHA256, bytes(32), bytes(32), header=b"1234")
-    assert ukisignature.signature_list(data) == [(X509, b"one"), (SHA256, bytes(32)), (SHA256, bytes(32))]
-    assert ukisignature.signature_list(b"") == []
+    assert ukisignature.parse_signature_list(data) == [(X509, b"one"), (SHA256, bytes(32)), (SHA256, bytes(32))]
+    assert ukisignature.parse_signature_list(b"") == []
 
 
 GOOD = esl(X509, b"data")
@@ -270,7 +270,7 @@ MALFORMED = {
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_lists(data: bytes) -> None:
     with pytest.raises(ukisignature.Malformed):
-        ukisignature.signature_list(data)
+        ukisignature.parse_signature_list(data)
 
 
 def test_at_most_128_certificates(machine: Machine) -> None:
@@ -279,7 +279,7 @@ def test_at_most_128_certificates(machine: Machine) -> None:
     machine.set(DB, b"".join(esl(X509, der(name)) for name in found) + esl(X509, der("rsa2048")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ukisignature, "_MAX_CERTIFICATES", 2)
-        read = ukisignature.signers(str(machine.variables))
+        read = ukisignature.load_signers(str(machine.variables))
     assert [x509.load_pem_x509_certificate(pem) for pem in read.certificates] == [
         x509.load_der_x509_certificate(der(name)) for name in found[:2]
     ]

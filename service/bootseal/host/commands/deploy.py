@@ -135,7 +135,10 @@ def sync(fd: int) -> None:
 
 
 def _seal(where: Writable, deployed: Deployed, wanted: Digest, path: str) -> bool:
-    """Enable fs-verity on the image. Returns False if it was on. Raises Failure, and Refusal for another digest."""
+    """Enable fs-verity on the image. Returns False if it was on.
+
+    Raises Failure, and Refusal for another digest.
+    """
     try:
         changed = objects.enable(paths.IMAGE, where.deployment, wanted.algorithm)
         fd = objects.open_file(paths.IMAGE, where.deployment)

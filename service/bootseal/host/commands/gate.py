@@ -32,7 +32,7 @@ def run(_arguments: argparse.Namespace, _command: list[str]) -> int:
         return 0
     sysroot = deployments.default_sysroot()
     _complete(sysroot)
-    deployed = deployments.staged()
+    deployed = deployments.find_staged()
     if deployed is None:
         note("no deployment is staged")
         return 0
@@ -41,7 +41,7 @@ def run(_arguments: argparse.Namespace, _command: list[str]) -> int:
     if record["exit_status"]:
         what = f"The staged deployment would not boot: {record['message']} ({name})"
         raise Failure(record["exit_status"], what, record["hint"])
-    for kind, line in continuity.lines(record):
+    for kind, line in continuity.describe(record):
         warning(f"{kind} in the initrd of {deployed.name}: {line}")
     if text := describe_untrusted(record):
         # Firmware that finds nothing to start waits for somebody at the console. The running deployment starts.
@@ -54,8 +54,11 @@ def run(_arguments: argparse.Namespace, _command: list[str]) -> int:
 
 
 def _complete(sysroot: str) -> None:
-    """Make directories immutable again that a killed 'bootseal deploy' left mutable. The boot does not depend on it."""
-    for path in deployments.marked(sysroot):
+    """Make directories immutable again that a killed 'bootseal deploy' left mutable.
+
+    The boot does not depend on it.
+    """
+    for path in deployments.find_marked(sysroot):
         name = os.path.basename(path)
         try:
             with writable.opened_below(sysroot, path) as where:

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, command: list[str]) -> int:
         signature = _assemble(value, certificates, image_digest, arguments.image)
     else:
         key = signingkeys.load_key(arguments.key, arguments.passphrase_file)
-        certificate = signingkeys.matching(certificates, key, arguments.cert)
+        certificate = signingkeys.choose(certificates, key, arguments.cert)
         signature = _sign(key, certificate, to_sign)
     return _finish(arguments, image_digest, signature, certificates)
 
@@ -104,7 +104,7 @@ def _scheme(certificate: Certificate) -> str:
 
 
 def _assemble(raw: bytes, certificates: list[Certificate], image_digest: Digest, image: str) -> bytes:
-    """Make a PKCS#7 message of a signature made elsewhere, for the certificate and hash that it verifies with."""
+    """Make a PKCS#7 message of a bare signature, with the certificate and hash that verify it."""
     for certificate in certificates:
         for hash_name in _HASHES:
             for value in _guess_values(raw, certificate):
@@ -117,7 +117,7 @@ def _assemble(raw: bytes, certificates: list[Certificate], image_digest: Digest,
 
 
 def _guess_values(raw: bytes, certificate: Certificate) -> Iterator[bytes]:
-    """Yield the forms that the signature may have in the message: as it is, or as the DER of ECDSA's two numbers."""
+    """Yield possible forms of the signature in the message: as it is, or as the DER of two numbers."""
     yield raw
     if isinstance(certificate.key, ec.EllipticCurvePublicKey) and len(raw) == 2 * ((certificate.key.key_size + 7) // 8):
         yield pkcs7.ecdsa_value(raw)
@@ -150,7 +150,10 @@ def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: byte
 
 
 def _check_dates(certificate: Certificate) -> None:
-    """Warn of a certificate that is not valid now. The boot ignores dates, because it has no trusted clock."""
+    """Warn of a certificate that is not valid now.
+
+    The boot ignores dates, because it has no trusted clock.
+    """
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if not certificate.not_before <= now <= certificate.not_after:
         dates = f"{certificate.not_before} to {certificate.not_after}"
@@ -192,7 +195,10 @@ def _write_to_be_signed(path: str, content: bytes) -> int:
 
 
 def _sign_ephemerally(arguments: argparse.Namespace, command: list[str]) -> int:
-    """Make a key, run the build, sign its image, and forget the key. Returns the exit status, raises Failure."""
+    """Make a key, run the build, sign its image, and forget the key.
+
+    Returns the exit status, raises Failure.
+    """
     signingkeys.keep_memory_private()
     key, certificate_pem = signingkeys.make_ephemeral()
     path = os.path.join(arguments.ephemeral, EPHEMERAL_CERTIFICATE)
@@ -203,7 +209,7 @@ def _sign_ephemerally(arguments: argparse.Namespace, command: list[str]) -> int:
     image_digest = _find_digest(arguments)
     to_sign = digest.of_bytes(image_digest.value, "sha256").formatted()
     # Not the file, because the command may have changed it.
-    signature = _sign(key, signingkeys.matching(certificates, key, path), to_sign)
+    signature = _sign(key, signingkeys.choose(certificates, key, path), to_sign)
     del key
     return _finish(arguments, image_digest, signature, certificates)
 
@@ -233,7 +239,10 @@ def _sync_directory(path: str) -> None:
 
 
 def _run(command: list[str]) -> None:
-    """Run the build. Its output goes to stderr, because stdout is for the data of this program. Raises Failure."""
+    """Run the build. Raises Failure.
+
+    Its output goes to stderr, because stdout is for the data of this program.
+    """
     try:
         status = subprocess.run(command, check=False, stdout=2).returncode
     except OSError as error:

@@ -95,7 +95,7 @@ def _as_text(deployed: Deployed, record: Record) -> str:
     if signature := record.get("signature"):
         lines.append(["  signer", f"{signature['subject']} ({signature['algorithm']}, until {signature['not_after']})"])
     lines.append(["  keys", f"{record.get('keyring', {}).get('certificates', 0)} from {record['keys']}"])
-    lines += [[f"  {kind}", line] for kind, line in continuity.lines(record)]
+    lines += [[f"  {kind}", line] for kind, line in continuity.describe(record)]
     if signature := record.get("uki_signature"):
         lines.append(["  UKI", f"{signature['state']}: {signature['text']}"])
     lines += [["  missing", line] for line in record["missing"]]

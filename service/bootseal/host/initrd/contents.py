@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The files of an initrd that somebody asked for, and a directory of them for the boot's own code."""
+"""The files that the caller asked for of an initrd, and a directory with them for the boot's own code."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Contents(NamedTuple):
-    """Hold what was asked of an initrd: files by path (None: masked by a link to /dev/null), and which names exist."""
+    """Answers about an initrd: files by path (None: masked by a link to /dev/null), and which names exist."""
 
     files: dict[str, bytes | None]
     names: dict[str, bool]
@@ -21,7 +21,10 @@ class Contents(NamedTuple):
 
 @contextmanager
 def written_out(contents: Contents) -> Iterator[str]:
-    """Make a temporary directory with these files for the boot's own code. A masked file is a link to /dev/null."""
+    """Make a temporary directory with these files for the boot's own code.
+
+    A masked file is a link to /dev/null.
+    """
     with TemporaryDirectory(prefix="bootseal-") as top:
         for path, content in contents.files.items():
             target = os.path.join(top, path)

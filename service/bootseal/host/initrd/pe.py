@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the sections of a PE file, such as the initrd and the command line in a unified kernel image. Pure."""
+"""Find the sections of a PE file, such as the initrd and the command line in a unified kernel image."""
 
 import struct
 from collections.abc import Collection
@@ -13,9 +13,11 @@ def find_initrd(content: memoryview) -> memoryview:
 
 
 def find_sections(content: memoryview, names: Collection[str]) -> dict[str, memoryview]:
-    """Return sections of a PE file, such as .initrd and .cmdline of a UKI; of another file none. Raises Damaged.
+    """Return sections of a PE file, such as .initrd and .cmdline of a UKI. Raises Damaged.
 
-    Of several with one name the first counts, as it does for systemd-stub.
+    Other files have none.
+
+    Of sections with the same name, the first counts, as it does for systemd-stub.
     """
     if bytes(content[:2]) != b"MZ":
         return {}
@@ -26,12 +28,12 @@ def find_sections(content: memoryview, names: Collection[str]) -> dict[str, memo
             raise Damaged("no PE header")
         table = content[header + 24 + optional :][: 40 * count]
         if len(table) < 40 * count:
-            raise Damaged("a PE file that is cut off")
+            raise Damaged("a truncated PE file")
     except struct.error as error:
-        raise Damaged("a PE file that is cut off") from error
-    found: dict[str, memoryview] = {}
+        raise Damaged("a truncated PE file") from error
+    sections: dict[str, memoryview] = {}
     for name, virtual, _, size, offset in struct.iter_unpack("<8sIIII16x", table):
         text = name.rstrip(b"\0").decode("ascii", "replace")
         if text in names:
-            found.setdefault(text, content[offset : offset + min(virtual, size)])
-    return found
+            sections.setdefault(text, content[offset : offset + min(virtual, size)])
+    return sections

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether firmware with Secure Boot on would start a unified kernel image: its own signature, and who is trusted with one.
+"""Check the signature of a unified kernel image as firmware with Secure Boot would.
 
-The boot does not check this signature, so it changes no verdict. sbverify(1) checks it, on a copy in memory, as an
-unprivileged user and with limits, because it parses a file that anybody may have written. dbx and SBAT are not looked at.
+The boot does not check this signature, so it changes no verdict. sbverify(1) checks it on a copy in memory, as an unprivileged
+user and with limits, because an attacker may have written the file. This does not consult dbx and SBAT.
 """
 
 import os
@@ -32,7 +32,7 @@ _LIST = struct.Struct("<16sIII")  # type, sizes of the list, of its header, and 
 _OWNER = 16
 _MAX_VARIABLE = 1 << 20
 _MAX_CERTIFICATES = 128
-_MAX_PARTS = 16  # shim continues a long list in MokListRT1, MokListRT2, ...
+_MAX_PARTS = 16  # shim splits a long list: MokListRT1, MokListRT2, ...
 MAX_SIZE = 256 << 20
 _SECONDS = 30
 _NOBODY = 65534
@@ -46,11 +46,11 @@ class Signature(NamedTuple):
 
 
 class Malformed(ValueError):
-    """A variable is not the list of signatures that it should be."""
+    """A variable is not a valid list of signatures."""
 
 
 class Unanswered(Exception):
-    """The question has no answer here; the text says why."""
+    """This machine cannot tell; the text says why."""
 
 
 class Signers(NamedTuple):
@@ -61,47 +61,47 @@ class Signers(NamedTuple):
 
 
 def look(file: File, variables: str = report.EFI_VARIABLES) -> Signature | None:
-    """Look at the signature of a unified kernel image; None for any other file, and without Secure Boot."""
+    """Check the signature of a unified kernel image; None for any other file, and without Secure Boot."""
     if not _secure_boot(variables):
         return None
     try:
         with ExitStack() as stack:
-            image = _copied(file, stack)
-            return _checked(image, signers(variables), stack) if image is not None else None
+            image = _copy(file, stack)
+            return _verify(image, load_signers(variables), stack) if image is not None else None
     except OSError as error:
         return Signature(UNKNOWN, reason(error))
     except (Unanswered, Malformed) as unknown:
         return Signature(UNKNOWN, str(unknown))
 
 
-def signers(variables: str) -> Signers:
+def load_signers(variables: str) -> Signers:
     """Read the certificates of the firmware and of shim. Raises OSError, Malformed, Unanswered."""
-    lists = [_value(variables, _DB)]
+    lists = [_read_variable(variables, _DB)]
     for part in ("", *map(str, range(1, _MAX_PARTS))):
-        lists.append(_value(variables, f"MokListRT{part}-{_SHIM}"))
+        lists.append(_read_variable(variables, f"MokListRT{part}-{_SHIM}"))
         if lists[-1] is None:
             break
     if lists[0] is None:
         raise Unanswered("the firmware's list of certificates (db) cannot be read")
-    entries = [entry for data in lists if data for entry in signature_list(data)]
-    found = [_pem(data) for kind, data in entries if kind == _X509]
-    certificates = list(dict.fromkeys(pem for pem in found if pem))[:_MAX_CERTIFICATES]
-    return Signers(certificates, len(entries) - len([pem for pem in found if pem in certificates]))
+    entries = [entry for data in lists if data for entry in parse_signature_list(data)]
+    loaded = [_pem(data) for kind, data in entries if kind == _X509]
+    certificates = list(dict.fromkeys(pem for pem in loaded if pem))[:_MAX_CERTIFICATES]
+    return Signers(certificates, len(entries) - len([pem for pem in loaded if pem in certificates]))
 
 
-def signature_list(data: bytes) -> list[tuple[bytes, bytes]]:
+def parse_signature_list(data: bytes) -> list[tuple[bytes, bytes]]:
     """Parse EFI_SIGNATURE_LISTs to (type, data) of each signature. Raises Malformed."""
-    found: list[tuple[bytes, bytes]] = []
+    signatures: list[tuple[bytes, bytes]] = []
     while data:
         if len(data) < _LIST.size:
-            raise Malformed("a list of certificates that is cut off")
+            raise Malformed("a truncated list of certificates")
         kind, whole, header, each = _LIST.unpack_from(data)
         start = _LIST.size + header
         if each <= _OWNER or not start <= whole <= len(data) or (whole - start) % each:
-            raise Malformed("a list of certificates with sizes that do not fit")
-        found += [(kind, data[at + _OWNER : at + each]) for at in range(start, whole, each)]
+            raise Malformed("a list of certificates with inconsistent sizes")
+        signatures += [(kind, data[at + _OWNER : at + each]) for at in range(start, whole, each)]
         data = data[whole:]
-    return found
+    return signatures
 
 
 def _secure_boot(variables: str) -> bool:
@@ -111,8 +111,8 @@ def _secure_boot(variables: str) -> bool:
         return False
 
 
-def _value(variables: str, name: str) -> bytes | None:
-    """A variable without its attributes; None if it is not there. Raises OSError, Malformed."""
+def _read_variable(variables: str, name: str) -> bytes | None:
+    """Read a variable without its attributes; None if it does not exist. Raises OSError, Malformed."""
     try:
         with open(os.path.join(variables, name), "rb") as file:
             data = file.read(_MAX_VARIABLE + 1)
@@ -124,14 +124,15 @@ def _value(variables: str, name: str) -> bytes | None:
 
 
 def _pem(encoded: bytes) -> bytes | None:
+    """Convert a certificate to PEM; None if it cannot be parsed."""
     try:
         return x509.load_der_x509_certificate(encoded).public_bytes(Encoding.PEM)
-    except Exception:  # whatever the library raises: the firmware may read what it does not
+    except Exception:  # of any kind: the firmware may accept certificates that the library rejects
         return None
 
 
-def _copied(file: File, stack: ExitStack) -> int | None:
-    """A copy of a PE file in memory, which its owner cannot change meanwhile, and which anybody may open; None for others."""
+def _copy(file: File, stack: ExitStack) -> int | None:
+    """Copy a PE file to memory, where its owner cannot change it; None for other files."""
     try:
         fd = stack.enter_context(file.opened())
     except NotRegular:
@@ -141,40 +142,46 @@ def _copied(file: File, stack: ExitStack) -> int | None:
         return None
     if status.st_size > MAX_SIZE:
         raise Unanswered(f"larger than {MAX_SIZE} bytes")
-    copy, size = _memory(stack), 0
+    copy, size = _make_file(stack), 0
     while size < MAX_SIZE and (sent := os.sendfile(copy, fd, size, MAX_SIZE - size)):
         size += sent
     return copy
 
 
-def _memory(stack: ExitStack, content: bytes = b"") -> int:
+def _make_file(stack: ExitStack, content: bytes = b"") -> int:
+    """Make a file in memory."""
     fd = os.memfd_create("bootseal")
     stack.callback(os.close, fd)
     os.write(fd, content)
     return fd
 
 
-def _checked(image: int, trusted: Signers, stack: ExitStack) -> Signature:
+def _verify(image: int, trusted: Signers, stack: ExitStack) -> Signature:
     program = shutil.which("sbverify")
     if not program:
         raise Unanswered("the program sbverify is not installed (package sbsigntool)")
     if not trusted.certificates:
-        raise Unanswered("db has no certificate that can be read")
-    fds = [_memory(stack, certificate) for certificate in trusted.certificates]
+        raise Unanswered("db holds no readable certificate")
+    fds = [_make_file(stack, certificate) for certificate in trusted.certificates]
     options = [word for fd in fds for word in ("--cert", f"/proc/self/fd/{fd}")]
-    done = _run([program, *options, f"/proc/self/fd/{image}"], (image, *fds))
+    done = _run_limited([program, *options, f"/proc/self/fd/{image}"], (image, *fds))
     if done.returncode == 0:
         return Signature(TRUSTED, "signed by a certificate that the firmware trusts")
-    # It exits with 1 for every kind of trouble. Without these words it did not come to an answer.
+    # It exits with 1 for every error. Only with these words did it come to an answer.
     if done.returncode != 1 or b"Signature verification failed" not in done.stdout:
-        raise Unanswered(f"sbverify did not come to an answer (exit status {done.returncode})")
+        raise Unanswered(f"sbverify gave no answer (exit status {done.returncode})")
     if trusted.others:
-        raise Unanswered("no certificate that the firmware trusts signed it, but the firmware also trusts hashes or the like")
+        raise Unanswered(
+            "not signed by a certificate that the firmware trusts, but the firmware also trusts hashes or the like"
+        )
     return Signature(UNTRUSTED, "not signed by a certificate that the firmware trusts (db, and shim's MokListRT)")
 
 
-def _run(command: list[str], fds: tuple[int, ...]) -> "subprocess.CompletedProcess[bytes]":
-    """Raises Unanswered. The limits are the process's own: the gate has no right to kill another user's process."""
+def _run_limited(command: list[str], fds: tuple[int, ...]) -> "subprocess.CompletedProcess[bytes]":
+    """Run sbverify. Raises Unanswered.
+
+    It limits itself, because the gate may not kill another user's process.
+    """
     root = os.geteuid() == 0
     try:
         return subprocess.run(
