@@ -32,7 +32,7 @@ def _boot(recorder: report.Recorder) -> int:
     recorder.keyring(boot_keyring)
 
     recorder.begin("keyring", "Loading and sealing the kernel keyring...")
-    kernel_keys = kernelkeys.load(boot_keyring, ring=policy.method != "none", seal=policy.seal)
+    kernel_keys = kernelkeys.load(boot_keyring, digest_keyring=policy.method != "none", seal=policy.seal)
     recorder.kernel_keys(kernel_keys)
 
     recorder.begin("locate", "Looking for the deployment...")

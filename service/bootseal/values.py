@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What one stage hands to the next. Immutable; no behaviour; descriptors are plain ints that live as long as the process.
+"""Values that one stage hands to the next: immutable, without behaviour. Descriptors live as long as the process.
 
-Trust grows along these types: a Candidate came from the disk, a Verified digest was signed by a key of the boot keyring, a
-Pinned image is the open file whose enforced digest is the verified one, an Enrolled one has been through the kernel. mount
-takes nothing less. `Verified`, `Pinned` and `Enrolled` are each built in one place (a test says so).
+Trust grows along these types. An Unverified came from the disk. A key of the boot keyring signed a Verified digest. A Pinned
+image is the open file whose enforced digest is the verified one. The kernel has taken the digest of an Enrolled image, and
+mount takes nothing less. A test allows one module to make each of Verified, Pinned and Enrolled.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +18,7 @@ BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "fals
 
 
 class RootConfig(NamedTuple):
-    """What the root looks like: ostree/prepare-root.conf of the initrd, see ostree-prepare-root(1)."""
+    """How the root is mounted: ostree/prepare-root.conf of the initrd, see ostree-prepare-root(1)."""
 
     sysroot_readonly: bool
     root_transient: bool
@@ -38,7 +38,7 @@ class Policy(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What the kernel command line asks for."""
+    """The arguments of the kernel command line that bootseal obeys."""
 
     ostree: str
     init: str
@@ -75,16 +75,16 @@ class Gap(NamedTuple):
 
 
 class KernelKeys(NamedTuple):
-    """What the kernel holds of the boot keyring, by the SHA-256 of the certificate: a key's serial, or the errno instead.
+    """The keys of the boot keyring in the kernel, by the SHA-256 of the certificate: a key's serial, or the errno instead.
 
-    `anchored` are the certificates that are in `.fs-verity`; `ring` is the keyring `bootseal`, if that is in it, too;
-    `gaps` is what else could not be done.
+    `in_fsverity_keyring`: the certificates that `.fs-verity` holds. `digest_keyring`: the keyring `bootseal`, if `.fs-verity`
+    holds it. `gaps`: steps that failed.
     """
 
     loaded: dict[str, int]
     unloaded: dict[str, int]
-    anchored: frozenset[str]
-    ring: int | None
+    in_fsverity_keyring: frozenset[str]
+    digest_keyring: int | None
     sealed: bool
     gaps: tuple[Gap, ...]
 
@@ -105,7 +105,7 @@ class Deployment(NamedTuple):
 
 
 class Unverified(NamedTuple):
-    """Bytes from the disk, read once, believed by nobody yet. `stands_in`: the digest is the one the image enforces."""
+    """Bytes from the disk, read once and not checked. `stands_in`: the digest is the one that the image enforces."""
 
     digest: bytes
     stands_in: bool
@@ -119,10 +119,10 @@ class Signer(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """A digest that a key of the boot keyring signed. Built in verify.py alone.
+    """A digest that a key of the boot keyring signed. verify.py alone makes one.
 
-    `signed` is the fs-verity digest of the digest file, which is what the signature covers; `signature` the PKCS#7 message,
-    `value` the bare signature within, `hash_name` the hash that it was made over.
+    `signed` is the fs-verity digest of the digest file, which the signature covers. `signature` is the PKCS#7 message, `value`
+    the bare signature in it, and `hash_name` the hash that was signed.
     """
 
     digest: Digest
@@ -134,7 +134,7 @@ class Verified(NamedTuple):
 
 
 class Pinned(NamedTuple):
-    """The open image whose fs-verity digest, enforced by the kernel, is the verified one. Built in image.py alone."""
+    """The open image for which the kernel enforces the verified fs-verity digest. image.py alone makes one."""
 
     verified: Verified
     fd: int
@@ -143,7 +143,7 @@ class Pinned(NamedTuple):
 
 
 class Enrolled(NamedTuple):
-    """A pinned image, and how the kernel took its digest. Built in enroll.py alone."""
+    """A pinned image, and how the kernel took its digest. enroll.py alone makes one."""
 
     pinned: Pinned
     method: str
@@ -154,7 +154,7 @@ class Enrolled(NamedTuple):
 
 
 class Release(NamedTuple):
-    """The name of the image and its version, as the verified root's own os-release has them; empty: unknown."""
+    """Name and version of the image in the os-release file of the verified root; empty if unknown."""
 
     id: str
     version: str
@@ -163,7 +163,7 @@ class Release(NamedTuple):
 class Mounted(NamedTuple):
     """The finished tree, detached from every namespace, and the options that the kernel reports for its overlay.
 
-    `identities` is what the last look before the switch compares (lastlook.py).
+    The last look before the switch compares `identities` (lastlook.py).
     """
 
     tree_fd: int

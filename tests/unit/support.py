@@ -306,8 +306,9 @@ def policy(**changes: Any) -> Policy:
 
 def kernel_keys(**changes: Any) -> KernelKeys:
     sha256 = verified().signer.certificate.sha256
-    anchored = frozenset({sha256})
-    made = KernelKeys(loaded={sha256: 11}, unloaded={}, anchored=anchored, ring=22, sealed=True, gaps=())
+    made = KernelKeys(
+        loaded={sha256: 11}, unloaded={}, in_fsverity_keyring=frozenset({sha256}), digest_keyring=22, sealed=True, gaps=()
+    )
     return made._replace(**changes)
 
 
