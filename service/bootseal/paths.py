@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Names on the disk and in /run that several rooms use. This module imports nothing of ours and touches no file."""
+"""Names on the disk and in /run that several modules use. This one touches no file."""
 
 import os
 import re
@@ -51,12 +51,12 @@ def parts_of(deployment: str) -> tuple[str, str, int] | None:
 
 
 def work_prefix(deployment: str) -> str:
-    """Return the beginning of the names that bootseal makes beside a deployment's directory while it changes it."""
+    """Return the beginning of the names that bootseal makes beside a deployment's directory."""
     return f"{_WORK}{os.path.basename(deployment)}"
 
 
 def new_of(deployment: str) -> str:
-    """Return the name, beside a deployment's directory, of the digest file that the boot puts in place by rename."""
+    """Return the name of the digest file that the boot is about to rename into the deployment."""
     return work_prefix(deployment) + ".new"
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Values that one stage hands to the next: immutable, without behaviour. Descriptors live as long as the process.
+"""Values that one stage hands to the next: immutable, without behaviour.
 
 Trust grows along these types. An Unverified came from the disk. A key of the boot keyring signed a Verified digest. A Pinned
 image is the open file whose enforced digest is the verified one. The kernel has taken the digest of an Enrolled image, and
 mount takes nothing less. A test allows one module to make each of Verified, Pinned and Enrolled.
+
+Descriptors live as long as the process.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,7 +48,7 @@ class Request(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """A usable certificate of the boot keyring. `issuer` is the DER of the name, `serial` that of the INTEGER's content."""
+    """A usable certificate of the boot keyring: `issuer` is the DER of a name, `serial` an INTEGER's content."""
 
     path: str
     der: bytes
@@ -68,15 +70,16 @@ class BootKeyring(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A step that failed and does not weaken what userspace verified. `unsupported`: the kernel has no such thing."""
+    """A step that failed without weakening what userspace verified. `unsupported`: the kernel lacks it."""
 
     what: str
     unsupported: bool
 
 
 class KernelKeys(NamedTuple):
-    """The keys of the boot keyring in the kernel, by the SHA-256 of the certificate: a key's serial, or the errno instead.
+    """The keys of the boot keyring in the kernel.
 
+    `loaded`, `unloaded`: by the SHA-256 of the certificate, the serial of its key, or the errno instead.
     `in_fsverity_keyring`: the certificates that `.fs-verity` holds. `digest_keyring`: the keyring `bootseal`, if `.fs-verity`
     holds it. `gaps`: steps that failed.
     """
@@ -105,7 +108,7 @@ class Deployment(NamedTuple):
 
 
 class Unverified(NamedTuple):
-    """Bytes from the disk, read once and not checked. `stands_in`: the digest is the one that the image enforces."""
+    """Bytes from the disk, read once and not checked. `stands_in`: the digest is the image's own."""
 
     digest: bytes
     stands_in: bool
@@ -134,7 +137,7 @@ class Verified(NamedTuple):
 
 
 class Pinned(NamedTuple):
-    """The open image for which the kernel enforces the verified fs-verity digest. image.py alone makes one."""
+    """The open image for which the kernel enforces the verified digest. image.py alone makes one."""
 
     verified: Verified
     fd: int
@@ -161,7 +164,7 @@ class Release(NamedTuple):
 
 
 class Mounted(NamedTuple):
-    """The finished tree, detached from every namespace, and the options that the kernel reports for its overlay.
+    """The finished tree, detached from every namespace, and its overlay's options as the kernel has them.
 
     The last look before the switch compares `identities` (lastlook.py).
     """

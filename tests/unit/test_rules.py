@@ -172,6 +172,15 @@ def test_no_module_uses_a_private_name_of_another(path: Path) -> None:
     assert "import bootseal" not in path.read_text(), "imports within the package are relative, as the test expects"
 
 
+ONCE = {".ostree.cfs", ".ostree.cfs.digest", ".digest", ".sig", ".immutable", "ostree/deploy", "ostree/repo/objects"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
+def test_names_on_the_disk_are_spelled_in_one_file(path: Path) -> None:
+    spelled = {node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant) and node.value in ONCE}
+    assert name_of(path) == "paths" or spelled == set()
+
+
 # --- trust
 
 MAKERS = {

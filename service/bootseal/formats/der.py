@@ -15,7 +15,7 @@ NOT_DER, STRUCTURE = "not-der", "structure"
 
 
 class Malformed(ValueError):
-    """A deviation from what the caller expects. The text is for people and quotes no bytes; `name` is for programs."""
+    """A deviation from what the caller expects: the text is for people, `name` for programs."""
 
     def __init__(self, text: str, name: str) -> None:
         super().__init__(text)
@@ -82,7 +82,7 @@ def unsigned(item: Item) -> int:
 
 
 def minimal(item: Item) -> bytes:
-    """Return the content of an INTEGER, negative or not, without redundant leading bytes. Raises Malformed."""
+    """Return the content of an INTEGER without redundant leading bytes. Raises Malformed."""
     content = item.content
     if item.tag != INTEGER or not content:
         raise Malformed("no INTEGER", STRUCTURE)

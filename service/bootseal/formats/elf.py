@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read the name of an ELF file's interpreter (elf(5)). Trust the file: only verified ones are read."""
+"""Read the name of an ELF file's interpreter, see elf(5). Only verified files come here."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,10 @@ _PT_INTERP = 3
 
 
 def interpreter(read: Callable[[int, int], bytes]) -> str:
-    """Return PT_INTERP of a 64-bit ELF file, or an empty text. `read(size, offset)` returns a part of the file."""
+    """Return PT_INTERP of a 64-bit ELF file, or an empty text.
+
+    `read(size, offset)` returns a part of the file.
+    """
     head = read(64, 0)
     if head[:5] != b"\x7fELF\x02":
         return ""

@@ -36,7 +36,7 @@ def string(data: bytes) -> str:
 
 
 def write_vardict(values: dict[str, tuple[str, bytes]]) -> bytes:
-    """Serialize {key: (type, serialized value)} as a{sv}: each entry begins at a multiple of 8, their ends stand behind all."""
+    """Serialize {key: (type, serialized value)} as a{sv}. Entries begin at multiples of 8."""
     body, ends = b"", []
     for key, (kind, value) in values.items():
         body = _padded(body) + _write_entry(key, kind, value)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read and write the one PKCS#7 message (RFC 5652) that bootseal's profile allows: a detached SignedData with one signature.
+"""Read and write the one PKCS#7 message (RFC 5652) that bootseal's profile allows.
 
-The profile is what 'fsverity sign' and 'openssl cms -sign -binary -noattr -nocerts' write. The kernel's own reader takes a
-good deal more, so bootseal refuses here what deviates, before the kernel sees it.
+That is a detached SignedData with one signature, as 'fsverity sign' and 'openssl cms -sign -binary -noattr -nocerts' write it.
+The kernel's own reader accepts a good deal more. bootseal refuses such messages before the kernel sees them.
 
 One walk finds every deviation. parse() stops at the first and uses nothing behind it; deviations() goes on.
 """
@@ -34,7 +34,10 @@ _SCHEMES = "signature algorithm other than RSA (PKCS#1 v1.5) or ECDSA with the d
 
 
 class SignerInfo(NamedTuple):
-    """Who signed and how: `issuer` is the DER of a name, `serial` the content of an INTEGER, `scheme` rsa or ecdsa."""
+    """A signature and its signer.
+
+    `issuer` is the DER of a name, `serial` the content of an INTEGER, `scheme` rsa or ecdsa.
+    """
 
     issuer: bytes
     serial: bytes
@@ -48,12 +51,12 @@ Deviate = Callable[[Malformed], object]
 
 
 def parse(message: bytes) -> SignerInfo:
-    """Return the signature of a message within the profile. Raises Malformed, whose text states the first deviation."""
+    """Return the signature of a message. Raises Malformed, which states the first deviation."""
     return _walk(message, _refuse)
 
 
 def deviations(message: bytes) -> list[str]:
-    """Return the name of each deviation from the profile, in the order of the walk. Empty exactly if parse() accepts."""
+    """Return the name of each deviation from the profile. Empty exactly if parse() accepts."""
     names: list[str] = []
     try:
         _walk(message, lambda deviation: names.append(deviation.name))
@@ -188,7 +191,7 @@ def _algorithm(item: der.Item) -> tuple[bytes, bytes]:
 
 
 def _check_ecdsa_value(value: bytes, deviate: Deviate) -> None:
-    """Check for a SEQUENCE of two positive minimal INTEGERs (RFC 3279): the kernel and some libraries take sloppier ones."""
+    """Check for a SEQUENCE of two positive minimal INTEGERs (RFC 3279). The kernel takes sloppier ones."""
     try:
         for number in der.sequence(der.only(value, der.SEQUENCE), der.INTEGER, der.INTEGER):
             if der.unsigned(number) == 0:
@@ -213,7 +216,10 @@ def signed_data(issuer: bytes, serial: bytes, scheme: str, hash_name: str, value
 
 
 def ecdsa_value(raw: bytes) -> bytes:
-    """Convert r and s, each half of `raw` (IEEE P1363, as PKCS#11 and most KMS return it), to the DER in a message."""
+    """Convert a raw signature to the DER in a message.
+
+    Each half of `raw` is a number, r and s (IEEE P1363, as PKCS#11 and most KMS return it).
+    """
     half = len(raw) // 2
     return _sequence(*(der.integer(int.from_bytes(part, "big")) for part in (raw[:half], raw[half:])))
 

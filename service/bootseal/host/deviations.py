@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Explain each deviation of a signature or certificate from bootseal's profile: how the kernel treats it, and the remedy.
+"""Explain deviations of a signature or certificate from bootseal's profile.
 
-pkcs7.py finds the deviations of a signature, and decides. The kernel's answers were measured with Linux 6.12 and 7.2
-(tests/vectors).
+An explanation says how the kernel treats a deviation, and the remedy. pkcs7.py finds the deviations of a signature. The
+kernel's answers were measured with Linux 6.12 and 7.2 (tests/vectors).
 """
 
 import os
@@ -32,7 +32,7 @@ class Finding(NamedTuple):
 # Name: (how the kernel treats it, the remedy)
 SIGNATURE = {
     "empty": ("enables fs-verity without any check", _SIGN_AGAIN),
-    "too-long": ("refuses it (EMSGSIZE)", "a signature has at most 16128 bytes"),
+    "too-long": ("refuses it (EMSGSIZE)", f"a signature has at most {pkcs7.MAX_SIZE} bytes"),
     "pem": ("refuses it (EBADMSG)", "write DER: -outform DER"),
     "not-der": ("refuses it (EBADMSG)", "cut off, damaged, or BER of 'openssl cms -stream': copy it again, or sign again"),
     "trailing-bytes": (_ACCEPTS, "cut the file where the message ends"),
@@ -86,7 +86,7 @@ CERTIFICATE = {
 
 
 def signature_in(deployment: int) -> list[Finding]:
-    """Explain a deployment's signature. Empty if it is within the profile or cannot be read: the boot gives the reason."""
+    """Explain a deployment's signature. Empty if it is within the profile, or cannot be read."""
     try:
         return signature(inside.read(deployment, paths.signature_of(paths.IMAGE), 1 << 16))
     except (OSError, files.NotRegular):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""fs-verity: include/uapi/linux/fsverity.h, described in Documentation/filesystems/fsverity.rst."""
+"""The ioctls of fs-verity: include/uapi/linux/fsverity.h, Documentation/filesystems/fsverity.rst."""
 
 import ctypes
 import errno
@@ -55,7 +55,7 @@ _READ_METADATA = iowr("f", 135, ctypes.sizeof(_ReadMetadataArg))
 
 
 def enable(fd: int, algorithm: int, block_size: int, signature: bytes) -> None:
-    """Enables fs-verity on the file behind a read-only descriptor. An empty signature means: unsigned.
+    """Enable fs-verity on the file behind a read-only descriptor. An empty signature means none.
 
     Raises OSError; the documented errnos are EACCES, EBADMSG, EBUSY, EEXIST, EFAULT, EFBIG, EINTR, EINVAL, EISDIR,
     EKEYREJECTED, EMSGSIZE, ENOKEY, ENOPKG, ENOTTY, EOPNOTSUPP, EPERM, EROFS, ETXTBSY.
@@ -72,9 +72,9 @@ def enable(fd: int, algorithm: int, block_size: int, signature: bytes) -> None:
 
 
 def measure(fd: int) -> tuple[int, bytes]:
-    """(hash algorithm number, digest) that the kernel enforces for this file.
+    """Return (hash algorithm number, digest) that the kernel enforces for this file.
 
-    Raises OSError: ENODATA without fs-verity, ENOTTY and EOPNOTSUPP where the filesystem has none, EOVERFLOW.
+    Raises OSError: ENODATA if fs-verity is off, ENOTTY and EOPNOTSUPP if the filesystem has no fs-verity, EOVERFLOW.
     """
     # struct fsverity_digest: __u16 digest_algorithm, __u16 digest_size, __u8 digest[]
     buffer = bytearray(b"\0\0" + _MAX_DIGEST_SIZE.to_bytes(2, _ORDER) + bytes(_MAX_DIGEST_SIZE))
@@ -84,7 +84,7 @@ def measure(fd: int) -> tuple[int, bytes]:
 
 
 def stored_signature(fd: int, limit: int) -> bytes:
-    """Return at most `limit` bytes of a file's built-in signature; empty without fs-verity, or without a signature.
+    """Return at most `limit` bytes of a file's built-in signature; empty without one.
 
     The kernel reads it from the disk again, so it is not to be trusted. Raises OSError.
     """

@@ -40,7 +40,7 @@ class CannotWrite(Exception):
 
 
 def enroll(deployment: Deployment, verified: Verified, path: str) -> tuple[bool, int | None]:
-    """Return whether fs-verity was enabled now, and how many bytes the device wrote, or None if that is unknown.
+    """Return whether fs-verity was enabled now, and how many bytes the device wrote, if known.
 
     Raises EnableFailed, CannotWrite, and Refusal `io-error` if the disk now gives another digest than it gave before.
     """
@@ -70,7 +70,7 @@ def restore_read_only(sysroot: str = "/sysroot") -> None:
 
 
 def _is_enabled(dirfd: int, verified: Verified) -> bool:
-    """Tell whether fs-verity is on, with just this signature. The answers come from the disk: nothing rests on them."""
+    """Tell whether fs-verity is on, with this very signature. No verdict depends on it."""
     try:
         fd = files.open_regular(dirfd, FILE)
     except (OSError, files.NotRegular):
@@ -88,7 +88,7 @@ def _is_enabled(dirfd: int, verified: Verified) -> bool:
 
 
 def _is_readable(dirfd: int, verified: Verified, path: str) -> bool:
-    """Tell whether the digest file can be opened. Raises Refusal if it holds other bytes than were verified."""
+    """Tell whether the digest file can be opened. Raises Refusal if its bytes changed."""
     try:
         fd = files.open_regular(dirfd, FILE)
     except (OSError, files.NotRegular):
@@ -112,7 +112,7 @@ def _enable_in_place(dirfd: int, verified: Verified) -> None:
         with _step("writing the digest file"):
             os.fsync(fd)
     except EnableFailed as failed:
-        if failed.error.errno != errno.EEXIST:  # enabled before with another signature, or none: to be replaced
+        if failed.error.errno != errno.EEXIST:  # enabled with another signature, or without: enroll() replaces the file
             raise
     finally:
         os.close(fd)
@@ -155,7 +155,7 @@ def _make_enabled(new: str, verified: Verified, parent_fd: int) -> None:
 
 
 def _rename(deployment: Deployment, where: Writable) -> None:
-    """Rename the new file. Its second name is the mark, which stays as long as the directory may have lost its flag."""
+    """Rename the new file. Its second name is the mark, made before the directory loses its flag."""
     new, mark = paths.new_of(deployment.path), paths.mark_of(deployment.path)
     with _step("replacing the digest file"):
         if files.is_immutable(where.deployment):
@@ -191,7 +191,7 @@ def _write(dirfd: int, name: str, content: bytes) -> None:
 
 @contextmanager
 def _make_writable(deployment: Deployment) -> Iterator[Writable]:
-    """Open the deployment for writing, and make its superblock writable. Write out the directory, or all of the superblock."""
+    """Open the deployment for writing, and write it out after the block. Raises CannotWrite."""
     was_read_only = False
     try:
         with ExitStack() as stack:
@@ -212,7 +212,10 @@ def _make_writable(deployment: Deployment) -> Iterator[Writable]:
 
 
 def _write_out(fd: int) -> None:
-    """Write out the file first: on btrfs a directory's fsync brings names to the disk, but not what they name."""
+    """Write out the file, then the directory.
+
+    On btrfs a directory's fsync brings names to the disk, but not what they name.
+    """
     with _step("writing the directory"):
         file = files.open_regular(fd, FILE)
         try:
@@ -230,7 +233,7 @@ def _restore_superblock(deployment: Deployment, *, was_read_only: bool) -> None:
 
 
 def _superblock_is_read_only(tree: int) -> bool:
-    # The mount's own attribute is cleared, so this is the superblock's. Not access(2): a physical root may be immutable.
+    # opened() cleared the mount's own attribute, so this is the superblock's. access(2) would also fail in an immutable root.
     return bool(os.fstatvfs(tree).f_flag & os.ST_RDONLY)
 
 
@@ -253,7 +256,7 @@ def _step(step: str) -> Iterator[None]:
 
 
 def _count_bytes_written(fd: int) -> int | None:
-    """Return how many bytes the block device behind a descriptor has written since it appeared; None if unknown."""
+    """Return how many bytes the block device behind a descriptor has written; None if unknown."""
     try:
         device = blockdev.number(fd)
         with open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat", encoding="ascii") as file:

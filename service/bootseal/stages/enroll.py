@@ -57,7 +57,7 @@ def _enforce_required(gaps: list[Gap], policy: Policy, pinned: Pinned) -> None:
 
 
 def _check_signature(verified: Verified, keys: KernelKeys, path: str) -> list[Gap]:
-    """Let the kernel verify the signature with the key that userspace found. Return what it cannot do. Raises Refusal."""
+    """Let the kernel verify the signature with the signer's key. Raises Refusal if it refuses."""
     certificate = verified.signer.certificate
     if number := keys.unloaded.get(certificate.sha256):
         what = f"load the signer's certificate ({certificate.path}): {reason(OSError(number, ''))}"
@@ -77,7 +77,7 @@ def _check_signature(verified: Verified, keys: KernelKeys, path: str) -> list[Ga
 
 
 def _store_digest(verified: Verified, keys: KernelKeys) -> list[Gap]:
-    """Put the digest into the keyring `bootseal`, and remove all rights to change either. Return what failed."""
+    """Put the digest into the keyring `bootseal`, and remove all rights to change either."""
     digest_keyring = keys.digest_keyring
     if digest_keyring is None:
         return []  # keys.gaps has the reason
@@ -118,7 +118,7 @@ class Impossible(Exception):
 
 
 def _enable(pinned: Pinned, deployment: Deployment, keys: KernelKeys) -> tuple[bool, int | None]:
-    """Enable fs-verity on the digest file. Return (first boot, bytes written to the device). Raises Impossible, Refusal."""
+    """Return (first boot, bytes written to the device). Raises Impossible, Refusal."""
     if pinned.verified.signer.certificate.sha256 not in keys.in_fsverity_keyring:
         # Without .fs-verity the kernel would take any signature; without the certificate in it, this one never.
         what = "fs-verity is not enabled on the digest file: the signer's certificate is not in .fs-verity"

@@ -38,14 +38,20 @@ def check(root_fd: int, init: str, image_path: str) -> None:
 
 
 def _unreadable(error: OSError, path: str) -> Refusal:
-    """Return the Refusal. EIO does not blame the disk: overlay and fs-verity also give it for a changed object."""
+    """Return the Refusal.
+
+    EIO does not blame the disk: overlay and fs-verity also give it for a changed object.
+    """
     if error.errno == errno.EIO:
         return Refusal(verdicts.MOUNT_FAILED, f"{_UNREADABLE}: {reason(error)}", path)
     return failed(error, verdicts.MOUNT_FAILED, _UNREADABLE, path)
 
 
 def _exists(root_fd: int, path: str) -> bool:
-    """Tell whether the image has this name. Opening it may still fail, even with ENOENT: its object may be missing."""
+    """Tell whether the image has this name.
+
+    Opening it may still fail, even with ENOENT, because its object may be missing.
+    """
     try:
         os.close(files.openat2(root_fd, path, os.O_PATH, files.CONFINED))
     except (FileNotFoundError, NotADirectoryError):

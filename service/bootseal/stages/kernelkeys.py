@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Load the certificates of a BootKeyring into the kernel as KernelKeys, then seal and lock the keyring `.fs-verity`.
+"""Load the certificates of a BootKeyring into the kernel, then seal and lock `.fs-verity`.
 
 This comes before any disk is read, so the kernel never trusts a key that arrives later. A step that fails does not refuse the
 boot here: enroll.py weighs the gaps.
@@ -25,7 +25,7 @@ _WRITE_OR_SETATTR = 0x24242424  # for possessor, user, group and others
 
 
 def load(keyring: BootKeyring, *, digest_keyring: bool, seal: bool) -> KernelKeys:
-    """Load every certificate, make the keyring `bootseal` (`digest_keyring`), seal and lock `.fs-verity` (`seal`)."""
+    """Load every certificate, make the keyring `bootseal`, and seal and lock `.fs-verity`."""
     keys = load_privately(keyring)
     try:
         fsverity_keyring = find_fsverity_keyring()
@@ -51,7 +51,10 @@ def load_privately(keyring: BootKeyring) -> KernelKeys:
 
 
 def description(certificate_sha256: str) -> str:
-    """Return the description of a certificate's key. With the kernel's own, a renewed certificate would displace the old."""
+    """Return the description of a certificate's key.
+
+    With the kernel's own description, a renewed certificate would displace the old one.
+    """
     return f"bootseal:{certificate_sha256}"
 
 
@@ -70,7 +73,7 @@ def find_fsverity_keyring() -> int | None:
 
 
 def list_members(keyring: int) -> dict[str, int]:
-    """Return the serials of a keyring's keys by description. Empty if the keyring was locked against reading."""
+    """Return the serials of a keyring's keys by description. Empty if it cannot be read."""
     try:
         serials = set(keyctl.members(keyring))
     except OSError:

@@ -35,7 +35,7 @@ def serialize(deployment: Deployment, config: RootConfig, transient_etc: str) ->
 
 
 def write(content: bytes) -> None:
-    """Write the file atomically, and a link by which systemd finds the disk behind an overlay root. Raises OSError."""
+    """Write the file atomically, and a link by which systemd finds the root's disk. Raises OSError."""
     with open(_TEMPORARY, "wb") as file:
         file.write(content)
     os.replace(_TEMPORARY, PATH)
@@ -44,7 +44,10 @@ def write(content: bytes) -> None:
 
 
 def _link_device() -> None:
-    """Link as ostree does: systemd-gpt-auto-generator(8) then finds the ESP, but also swap, /home, /srv on the same disk."""
+    """Link the disk as ostree does.
+
+    systemd-gpt-auto-generator(8) then finds the ESP, but also swap, /home and /srv on the same disk.
+    """
     fd = os.open(_SYSROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         device = blockdev.number(fd)

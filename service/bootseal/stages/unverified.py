@@ -13,17 +13,17 @@ from ..linux import files
 from ..values import Deployment, Unverified
 from ..verdicts import Verdict
 
-# fs-verity refuses to open a digest file, even to read it, if it was enabled with a key that is gone or changed. So it does if
-# this kernel cannot parse or calculate the built-in signature, say after a step back to an older kernel. EBADMSG may also be a
-# wrong checksum of the file's inode. In either case the image's digest must be signed.
+# fs-verity refuses to open a digest file, even to read it, if the key that enabled it is gone or changed. So it does if this
+# kernel cannot parse or calculate the built-in signature, say after a downgrade. EBADMSG may also be a wrong checksum of the
+# file's inode. In every case the image's digest must be signed.
 _BARRED_BY_SIGNATURE = frozenset({errno.ENOKEY, errno.EKEYREJECTED, errno.EBADMSG, errno.ENOPKG})
 
 
 def read(deployment: Deployment, image_digest: Callable[[], Digest], sysroot: str = "/sysroot") -> Unverified:
     """Read both files.
 
-    `image_digest` returns the digest that the kernel enforces for the image. It stands in for a digest file that can no longer
-    be opened, and must be signed like that.
+    `image_digest` returns the digest that the kernel enforces for the image. It replaces the content of a digest file that can
+    no longer be opened, and must have been signed as that would have been.
 
     Raises Refusal: `no-digest`, `no-signature`, `bad-digest`, `bad-signature`, `unsupported`, `io-error`, `mount-failed`.
     """

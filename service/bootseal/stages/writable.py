@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Make a deployment's directory writable and mutable for a moment, and immutable again whatever happens.
+"""Make a deployment's directory writable and mutable for a moment, then immutable again.
 
 ostree makes the directory immutable and may mount the physical root read-only. The boot (enable.py) and 'bootseal deploy'
 change files in it. Each makes a mark beside the directory before it clears the flag, so either completes what the other left
@@ -33,9 +33,9 @@ class Busy(Exception):
 
 @contextmanager
 def opened(sysroot_fd: int, deployment: str) -> Iterator[Writable]:
-    """Open the directory, and the one above it, in a writable clone of the mount. The mount itself stays as it is.
+    """Open the directory, and the one above it, in a writable clone of the mount.
 
-    `deployment` is a path below the physical root. Raises OSError.
+    The mount itself stays as it is. `deployment` is a path below the physical root. Raises OSError.
     """
     fds: list[int] = []
     try:
@@ -52,7 +52,7 @@ def opened(sysroot_fd: int, deployment: str) -> Iterator[Writable]:
 
 @contextmanager
 def opened_below(sysroot: str, deployment: str) -> Iterator[Writable]:
-    """Do what opened() does, with the path of the physical root. Raises OSError."""
+    """Open the directory as opened() does, with the path of the physical root. Raises OSError."""
     sysroot_fd = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with opened(sysroot_fd, deployment) as where:
@@ -79,7 +79,7 @@ def mutable(where: Writable, deployment: str) -> Iterator[None]:
 
 
 def complete(where: Writable, deployment: str) -> bool:
-    """Make the directory immutable again if a mark says so; return False without a mark. Raises Busy, OSError."""
+    """Make the directory immutable again. Returns False without a mark. Raises Busy, OSError."""
     mark = paths.mark_of(deployment)
     try:
         os.stat(mark, dir_fd=where.parent, follow_symlinks=False)
@@ -95,9 +95,9 @@ def complete(where: Writable, deployment: str) -> bool:
 
 
 def finish(where: Writable, deployment: str, *, restore: bool, sync: bool) -> None:
-    """Set the flag again (`restore`), and then remove the mark, and the boot's new digest file. Raises OSError.
+    """Set the flag (`restore`), then remove the mark and the boot's new digest file. Raises OSError.
 
-    With `sync`, the flag is on the disk before the mark goes, and all of it at the end. Without, the caller writes it out.
+    With `sync`, the flag reaches the disk before the mark goes, and the rest at the end. Otherwise the caller writes it out.
     """
     if restore and not files.is_immutable(where.deployment):
         files.set_immutable(where.deployment, immutable=True)
@@ -111,7 +111,10 @@ def finish(where: Writable, deployment: str, *, restore: bool, sync: bool) -> No
 
 
 def _make_mark(where: Writable, mark: str) -> int:
-    """Write the mark to the disk, before the flag goes. Unprivileged users cannot open it, so they cannot hold its lock."""
+    """Write a locked mark to the disk, before the flag goes. Raises Busy, OSError.
+
+    Unprivileged users cannot open it, so they cannot hold its lock.
+    """
     try:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(mark, flags, 0o600, dir_fd=where.parent)
@@ -123,7 +126,7 @@ def _make_mark(where: Writable, mark: str) -> int:
 
 
 def _lock_mark(where: Writable, mark: str) -> int | None:
-    """Return a locked descriptor; None for the boot's mark, and for one that is not a regular file. Raises Busy."""
+    """Lock a mark if that is possible, and return its descriptor. Raises Busy."""
     try:
         fd = _open_mark(where, mark)
     except (OSError, files.NotRegular):
