@@ -175,3 +175,9 @@ class Mounted(NamedTuple):
     ostree_booted: bytes
     not_covered: tuple[str, ...]
     release: Release = Release("", "")
+
+
+class Origin(NamedTuple):
+    """What reached this initrd, or is this initrd, and is not known to be authenticated; in the words of the record."""
+
+    unauthenticated: tuple[str, ...]

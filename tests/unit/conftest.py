@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bootseal import report
+from bootseal.linux import console
 from unit.support import Sysroot
 
 
@@ -41,8 +41,8 @@ def _time_limit() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_consoles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of this machine are not for tests."""
-    monkeypatch.setattr(report, "_CONSOLES", "/proc/none")
-    monkeypatch.setattr(report, "_CONSOLE", "/proc/none")
+    monkeypatch.setattr(console, "CONSOLES", "/proc/none")
+    monkeypatch.setattr(console, "CONSOLE", "/proc/none")
 
 
 @pytest.fixture

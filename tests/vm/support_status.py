@@ -14,7 +14,7 @@ import guest
 import guest_qemu
 import support
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+TRANSCRIPTS = Path(__file__).resolve().parents[2] / "docs/status.md"
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "StatusText", "ExecMainStatus")
 
 # told COMMAND...: its exit status, and each line that it printed, with where it went.
@@ -180,8 +180,8 @@ class Seen:
 
 
 def transcript(command: str) -> list[str]:
-    """What the README shows of a command, without the lines that stand for what was left out."""
-    (block,) = re.findall(rf"^```console\n# {re.escape(command)}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    """Return what docs/status.md shows of a command, without the lines that stand for omitted ones."""
+    (block,) = re.findall(rf"^```console\n# {re.escape(command)}\n(.*?)^```", TRANSCRIPTS.read_text(), re.MULTILINE | re.DOTALL)
     return [line for line in block.splitlines() if line != "..."]
 
 

@@ -38,7 +38,7 @@ OF_OTHERS = {
     "/usr", "/usr/bin", "/usr/lib", "/usr/lib/dracut", "/usr/lib/dracut/modules.d", "/usr/lib/systemd",
     "/usr/lib/systemd/catalog", "/usr/lib/systemd/system", "/usr/share", "/usr/share/bash-completion",
     "/usr/share/bash-completion/completions", "/usr/share/doc", "/usr/share/licenses", "/usr/share/man", "/usr/share/man/man5",
-    "/usr/share/man/man8",
+    "/usr/share/man/man7", "/usr/share/man/man8",
 }  # fmt: skip
 FEDORA_NAMES = {"dracut-core": "dracut", "sbsigntool": "sbsigntools"}
 FIELDS = {"Depends": "requires", "Recommends": "recommends", "Suggests": "suggests"}

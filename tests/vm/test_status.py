@@ -130,7 +130,7 @@ def test_the_journal_has_the_catalog(job: Job[list[Seen]], boot: Boot) -> None:
     assert f"signed by CN=guest p256, enrolled with method {boot.method}." in text
     assert boot.deployment.path in text
     assert "@" not in text, "a field without a value"
-    assert boot.seen.sections["usr"] == "0", "why the README says to update the catalog by hand"
+    assert boot.seen.sections["usr"] == "0", "this is why docs/status.md says to update the catalog by hand"
 
 
 # --- bootseal status
@@ -336,11 +336,11 @@ def test_verify_finds_the_keys_in_what_was_started(job: Job[list[Seen]]) -> None
     assert f"1 from {status.UNIFIED}" in told.out
 
 
-# --- the README
+# --- docs/status.md
 
 
 @boots("keyring")
-def test_the_readme_shows_what_the_guest_prints(job: Job[list[Seen]], boot: Boot) -> None:
+def test_the_document_shows_what_the_guest_prints(job: Job[list[Seen]], boot: Boot) -> None:
     shapes = [status.shape(line) for line in boot.seen.told("systemctl").out.splitlines()]
     shown = [status.shape(line) for line in status.transcript("systemctl status --full bootseal")]
     assert [line for line in shown if line not in shapes] == []

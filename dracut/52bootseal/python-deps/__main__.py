@@ -53,10 +53,9 @@ def rehearse(directory: str) -> None:
     import bootseal.boot
     import bootseal.checkinitrd
     import bootseal.failure
-    import bootseal.greeting
     import bootseal.lazyre
     import bootseal.linux.loop  # noqa: F401
-    from bootseal import digest, errors, report, verdicts
+    from bootseal import digest, errors, record, report, verdicts
     from bootseal.formats import der, pkcs7
     from bootseal.linux import keyctl, mountapi
     from bootseal.stages import config, keyring, verify
@@ -77,7 +76,7 @@ def rehearse(directory: str) -> None:
             call()
     report.PATH = f"{directory}/boot.json"
     report.RUN = directory
-    report._save(report.Recorder().end(verdicts.INTERNAL, errors.printable("\u00e9\udc80\n"), ""))
+    report.save(record.of(record.Trail(), record.Ending(verdicts.INTERNAL, errors.printable("\u00e9\udc80\n"))))
     report.load()
 
 

@@ -13,7 +13,7 @@ from ..stages import config, keyring, ostreebooted
 from ..values import BootKeyring
 from . import continuity, deployments, deviations, inside, objects
 from .deployments import Deployed
-from .dryrun import INITRD_NAMES, Record, Source, certificates, judge
+from .dryrun import INITRD_NAMES, Judgement, Source, certificates, judge
 from .initrd import reader, ukisignature
 from .initrd.contents import Contents, written_out
 from .inside import File
@@ -61,7 +61,7 @@ class Checker:
         self._store: objects.Store | None = None
         self._running: Trusted | None = None
 
-    def check(self, deployed: Deployed) -> Record:
+    def check(self, deployed: Deployed) -> Judgement:
         """Return the record of judge(), with the state of the objects. Raises Failure."""
         with self._source(deployed) as source:
             record = judge(deployed, self._sysroot, source)
@@ -86,7 +86,7 @@ class Checker:
         # check() raises a Failure again.
         for deployed in everything:
             with suppress(Failure):
-                wanted[deployments.initrd_files(deployed, self._sysroot)] = deployed
+                wanted[deployments.find_initrds(deployed, self._sysroot)] = deployed
 
         def read(paths: tuple[File, ...]) -> None:
             with suppress(Failure):
@@ -95,7 +95,7 @@ class Checker:
         with ThreadPoolExecutor(min(os.cpu_count() or 1, _AT_ONCE)) as pool:
             list(pool.map(read, wanted))
 
-    def _add_initrd(self, deployed: Deployed, record: Record) -> None:
+    def _add_initrd(self, deployed: Deployed, record: Judgement) -> None:
         """Add a UKI's signature and the changed keys to the record; neither changes the verdict."""
         paths = self._initrd_files(deployed)
         signature = ukisignature.look(paths[0]) if len(paths) == 1 else None
@@ -140,7 +140,7 @@ class Checker:
 
     def _initrd_files(self, deployed: Deployed) -> tuple[File, ...]:
         given = self._key_source.initrd
-        return (File("", "", given),) if given else deployments.initrd_files(deployed, self._sysroot)
+        return (File("", "", given),) if given else deployments.find_initrds(deployed, self._sysroot)
 
     def _read(self, paths: tuple[File, ...], deployed: Deployed) -> Contents:
         """Read an initrd unless it was read before. Raises Failure."""
@@ -185,7 +185,7 @@ class Checker:
             return [f"the objects cannot be checked: {failed}"]
 
 
-def describe_untrusted(record: Record) -> str:
+def describe_untrusted(record: Judgement) -> str:
     """Say why the firmware would not start this unified kernel image; empty if it would, or if unknown."""
     signature = record.get("uki_signature", {})
     return str(signature["text"]) if signature.get("state") == ukisignature.UNTRUSTED else ""

@@ -3,8 +3,7 @@
 
 from typing import Any
 
-from .. import verdicts
-from ..report import Record
+from ..record import Record
 
 _SHOWN = 8  # of a kind
 _SUBJECT = 200  # characters
@@ -13,20 +12,18 @@ Key = dict[str, str]
 
 
 def read_verified_keys(record: Record) -> list[Key] | None:
-    """Read which certificates the running boot trusted; None if its record does not list them."""
-    if record.get("verdict") != verdicts.VERIFIED.name:
-        return None
-    return read_keys(record)
+    """Read which certificates the running boot trusted; None if its record does not name them all."""
+    named = record.keyring.trusted if record.is_verified and record.keyring else None
+    return [key._asdict() for key in named] if named and all(key.sha256 for key in named) else None
 
 
-def read_keys(record: Record) -> list[Key] | None:
-    """Read the certificates of a record; None without them, or in the format of another version."""
-    keyring: Any = record.get("keyring")
-    keys = keyring.get("trusted") if isinstance(keyring, dict) else None
-    return keys if isinstance(keys, list) and all(_is_key(key) for key in keys) else None
+def read_keys(judgement: dict[str, Any]) -> list[Key] | None:
+    """Read the certificates that a boot would trust; None if it would not get that far."""
+    keys: list[Key] | None = judgement.get("keyring", {}).get("trusted")
+    return keys
 
 
-def compare(now: list[Key], then: list[Key], against: str) -> Record:
+def compare(now: list[Key], then: list[Key], against: str) -> dict[str, Any]:
     """Compare what is trusted `now` with what a boot would trust `then`.
 
     `against` tells the origin of `now`.
@@ -38,9 +35,9 @@ def compare(now: list[Key], then: list[Key], against: str) -> Record:
     }
 
 
-def describe(record: Record) -> list[tuple[str, str]]:
+def describe(judgement: dict[str, Any]) -> list[tuple[str, str]]:
     """Describe the changes as ("key added" or "key removed", which one); empty without any."""
-    changes = record.get("key_changes", {})
+    changes = judgement.get("key_changes", {})
     source = {"record": "", "initrd": "; compared with the booted deployment's initrd, which may have changed"}
     lines = []
     for kind in ("added", "removed"):
@@ -51,7 +48,3 @@ def describe(record: Record) -> list[tuple[str, str]]:
         if len(keys) > _SHOWN:
             lines.append((f"key {kind}", f"and {len(keys) - _SHOWN} more"))
     return lines
-
-
-def _is_key(key: Any) -> bool:
-    return isinstance(key, dict) and all(isinstance(key.get(name), str) for name in ("subject", "sha256"))

@@ -64,12 +64,12 @@ def list_all(sysroot: str) -> list[Deployed]:
 
     Those without boot entry come last.
     """
-    on_disk = _on_disk(sysroot)
-    running = _booted_inode()
+    on_disk = _list_on_disk(sysroot)
+    running = _read_booted_inode()
     listed: dict[str, Deployed] = {}
     waiting = find_staged() if _is_running_sysroot(sysroot) else None
     entries = [waiting] if waiting else []
-    entries += _boot_entries(sysroot)
+    entries += _list_entries(sysroot)
     for entry in entries + [Deployed(path, "", None, ()) for path in on_disk]:
         listed.setdefault(entry.path, _add_state(entry, sysroot, running, first=not listed))
     return list(listed.values())
@@ -99,17 +99,17 @@ def open_as_boot(deployed: Deployed, sysroot: str) -> Deployment:
     """Open the deployment as the boot will. Raises Refusal, as the boot does."""
     if deployed.state == "staged":
         return _open_staged(deployed, sysroot)
-    return deployment.locate(request(deployed), sysroot)
+    return deployment.locate(parse_request(deployed), sysroot)
 
 
-def request(deployed: Deployed) -> Request:
+def parse_request(deployed: Deployed) -> Request:
     """Parse its command line; without a boot entry, ask for the deployment itself. Raises Refusal."""
     if deployed.options is None:
         return Request("/" + deployed.path, "", debug=False)
     return cmdline.parse(deployed.options)
 
 
-def initrd_files(deployed: Deployed, sysroot: str) -> tuple[File, ...]:
+def find_initrds(deployed: Deployed, sysroot: str) -> tuple[File, ...]:
     """Return the boot entry's initrds, or the one beside the deployment's kernel. Raises Failure."""
     if deployed.initrds:
         return deployed.initrds
@@ -187,7 +187,7 @@ def _is_running_sysroot(sysroot: str) -> bool:
         return False
 
 
-def _booted_inode() -> tuple[int, int] | None:
+def _read_booted_inode() -> tuple[int, int] | None:
     """Read device and inode of the booted deployment's directory from /run/ostree-booted."""
     try:
         data = files.read_start(ostreebooted.PATH, 1 << 16)
@@ -202,26 +202,26 @@ def _booted_inode() -> tuple[int, int] | None:
     return device, inode
 
 
-def _boot_entries(sysroot: str) -> list[Deployed]:
+def _list_entries(sysroot: str) -> list[Deployed]:
     """List the deployments with a boot loader entry or in a UKI, in boot order."""
-    root, place = _boot_place(sysroot)
+    root, place = _find_boot(sysroot)
     entries: list[dict[str, list[str]]] = []
     with inside.tolerated(f"{root}/{place}"), inside.opened(root, place) as boot:
         entries += [_parse_entry(boot, f"{_ENTRIES}/{name}") for name in inside.list_names(boot, _ENTRIES, ".conf")]
-    entries.sort(key=_version, reverse=True)
+    entries.sort(key=_entry_number, reverse=True)
     listed: list[Deployed] = []
     for entry in entries:
         options = " ".join(entry.get("options", ()))
-        names = [name for line in entry.get("initrd", ()) for name in _words(line)]
+        names = [name for line in entry.get("initrd", ()) for name in _split_words(line)]
         # An entry's paths start at the filesystem of /boot, with or without /boot in them.
         below_boot = [name.lstrip("/").removeprefix("boot/") for name in names]
         listed += _follow(sysroot, options, tuple(File(root, place, name) for name in below_boot))
     for place in _UKI_PLACES:
-        listed += _ukis(sysroot, place)
+        listed += _list_ukis(sysroot, place)
     return listed
 
 
-def _ukis(sysroot: str, place: str) -> list[Deployed]:
+def _list_ukis(sysroot: str, place: str) -> list[Deployed]:
     """List the deployments of the unified kernel images on a partition. Raises Failure."""
     names: list[str] = []
     with inside.tolerated(f"{sysroot}/{place}"), inside.opened(sysroot, place) as partition:
@@ -239,7 +239,7 @@ def _ukis(sysroot: str, place: str) -> list[Deployed]:
 
 def _follow(sysroot: str, options: str, initrds: tuple[File, ...]) -> list[Deployed]:
     """Return the deployment that a command line leads to, or nothing. Raises Failure."""
-    target = next((word.removeprefix("ostree=") for word in _words(options) if word.startswith("ostree=")), "")
+    target = next((word.removeprefix("ostree=") for word in _split_words(options) if word.startswith("ostree=")), "")
     if not target:
         return []
     try:
@@ -259,7 +259,7 @@ def _follow(sysroot: str, options: str, initrds: tuple[File, ...]) -> list[Deplo
     return [Deployed(path, "", options, initrds)]
 
 
-def _on_disk(sysroot: str) -> list[str]:
+def _list_on_disk(sysroot: str) -> list[str]:
     """List the deployments' directories. Raises Failure without ostree."""
     listed: list[str] = []
     try:
@@ -276,7 +276,7 @@ def _on_disk(sysroot: str) -> list[str]:
     return [path for path in listed if paths.parts_of(path)]
 
 
-def _boot_place(sysroot: str) -> tuple[str, str]:
+def _find_boot(sysroot: str) -> tuple[str, str]:
     """Return where the physical root's /boot is.
 
     On the running system its partition may be mounted only at /boot.
@@ -299,12 +299,12 @@ def _parse_entry(boot: int, path: str) -> dict[str, list[str]]:
     return values
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     """Split where the kernel splits its command line. str.split() would also split at a no-break space."""
     return [word for word in re.split(f"[{cmdline.SPACE}]+", text) if word]
 
 
-def _version(entry: dict[str, list[str]]) -> int:
+def _entry_number(entry: dict[str, list[str]]) -> int:
     """Return the number that ostree gave an entry. The highest boots first; invalid numbers are 0."""
     text = (entry.get("version") or [""])[0]
     return int(text) if text.isdecimal() and len(text) < 20 else 0

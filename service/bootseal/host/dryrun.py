@@ -13,18 +13,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from .. import checkinitrd, paths, report, verdicts
+from .. import __version__, boot, checkinitrd, paths, verdicts
+from .. import record as records
 from ..errors import Refusal
 from ..linux import files, syscall
-from ..stages import config, enable, enroll, image, kernelkeys, keyring, mount, unverified, verify
-from ..values import BootKeyring, Deployment, Pinned, Policy, Request
+from ..record import Noted, Trail
+from ..stages import config, enable, kernelkeys, keyring, mount, origin
+from ..values import BootKeyring, Deployment, Enrolled, Pinned, Policy, Request
 from . import deployments, inside
 from .deployments import Deployed
 from .initrd import bypasses
 from .initrd.contents import Contents
 from .output import Failure
 
-Record = dict[str, Any]
+Judgement = dict[str, Any]
 _UNIT = "initrd-root-fs.target.requires/bootseal.service"
 _CONFIG_SIZE = 1 << 20
 _UNITS = tuple(f"{top}/systemd/system/{_UNIT}" for top in ("usr/lib", "lib", "etc"))
@@ -44,67 +46,64 @@ class Source(NamedTuple):
     initrd: Contents | None = None
 
 
-def judge(deployed: Deployed, sysroot: str, source: Source) -> Record:
+def judge(deployed: Deployed, sysroot: str, source: Source) -> Judgement:
     """The record of this boot, as far as it can be known before: keys as in boot.json, and `missing`."""
     return _in_child(lambda: _judge(deployed, sysroot, source))
 
 
-def _judge(deployed: Deployed, sysroot: str, source: Source) -> Record:
-    recorder = report.Recorder()
-    for key in ("boot_id", "kernel", "milliseconds"):
-        del recorder.record[key]
-    missing: list[str] = []
+def _judge(deployed: Deployed, sysroot: str, source: Source) -> Judgement:
+    seen, missing = Trail(), list[str]()
     try:
-        _stages(deployed, sysroot, source, recorder, missing)
-        ending: Record = {"verdict": verdicts.VERIFIED.name, "message": "would boot", "exit_status": 0}
+        _rehearse_boot(deployed, sysroot, source, seen, missing)
+        ending: Judgement = {"verdict": verdicts.VERIFIED.name, "message": "would boot", "exit_status": 0}
     except Refusal as refusal:
-        verdict = refusal.verdict
-        # Files of the initrd were copied to a directory of ours, whose name says nothing to anybody.
-        message = str(refusal).replace(source.directory + "/", "/") if source.initrd else str(refusal)
-        unprivileged = os.geteuid() != 0 and isinstance(refusal.__cause__, PermissionError)
-        hint = "run as root" if unprivileged else refusal.hint
-        ending = {"verdict": verdict.name, "message": message, "hint": hint, "exit_status": verdict.exit_status}
-    return recorder.record | ending | {"keys": source.name, "missing": missing + recorder.notes}
+        ending = _refused(refusal, source)
+    judged = {**records.as_json(records.of(seen)), "bootseal": __version__} | ending
+    return judged | {"keys": source.name, "missing": missing + [one.text for one in records.notes(seen)]}
 
 
-def _stages(deployed: Deployed, sysroot: str, source: Source, recorder: report.Recorder, missing: list[str]) -> None:
-    """boot.py's own order."""
+def _refused(refusal: Refusal, source: Source) -> Judgement:
+    # Files of the initrd were copied to a temporary directory, whose name means nothing to people.
+    message = str(refusal).replace(source.directory + "/", "/") if source.initrd else str(refusal)
+    unprivileged = os.geteuid() != 0 and isinstance(refusal.__cause__, PermissionError)
+    hint = "run as root" if unprivileged else refusal.hint
+    verdict = refusal.verdict
+    return {"verdict": verdict.name, "message": message, "hint": hint, "exit_status": verdict.exit_status}
+
+
+def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail, missing: list[str]) -> None:
+    """Run the boot's own functions on files of this system. Raises Refusal."""
     if source.initrd:
         _check_initrd(source.initrd, source.name)
     policy = config.load(source.directory)
-    boot_keyring = keyring.load(certificates(source))
-    recorder.keyring(boot_keyring)
+    trusted = seen(keyring.load(certificates(source)))
     _check_kernel(deployed, sysroot, policy, missing)
-    request = deployments.request(deployed)
+    request = deployments.parse_request(deployed)
     if os.geteuid() == 0:
         mount.private_namespace()
-    deployment = deployments.open_as_boot(deployed, sysroot)
-    recorder.deployment(deployment)
-    claimed = unverified.read(deployment, lambda: image.enforced_digest(deployment, sysroot), sysroot)
-    recorder.candidate(claimed)
-    verified = verify.verify(claimed, boot_keyring)
-    recorder.verified(verified)
-    pinned = image.pin(deployment, verified, sysroot)
-    recorder.pinned(pinned)
+    deployment = seen(deployments.open_as_boot(deployed, sysroot))
+    pinned = boot.verified_image(deployment, trusted, seen, sysroot)
     if os.geteuid() == 0:
-        _rehearse(pinned, deployment, policy, request, recorder)
+        _rehearse_root(pinned, deployment, policy, request, seen)
     else:
         missing.append("not tried without root: the kernel's check of the signature, and mounting")
 
 
-def _rehearse(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, recorder: report.Recorder) -> None:
-    """The kernel checks the signature and mounts the root; nothing is enrolled, sealed, attached or written."""
+def _rehearse_root(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, seen: Trail) -> None:
+    """Let the kernel check the signature and mount the root; nothing is enrolled, sealed, attached or written."""
     keys = kernelkeys.load_privately(BootKeyring((pinned.verified.signer.certificate,), ()))
-    _check_writable(deployment, policy, paths.digest_of(pinned.path), recorder)
-    method = "none" if policy.method == "none" else "keyring"
-    enrolled = enroll.enroll(pinned, deployment, keys, policy._replace(method=method))
-    syscall.mount("tmpfs", "/run", "tmpfs", 0)  # what a boot leaves in /run goes with this namespace
-    recorder.mounted(mount.mount(enrolled, deployment, policy.root, request))
-    for missing in enrolled.gaps:
-        recorder.note(verdicts.ENROLLING_INCOMPLETE, f"would not be enrolled: {missing.what}")
+    _check_writable(deployment, policy, paths.digest_of(pinned.path), seen)
+    syscall.mount("tmpfs", "/run", "tmpfs", 0)  # hides what mounting leaves in /run, and goes with this namespace
+    policy, apart = policy._replace(method="none" if policy.method == "none" else "keyring"), Trail()
+    mounted = boot.mounted_root(pinned, deployment, keys, policy, request, apart)
+    seen(origin.look())
+    seen(mounted)
+    enrolled = apart.last(Enrolled)
+    for gap in enrolled.gaps if enrolled else ():
+        seen(Noted(verdicts.ENROLLING_INCOMPLETE, f"would not be enrolled: {gap.what}"))
 
 
-def _check_writable(deployment: Deployment, policy: Policy, path: str, recorder: report.Recorder) -> None:
+def _check_writable(deployment: Deployment, policy: Policy, path: str, seen: Trail) -> None:
     """Whether fs-verity could be switched on for the digest file, as far as that can be told without doing it."""
     if policy.method != "fsverity":
         return
@@ -120,7 +119,7 @@ def _check_writable(deployment: Deployment, policy: Policy, path: str, recorder:
     what = "the digest file is immutable: EPERM"
     if policy.required:
         raise Refusal(verdicts.ENROLL_FAILED, f"cannot be enrolled ({what})", path)
-    recorder.note(verdicts.ENROLLING_INCOMPLETE, f"would not be enrolled: {what}")
+    seen(Noted(verdicts.ENROLLING_INCOMPLETE, f"would not be enrolled: {what}"))
 
 
 def certificates(source: Source) -> list[str]:
@@ -175,7 +174,7 @@ def _kernel_config(deployed: Deployed, sysroot: str) -> tuple[str, bytes]:
     return "", b""
 
 
-def _in_child(work: Callable[[], Record]) -> Record:
+def _in_child(work: Callable[[], Judgement]) -> Judgement:
     """The result of a function that changes its process for good. Raises RuntimeError if it gives none."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -197,5 +196,5 @@ def _in_child(work: Callable[[], Record]) -> Record:
     os.waitpid(child, 0)
     if not text:
         raise RuntimeError("the check ended without a verdict")
-    result: Record = json.loads(text)
+    result: Judgement = json.loads(text)
     return result

@@ -61,7 +61,7 @@ def test_gate_decides_by_the_verdict(
     stage(root, B)
     asked = []
 
-    def judged(found: Deployed, _sysroot: str, source: dryrun.Source) -> dryrun.Record:
+    def judged(found: Deployed, _sysroot: str, source: dryrun.Source) -> dryrun.Judgement:
         asked.append((found.path, source.name))
         image = {"algorithm": "sha256", "digest": "ab" * 32, "id": "edge", "version": "41.3"}
         ending = {"verdict": verdict, "exit_status": status, "message": f"refused ({verdict})", "hint": "", "missing": []}

@@ -13,6 +13,7 @@ from bootseal import report
 from bootseal.host import checker, cli, continuity, deployments, dryrun, gateunits
 from bootseal.host.initrd import ukisignature
 from bootseal.host.output import Failure
+from bootseal.record import parse
 from bootseal.stages import keyring
 
 from .initrds import cpio_archive
@@ -65,13 +66,13 @@ RECORDS: dict[str, tuple[dict[str, Any], Any]] = {
     "no-keyring": (GOOD | {"keyring": 1}, None),
     "no-list": (GOOD | {"keyring": {"trusted": {}}}, None),
     "no-object": (GOOD | {"keyring": {"trusted": [1]}}, None),
-    "no-text": (GOOD | {"keyring": {"trusted": [{"subject": 1, "sha256": "a"}]}}, None),
+    "no-text": (GOOD | {"keyring": {"trusted": [{"subject": "a", "sha256": 1}]}}, None),
 }
 
 
 @pytest.mark.parametrize(("record", "expected"), RECORDS.values(), ids=RECORDS)
 def test_what_the_record_says(record: dict[str, Any], expected: Any) -> None:
-    assert continuity.read_verified_keys(record) == expected
+    assert continuity.read_verified_keys(parse(record)) == expected
 
 
 class World:

@@ -66,7 +66,7 @@ def test_kernel_arguments_of_a_staged_deployment(root: Root) -> None:
     found = root.found()[0]
     assert found.options == f"quiet rd.bootseal.typo ostree=/{path}"
     with pytest.raises(Refusal, match="bad-command-line"):
-        deployments.request(found)
+        deployments.parse_request(found)
 
 
 def test_staged_is_read_at_any_size(root: Root) -> None:
@@ -192,10 +192,10 @@ def test_initrd_of_the_boot_entry(root: Root, line: str) -> None:
 def test_initrd_of_a_deployment_without_entry(root: Root, name: str) -> None:
     path = root.add(A)
     found = root.found()[0]
-    assert deployments.initrd_files(found, str(root.top)) == ()
+    assert deployments.find_initrds(found, str(root.top)) == ()
     file = root.top / path / "usr/lib/modules/6.12" / name
     file.touch()
-    assert list(map(str, deployments.initrd_files(found, str(root.top)))) == [str(file)]
+    assert list(map(str, deployments.find_initrds(found, str(root.top)))) == [str(file)]
 
 
 CHOICES: dict[str | None, str | None] = {
@@ -254,11 +254,11 @@ def test_the_booted_inode_is_read_back(root: Root) -> None:
     path = root.add(A, 1)
     set_booted(root, path)
     status = (root.top / path).stat()
-    assert deployments._booted_inode() == (status.st_dev, status.st_ino)
+    assert deployments._read_booted_inode() == (status.st_dev, status.st_ino)
     Path(ostreebooted.PATH).write_bytes(b"")
-    assert deployments._booted_inode() is None
+    assert deployments._read_booted_inode() is None
     Path(ostreebooted.PATH).write_bytes(struct.pack("=QQ", 1, 2))
-    assert deployments._booted_inode() is None
+    assert deployments._read_booted_inode() is None
 
 
 INITRDS: dict[str, Callable[[Path, Path], object]] = {
@@ -331,11 +331,11 @@ def test_where_boot_is(root: Root) -> None:
     """A partition that is mounted at /boot only is looked for on the running system, and on no other."""
     top = str(root.top)
     (root.top.parent / "ostree-booted").touch()
-    assert deployments._boot_place(top) == (top, "boot")
+    assert deployments._find_boot(top) == (top, "boot")
     (root.top / "boot/loader").rename(root.top / "boot/other")
-    assert deployments._boot_place(top) == ("/", "boot")
+    assert deployments._find_boot(top) == ("/", "boot")
     (root.top.parent / "ostree-booted").unlink()
-    assert deployments._boot_place(top) == (top, "boot")
+    assert deployments._find_boot(top) == (top, "boot")
 
 
 def _uki(root: Root, directory: Path) -> None:
@@ -459,7 +459,7 @@ def test_the_gate_stays_within_the_deployment(kind: str, root: Root, outside: Pa
         (modules / "6.12/initrd").write_bytes(make_initrd())
     found = deployments.find_staged()
     assert found
-    assert len(deployments.initrd_files(found, str(root.top))) == (kind == "directory")
+    assert len(deployments.find_initrds(found, str(root.top))) == (kind == "directory")
 
 
 def test_images_that_cannot_be_read_are_a_failure(root: Root) -> None:

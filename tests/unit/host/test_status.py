@@ -21,10 +21,11 @@ from bootseal.errors import Refusal
 from bootseal.host import cli
 from bootseal.host.commands import status
 from bootseal.host.live import blockdevices, chain, drift, gptauto, systemd
-from bootseal.linux import files, keyctl
+from bootseal.linux import efi, files, keyctl
 from bootseal.linux.mountapi import MountInfo
-from bootseal.stages import image, kernelkeys
-from bootseal.values import Mounted, Release
+from bootseal.record import Ending, Trail, as_json, of, parse, success
+from bootseal.stages import image, kernelkeys, origin
+from bootseal.values import Mounted, Origin, Release
 from unit.host.schema import SCHEMA, errors
 from unit.support import SERVICE, TREE, deployment, enrolled, kernel_keys, pinned, raising, trusting, verified
 
@@ -44,20 +45,18 @@ def table(*lines: str) -> drift.Mounts:
     return drift.Mounts(found[0], found)
 
 
-def recorded(*not_covered: str, missing: tuple[Any, ...] = (), **changes: Any) -> report.Record:
-    """The record of a good boot, as the boot itself makes it."""
-    recorder = report.Recorder()
-    recorder.keyring(trusting("p256"))
-    recorder.kernel_keys(kernel_keys(sealed=changes.pop("sealed", True)))
-    recorder.deployment(deployment())
-    recorder.verified(verified())
-    recorder.pinned(pinned())
+def recorded(*not_covered: str, missing: tuple[Any, ...] = (), **changes: Any) -> dict[str, Any]:
+    """The content of boot.json after a good boot, as the boot itself makes it."""
+    seen = Trail()
     release = changes.pop("release", Release("edge", "41.3"))
-    recorder.enrolled(enrolled(missing, **changes))
-    recorder.mounted(Mounted(-1, "ro,verity=require", b"", b"", not_covered or ("/etc", "/var"), release))
-    record = recorder.end(verdicts.VERIFIED, report._verified_line(recorder.record), "")
-    parsed: report.Record = json.loads(json.dumps(record))
-    return parsed
+    for value in (
+        report.this_machine(), trusting("p256"), kernel_keys(sealed=changes.pop("sealed", True)), deployment(), verified(),
+        pinned(), enrolled(missing, **changes), Origin(()) if not_covered else origin.look(),
+        Mounted(-1, "ro,verity=require", b"", b"", not_covered or ("/etc", "/var"), release),
+    ):  # fmt: skip
+        seen(value)
+    content: dict[str, Any] = json.loads(json.dumps(as_json(of(seen, success(seen)))))
+    return content
 
 
 def named(checks: list[drift.Check], name: str) -> drift.Check:
@@ -79,7 +78,7 @@ class World:
         self.sysroot = directory / "sysroot"
         (self.sysroot / deployment().path / "etc").mkdir(parents=True)
         self.etc("/etc")
-        for module, name in ((report, "_IMPORTED"), (report, "_EXTRA"), (gptauto, "_GENERATED"), (gptauto, "_SWAPS")):
+        for module, name in ((origin, "_IMPORTED"), (origin, "_EXTRA"), (gptauto, "_GENERATED"), (gptauto, "_SWAPS")):
             patch.setattr(module, name, str(directory / name))
         self.mounted()
         self.measured(lambda *_: DIGEST)
@@ -208,16 +207,16 @@ def test_links_of_a_good_boot(world: World, said: Callable[..., Said]) -> None:
     ],
 )
 def test_firmware_links(firmware: chain.Firmware, marks: list[str]) -> None:
-    assert [link.mark for link in chain.links(recorded(), firmware, [], table())[:3]] == marks
-    listed = chain.not_covered(recorded("/etc", "initrd", INITRD), firmware, table(), 0)
-    said = {place.what + (report.NOT_KNOWN if place.why.startswith("not known: ") else ""): place.why for place in listed}
+    assert [link.mark for link in chain.links(parse(recorded()), firmware, [], table())[:3]] == marks
+    listed = chain.not_covered(parse(recorded("/etc", "initrd", INITRD)), firmware, table(), 0)
+    said = {place.what + (origin.NOT_KNOWN if place.why.startswith("not known: ") else ""): place.why for place in listed}
     assert [*said] == ["/etc", *firmware.unauthenticated]
     assert len(listed) == len(said)
 
 
 def test_shim_s_validation_is_named() -> None:
     off, on = chain.Firmware(False, True, shim_insecure=True), chain.Firmware(True, True, (LINE,))
-    assert [chain.links(recorded(), firmware, [], table())[0].text for firmware in (off, on)] == [
+    assert [chain.links(parse(recorded()), firmware, [], table())[0].text for firmware in (off, on)] == [
         "shim's validation is off",
         "on",
     ]
@@ -225,13 +224,14 @@ def test_shim_s_validation_is_named() -> None:
 
 def test_signature_that_userspace_alone_checked() -> None:
     links = {
-        link.name: link.mark for link in chain.links(recorded(kernel_checked=False), chain.Firmware(None, None), [], table())
+        link.name: link.mark
+        for link in chain.links(parse(recorded(kernel_checked=False)), chain.Firmware(None, None), [], table())
     }
     assert (links["signer"], links["digest file"]) == ("bootseal", "bootseal")
 
 
 def test_what_was_not_looked_at_is_unknown() -> None:
-    links = {link.name: link.mark for link in chain.links(recorded(), chain.Firmware(None, None), [], table())}
+    links = {link.name: link.mark for link in chain.links(parse(recorded()), chain.Firmware(None, None), [], table())}
     assert {links[name] for name in ("image", "overlay", "root")} == {"unknown"}
 
 
@@ -243,19 +243,19 @@ BOTH = ("initrd", "kernel command line")
     ("changes", "expected"),
     [
         ({}, (True, True, (LINE,), False)),
-        ({report.SECURE_BOOT: b"\6\0\0\0\0"}, (False, True, BOTH, False)),
-        ({report.SECURE_BOOT: b""}, (False, True, BOTH, False)),
-        ({report.SECURE_BOOT: None}, (False, True, BOTH, False)),
-        ({report.STUB_INFO: b"\7" + STUB[1:]}, (True, False, BOTH, False)),
-        ({report.STUB_INFO: None}, (True, False, BOTH, False)),
-        ({report.STUB_INFO: STUB[:-8] + STUB[-2:]}, (True, True, (INITRD, LINE), False)),
-        ({report.SHIM_INSECURE: b"\6\0\0\0\1"}, (False, True, BOTH, True)),
+        ({efi.SECURE_BOOT: b"\6\0\0\0\0"}, (False, True, BOTH, False)),
+        ({efi.SECURE_BOOT: b""}, (False, True, BOTH, False)),
+        ({efi.SECURE_BOOT: None}, (False, True, BOTH, False)),
+        ({efi.STUB_INFO: b"\7" + STUB[1:]}, (True, False, BOTH, False)),
+        ({efi.STUB_INFO: None}, (True, False, BOTH, False)),
+        ({efi.STUB_INFO: STUB[:-8] + STUB[-2:]}, (True, True, (INITRD, LINE), False)),
+        ({efi.SHIM_INSECURE: b"\6\0\0\0\1"}, (False, True, BOTH, True)),
     ],
     ids=["good", "off", "empty", "no-secure-boot", "lasting", "no-stub", "unknown-stub", "shim"],
 )
 def test_firmware_is_read(changes: dict[str, bytes | None], expected: tuple[object, ...], tmp_path: Path) -> None:
     (tmp_path / "Boot0000-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"x")
-    for name, value in ({report.SECURE_BOOT: b"\6\0\0\0\1", report.STUB_INFO: STUB} | changes).items():
+    for name, value in ({efi.SECURE_BOOT: b"\6\0\0\0\1", efi.STUB_INFO: STUB} | changes).items():
         if value is not None:
             (tmp_path / name).write_bytes(value)
     assert chain.firmware(str(tmp_path)) == expected
@@ -267,7 +267,7 @@ def test_firmware_without_efi_is_unknown(tmp_path: Path) -> None:
 
 
 def test_firmware_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
-    (tmp_path / report.SECURE_BOOT).mkdir()
+    (tmp_path / efi.SECURE_BOOT).mkdir()
     assert chain.firmware(str(tmp_path)) == (None, None, BOTH, False)
 
 
@@ -544,17 +544,17 @@ def places(answer: Said) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["@system", "@encrypted"])
 def test_credentials_are_named_whether_or_not_the_record_does(name: str, world: World, said: Callable[..., Said]) -> None:
-    assert report.CREDENTIALS not in places(said("short"))
+    assert origin.CREDENTIALS not in places(said("short"))
     (world.run.parent / "_IMPORTED" / name).mkdir(parents=True)
-    assert list(places(said("short")))[-1] == report.CREDENTIALS
+    assert list(places(said("short")))[-1] == origin.CREDENTIALS
     world.write(recorded())
-    assert report.CREDENTIALS in json.loads((world.run / "boot.json").read_text())["not_covered"]
-    assert said().out.count(report.CREDENTIALS) == 1
+    assert origin.CREDENTIALS in json.loads((world.run / "boot.json").read_text())["not_covered"]
+    assert said().out.count(origin.CREDENTIALS) == 1
 
 
 def test_what_reached_the_initrd_comes_last_as_in_the_record(world: World) -> None:
-    listed = ("/etc", "/var", LINE, report.CREDENTIALS, report.EXTENSIONS)
-    found = chain.not_covered(recorded(*listed), chain.Firmware(True, True, (LINE,)), table(), 0)
+    listed = ("/etc", "/var", LINE, origin.CREDENTIALS, origin.EXTENSIONS)
+    found = chain.not_covered(parse(recorded(*listed)), chain.Firmware(True, True, (LINE,)), table(), 0)
     assert [place.what for place in found] == ["/etc", "/var", "kernel command line", *listed[-2:]]
 
 
@@ -652,9 +652,8 @@ def test_no_record(content: str | None, world: World, said: Callable[..., Said])
 
 
 def test_refused_boot(world: World, said: Callable[..., Said]) -> None:
-    recorder = report.Recorder()
     refusal = Refusal(verdicts.IMAGE_MISMATCH, "the image has another digest", "/sysroot/x")
-    world.write(recorder.end(refusal.verdict, str(refusal), refusal.hint))
+    world.write(as_json(of(Trail(), Ending(refusal.verdict, str(refusal), refusal.hint))))
     found = said()
     assert found.status == 77
     assert "refused (image-mismatch): the image has another digest: /sysroot/x" in found.err
@@ -735,8 +734,8 @@ def test_schema_has_every_verdict() -> None:
 @pytest.mark.parametrize("verdict", verdicts.VERDICTS, ids=lambda v: v.name)
 def test_schema_takes_a_record_of_each_verdict(verdict: verdicts.Verdict) -> None:
     if verdict is not verdicts.VERIFIED:
-        record = report.Recorder().end(verdict, f"refused ({verdict.name}): x: y", verdict.hint)
-        assert errors(json.loads(json.dumps(record))) == []
+        record = of(Trail(), Ending(verdict, f"refused ({verdict.name}): x: y", verdict.hint))
+        assert errors(json.loads(json.dumps(as_json(record)))) == []
     assert errors(recorded()) == []
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from bootseal import report
 from bootseal.host.initrd import ukisignature
 from bootseal.host.initrd.ukisignature import TRUSTED, UNKNOWN, UNTRUSTED
 from bootseal.host.inside import File
+from bootseal.linux import efi
 
 from .program import certificate, key, tool
 
@@ -41,7 +41,7 @@ class Machine:
     def __init__(self, top: Path) -> None:
         self.variables, self.image = top / "efivars", top / "os.efi"
         self.variables.mkdir()
-        self.set(report.SECURE_BOOT, b"\1")
+        self.set(efi.SECURE_BOOT, b"\1")
         self.set(DB, esl(X509, der("rsa2048")))
 
     def set(self, name: str, value: bytes) -> None:
@@ -129,9 +129,9 @@ def test_whoever_else_is_trusted_leaves_it_open(machine: Machine, entry: bytes) 
 @pytest.mark.parametrize("value", [b"\0", b"", b"\1\1", None], ids=["off", "empty", "two", "absent"])
 def test_without_secure_boot_nothing_is_said(machine: Machine, value: bytes | None) -> None:
     if value is None:
-        (machine.variables / report.SECURE_BOOT).unlink()
+        (machine.variables / efi.SECURE_BOOT).unlink()
     else:
-        machine.set(report.SECURE_BOOT, value)
+        machine.set(efi.SECURE_BOOT, value)
     assert machine.look() is None
 
 

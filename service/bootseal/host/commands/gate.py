@@ -9,7 +9,7 @@ That unit also runs the gate as soon as ostree stages something, so that the rea
 import argparse
 import os
 
-from ... import report
+from ... import record as records
 from ...errors import reason
 from ...stages import writable
 from .. import continuity, deployments, gateunits
@@ -47,7 +47,7 @@ def run(_arguments: argparse.Namespace, _command: list[str]) -> int:
         # Firmware that finds nothing to start waits for somebody at the console. The running deployment starts.
         what = f"The firmware would not start the staged deployment's kernel image: {text} ({name})"
         raise Failure(NO_PERMISSION, what, _UNTRUSTED_HINT)
-    note(f"the staged deployment would boot: {report.identity(record)} ({name})")
+    note(f"the staged deployment would boot: {records.parse(record).identity} ({name})")
     for line in record["missing"]:
         note(f"missing: {line}")
     return 0

@@ -6,9 +6,9 @@ import os
 import sys
 from typing import Any, NamedTuple
 
+from ... import record as records
 from ... import report, verdicts
-from ...errors import printable
-from ...report import Record
+from ...record import Enrollment, Record
 from ...stages import mount
 from ..live import blockdevices, chain, drift, systemd
 from ..live.blockdevices import Device
@@ -52,7 +52,7 @@ def gather() -> Picture:
     """Asks everybody; what gives no answer becomes a line in `unknown`."""
     record, unknown = report.load(), list[str]()
     mounts, firmware = drift.mounts(), chain.firmware()
-    verified = record.get("verdict") == verdicts.VERIFIED.name
+    verified = record.is_verified
     checks = drift.checks(record, mounts) if verified else []
     unknown += [check.text for check in checks if check.state == drift.UNKNOWN]
     answer = _asked(unknown)
@@ -70,9 +70,9 @@ def gather() -> Picture:
     )
 
 
-def as_json(picture: Picture) -> Record:
+def as_json(picture: Picture) -> dict[str, Any]:
     """boot.json's content, and the members `unit`, `soft_reboots` and `status`; see bootseal.json(5)."""
-    members: Record = {"version": report.VERSION} | picture.record
+    members = records.as_json(picture.record)
     if picture.answer:
         members["unit"] = picture.answer.unit._asdict()
         if picture.answer.soft_reboots is not None:
@@ -109,11 +109,11 @@ def _conclude(picture: Picture) -> int:
     if differing:
         note(f"hint: {_HINT}")
         return NO_PERMISSION
-    if record.get("verdict") == verdicts.VERIFIED.name:
+    if record.is_verified:
         return 0
-    if record:
-        error(printable(str(record.get("message"))), printable(str(record.get("hint", ""))))
-        return next((v.exit_status for v in verdicts.VERDICTS if v.name == record.get("verdict")), NO_INPUT)
+    if record.verdict:
+        error(record.message or record.verdict, record.hint or "")
+        return next((v.exit_status for v in verdicts.VERDICTS if v.name == record.verdict), NO_INPUT)
     why = "cannot be read, or is of another version" if os.path.exists(report.PATH) else "there is none"
     active = picture.answer is not None and picture.answer.unit.active_state == "active"
     hint = f"{systemd.UNIT} did run in this boot: somebody removed or changed the record" if active else _UNUSED
@@ -149,16 +149,16 @@ def _result(picture: Picture) -> str:
     """verified: and still so; differs: verified, and not so any more; refused; none: no record."""
     if any(check.state == drift.DIFFERS for check in picture.checks):
         return "differs"
-    if picture.record.get("verdict") == verdicts.VERIFIED.name:
+    if picture.record.is_verified:
         return "verified"
-    return "refused" if picture.record else "none"
+    return "refused" if picture.record.verdict else "none"
 
 
 def _head(picture: Picture) -> str:
     words = {
         "verified": "verified, and still so as far as can be seen",
         "differs": "verified at boot, but not so any more",
-        "refused": f"refused ({printable(str(picture.record.get('verdict')))})",
+        "refused": f"refused ({picture.record.verdict})",
         "none": "not verified by bootseal, as far as can be seen",
     }
     result = _result(picture)
@@ -174,35 +174,24 @@ def _head(picture: Picture) -> str:
 
 
 def _recorded(record: Record) -> list[list[str]]:
-    """What the record says of the deployment, as far as a boot came."""
+    """Describe the deployment, as far as the boot came."""
     lines = []
-    if drift.at(record, "image"):
-        names = [str(name) for member in ("id", "version") if (name := drift.at(record, "image", member))]
-        lines += [["Image", f"{' '.join(names)}, as its own os-release says"]] if names else []
-        lines.append(["Digest", f"{drift.at(record, 'image', 'algorithm')}:{drift.at(record, 'image', 'digest')}"])
-    if drift.at(record, "deployment"):
-        stateroot, checksum, serial = (str(drift.at(record, "deployment", k)) for k in ("stateroot", "checksum", "serial"))
-        name = f"{stateroot}/{checksum[:12]}.{serial}"
-        lines.append(["Root", f"{name}, as the disk names it; bootseal {record.get('bootseal')}"])
-    if drift.at(record, "enrollment"):
-        lines.append(["Method", _method(record)])
-    lines += [["Note", text] for text in _notes(record)]
-    return [[label, printable(text)] for label, text in lines]
+    if record.image:
+        lines += [["Image", f"{record.image.name}, as its own os-release says"]] if record.image.name else []
+        lines.append(["Digest", record.image.text])
+    if record.deployment:
+        lines.append(["Root", f"{record.deployment.name}, as the disk names it; bootseal {record.bootseal or 'unknown'}"])
+    if record.enrollment:
+        lines.append(["Method", _method(record.enrollment)])
+    return lines + [["Note", text] for text in record.notes or ()]
 
 
-def _method(record: Record) -> str:
-    enrollment = drift.at(record, "enrollment")
-    words = [str(drift.at(enrollment, "method"))]
-    words += ["checked by the kernel" if drift.at(enrollment, "kernel_checked") else "checked by userspace alone"]
-    words += ["first boot"] if drift.at(enrollment, "first_boot") else []
-    written = drift.at(enrollment, "bytes_written")
+def _method(enrollment: Enrollment) -> str:
+    words = [enrollment.method]
+    words += ["checked by the kernel" if enrollment.kernel_checked else "checked by userspace alone"]
+    words += ["first boot"] if enrollment.first_boot else []
+    written = enrollment.bytes_written
     return ", ".join(words if written is None else [*words, f"{written or 'no'} bytes written"])
-
-
-def _notes(record: Record) -> list[str]:
-    """What the boot went on without."""
-    notes = record.get("notes")
-    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def _unit_text(answer: Answer) -> str:

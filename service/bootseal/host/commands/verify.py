@@ -3,12 +3,13 @@
 
 import argparse
 
-from ... import report, verdicts
+from ... import record as records
+from ... import verdicts
 from .. import arguments as shared
 from .. import continuity, deployments
 from ..checker import Checker, describe_untrusted
 from ..deployments import Deployed
-from ..dryrun import Record
+from ..dryrun import Judgement
 from ..output import USAGE, Failure, emit, error, table, warning
 
 _COLOURS = (
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     return _print_one(deployed, checker.check(deployed), arguments.json)
 
 
-def _check_or_explain(checker: Checker, deployed: Deployed) -> Record:
+def _check_or_explain(checker: Checker, deployed: Deployed) -> Judgement:
     """Return the record, also of a deployment without keys, because the table goes on."""
     try:
         return checker.check(deployed)
@@ -57,7 +58,7 @@ def _check_or_explain(checker: Checker, deployed: Deployed) -> Record:
         }
 
 
-def _print_one(deployed: Deployed, record: Record, json: str) -> int:
+def _print_one(deployed: Deployed, record: Judgement, json: str) -> int:
     status: int = record["exit_status"]
     emit(_with_name(deployed, record), json, _as_text(deployed, record))
     if text := describe_untrusted(record):
@@ -67,28 +68,34 @@ def _print_one(deployed: Deployed, record: Record, json: str) -> int:
     return status
 
 
-def _print_all(records: list[tuple[Deployed, Record]], json: str) -> int:
+def _print_all(judgements: list[tuple[Deployed, Judgement]], json: str) -> int:
     rows = [["NAME ON DISK", "STATE", "VERDICT", "IMAGE", "SIGNER", "MISSING"]]
-    for deployed, record in records:
+    for deployed, record in judgements:
         signer = record.get("signature", {}).get("subject", "")
         missing = str(len(record["missing"]) or "")
-        rows.append([deployed.name, deployed.state, record["verdict"], report.image_name(record), signer, missing])
-    emit([_with_name(*pair) for pair in records], json, table(rows, _COLOURS))
-    for deployed, record in records:
+        rows.append([deployed.name, deployed.state, record["verdict"], _name_image(record), signer, missing])
+    emit([_with_name(*pair) for pair in judgements], json, table(rows, _COLOURS))
+    for deployed, record in judgements:
         if record["exit_status"]:
             error(f"{deployed.name}: {record['message']}", record.get("hint", ""))
-    return next((record["exit_status"] for _, record in records if record["exit_status"]), 0)
+    return next((record["exit_status"] for _, record in judgements if record["exit_status"]), 0)
 
 
-def _with_name(deployed: Deployed, record: Record) -> Record:
+def _name_image(judgement: Judgement) -> str:
+    """Return the image's own name and version, as far as they are known."""
+    image = records.parse(judgement).image
+    return image.name if image else ""
+
+
+def _with_name(deployed: Deployed, record: Judgement) -> Judgement:
     return {"name": deployed.name, "state": deployed.state} | record
 
 
-def _as_text(deployed: Deployed, record: Record) -> str:
+def _as_text(deployed: Deployed, record: Judgement) -> str:
     lines = [
         [deployed.name + (f" ({deployed.state})" if deployed.state else "") + ", as the disk names it:", record["verdict"]]
     ]
-    if name := report.image_name(record):
+    if name := _name_image(record):
         lines.append(["  image", name])
     if "image" in record:
         lines.append(["  digest", f"{record['image']['algorithm']}:{record['image']['digest']}"])

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ... import report
 from ...errors import reason
+from ...linux import efi
 from ...linux.files import NotRegular
 from ..inside import File
 
@@ -60,7 +60,7 @@ class Signers(NamedTuple):
     others: int
 
 
-def look(file: File, variables: str = report.EFI_VARIABLES) -> Signature | None:
+def look(file: File, variables: str = efi.VARIABLES) -> Signature | None:
     """Check the signature of a unified kernel image; None for any other file, and without Secure Boot."""
     if not _secure_boot(variables):
         return None
@@ -106,7 +106,7 @@ def parse_signature_list(data: bytes) -> list[tuple[bytes, bytes]]:
 
 def _secure_boot(variables: str) -> bool:
     try:
-        return report.secure_boot(variables)
+        return efi.secure_boot(variables)
     except OSError:
         return False
 

@@ -5,12 +5,12 @@ Each check says `same`, `differs` or `unknown`. What only root may read is `unkn
 """
 
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...errors import Refusal, printable, reason
 from ...linux import files, keyctl, mountapi
 from ...linux.mountapi import MountInfo
-from ...report import Record
+from ...record import Record
 from ...stages import image, kernelkeys, mount
 from ...values import Deployment
 from .. import inside
@@ -67,14 +67,7 @@ def mounts() -> Mounts:
 def checks(record: Record, now: Mounts, sysroot: str = mount.SYSROOT) -> list[Check]:
     """Every check of a boot that was verified."""
     found = [_boot(record), _root(record, now.root), _tree(record, now, sysroot), _image(record, sysroot)]
-    return found if at(record, "enrollment", "method") == "none" else [*found, _keyring(record)]
-
-
-def at(record: Any, *keys: str) -> Any:
-    """A member of a member; None where there is none. The record comes from a file."""
-    for key in keys:
-        record = record.get(key) if isinstance(record, dict) else None
-    return record
+    return found if record.enrollment and record.enrollment.method == "none" else [*found, _keyring(record)]
 
 
 def covering(now: Mounts) -> list[Mount]:
@@ -113,15 +106,15 @@ def _shows_itself(mounted: Mount, root: Mount) -> bool:
 def _boot(record: Record) -> Check:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         running = file.read().strip()
-    if at(record, "boot_id") != running:
-        return Check("boot", DIFFERS, f"the record is of boot {printable(str(at(record, 'boot_id')))}, running is {running}")
+    if record.boot_id != running:
+        return Check("boot", DIFFERS, f"the record is of boot {record.boot_id}, running is {running}")
     return Check("boot", SAME, "the record is of this boot")
 
 
 def _root(record: Record, root: MountInfo | None) -> Check:
     if root is None:
         return Check("root", UNKNOWN, "the mount at / is not in the mount table of this process")
-    expected = f"{mount.SOURCE_PREFIX}{at(record, 'image', 'digest')}"
+    expected = f"{mount.SOURCE_PREFIX}{record.image.digest if record.image else 'none'}"
     if root.fstype != "overlay" or root.source != expected:
         what = f"mounted at / is {root.fstype} from {root.source}, verified was overlay from {expected}"
         return Check("root", DIFFERS, printable(what))
@@ -155,9 +148,8 @@ def _other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
     top = [m for m in mounted if m.id not in {other.parent for other in mounted}]
     if not top or any(m.id == top[0].id for m in extensions(now)):
         return []
-    listed = at(record, "not_covered")
-    if isinstance(listed, list) and "/etc" in listed:
-        with inside.opened(sysroot, f"{printable(str(at(record, 'deployment', 'path')))}/etc") as etc:
+    if "/etc" in (record.not_covered or ()):
+        with inside.opened(sysroot, f"{_path(record)}/etc") as etc:
             same = os.path.samestat(os.stat(_ETC), os.fstat(etc))
     else:
         same = any(option.startswith(_TRANSIENT_ETC) for option in top[0].super_options.split(","))
@@ -165,8 +157,7 @@ def _other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
 
 
 def _image(record: Record, sysroot: str) -> Check:
-    path = printable(str(at(record, "deployment", "path")))
-    expected = f"{at(record, 'image', 'algorithm')}:{at(record, 'image', 'digest')}"
+    path, expected = _path(record), _digest(record)
     try:
         enforced = str(_enforced(path, sysroot))
     except Refusal as refusal:
@@ -201,7 +192,7 @@ def _enrolled(record: Record) -> Check:
     keyring = kernelkeys.find_fsverity_keyring()
     if keyring is None:
         return _unless_missing(record, f"there is no keyring {kernelkeys.FSVERITY_KEYRING}")
-    if at(record, "keyring", "sealed") and not kernelkeys.is_locked(keyring):
+    if record.keyring and record.keyring.sealed and not kernelkeys.is_locked(keyring):
         return Check("keyring", DIFFERS, f"{kernelkeys.FSVERITY_KEYRING} was sealed at boot, and can be written now")
     ring = kernelkeys.list_members(keyring).get(kernelkeys.DIGEST_KEYRING)
     if ring is None:
@@ -210,7 +201,7 @@ def _enrolled(record: Record) -> Check:
 
 
 def _held(record: Record, ring: int) -> Check:
-    expected = f"{at(record, 'image', 'algorithm')}:{at(record, 'image', 'digest')}"
+    expected = _digest(record)
     held = [keyctl.read(key).decode(errors="replace") for key in keyctl.members(ring)]
     if held != [expected]:
         what = f"the kernel keyring holds {', '.join(held) or 'no digest'}, verified was {expected}"
@@ -220,6 +211,15 @@ def _held(record: Record, ring: int) -> Check:
 
 def _unless_missing(record: Record, what: str) -> Check:
     """An absence is no difference where the boot already said that enrolling was incomplete."""
-    if at(record, "enrollment", "missing"):
+    if record.enrollment and record.enrollment.missing:
         return Check("keyring", UNKNOWN, f"{what}; enrolling was incomplete at boot")
     return Check("keyring", DIFFERS, what)
+
+
+def _path(record: Record) -> str:
+    """Return the deployment's path below the physical root; one that leads nowhere if it is unknown."""
+    return record.deployment.path if record.deployment else "unknown"
+
+
+def _digest(record: Record) -> str:
+    return record.image.text if record.image else "unknown"

@@ -21,8 +21,7 @@ from pathlib import Path
 import pytest
 
 from bootseal.host import cli
-
-from .program import TREE, bootseal
+from unit.host.program import TREE, bootseal
 
 COMPLETIONS = TREE / "packaging/completions"
 FILES = {"bash": COMPLETIONS / "bootseal", "zsh": COMPLETIONS / "_bootseal", "fish": COMPLETIONS / "bootseal.fish"}

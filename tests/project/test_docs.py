@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Documentation against the code: keys, verdicts, message ids, journal fields, files, links; and that man pages render."""
+"""Compare the documents with the code: keys, verdicts, message ids, journal fields, files, links. Render the man pages."""
 
 import argparse
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from bootseal import report, verdicts
-from bootseal.host import cli
+from bootseal import checkinitrd, digest, report, verdicts
+from bootseal.formats import der, pkcs7
+from bootseal.host import cli, output
 from bootseal.host.live import chain
+from bootseal.record import parse
 from bootseal.stages import config
 from bootseal.verdicts import Note, Verdict
 from unit.support import PACKAGE, TREE
@@ -23,11 +28,16 @@ README = TREE / "README.md"
 ARCHITECTURE = TREE / "ARCHITECTURE.md"
 MAN = TREE / "packaging/man"
 SERVICE_PAGE, CONF_PAGE = MAN / "bootseal.service.8", MAN / "bootseal.conf.5"
-PROGRAM_PAGE, JSON_PAGE = MAN / "bootseal.8", MAN / "bootseal.json.5"
+PROGRAM_PAGE, JSON_PAGE, OVERVIEW_PAGE = MAN / "bootseal.8", MAN / "bootseal.json.5", MAN / "bootseal.7"
 SCHEMA: dict[str, Any] = json.loads((TREE / "packaging/boot.schema.json").read_text())
 CATALOG = TREE / "packaging/bootseal.catalog"
 PAGES = sorted(MAN.glob("*.[1-8]"))
-TEXTS = (README, ARCHITECTURE, TREE / "CONTRIBUTING.md")
+DOCUMENTS = (
+    README, ARCHITECTURE, TREE / "CONTRIBUTING.md", TREE / "SECURITY.md", TREE / "NEWS.md", TREE / "docs/status.md",
+    TREE / "tests/vectors/README.md",
+)  # fmt: skip
+PICTURES = sorted((TREE / "docs").glob("*.svg"))
+WORKFLOWS = sorted((TREE / ".github/workflows").glob("*.yml"))
 IGNORED = {"__pycache__", "build", "dist", "LICENSES"}
 
 # journalctl prints the bare name of a field that is missing: only what these verdicts always carry.
@@ -53,7 +63,7 @@ def roff(path: Path) -> str:
 
 
 def status(verdict: Verdict) -> str:
-    """As documented: a service that was interrupted has no exit status of its own."""
+    """Return the exit status as documented; an interrupted service lacks one."""
     return "-" if verdict is verdicts.INTERRUPTED else str(verdict.exit_status)
 
 
@@ -61,7 +71,7 @@ STATUSES = {v.name: status(v) for v in verdicts.VERDICTS}
 
 
 def catalog() -> dict[str, tuple[str, str]]:
-    """{verdict: (id, text)} of the catalog; the verdict is the comment above an entry."""
+    """Return {verdict: (id, text)} of the catalog; the verdict is the comment above an entry."""
     parts = re.split(r"(?m)^# (\S+)\n-- (\S+)\n", CATALOG.read_text())
     return {parts[n]: (parts[n + 1], parts[n + 2]) for n in range(1, len(parts), 3)}
 
@@ -70,7 +80,7 @@ def catalog() -> dict[str, tuple[str, str]]:
 
 
 def man_options() -> dict[tuple[str, str], str]:
-    """{(section, key): text} of bootseal.conf(5)."""
+    """Return {(section, key): text} of bootseal.conf(5)."""
     options: dict[tuple[str, str], str] = {}
     for section, body in re.findall(r"(?ms)^\.SH \[(\w+)\] SECTION OPTIONS\n(.*?)(?=^\.SH )", roff(CONF_PAGE)):
         parts = re.split(r"(?m)^\.TP\n\.I (\w+)=\n", body)
@@ -89,8 +99,7 @@ def test_conf_page_has_every_value_and_the_default(key: tuple[str, str]) -> None
     named = set(re.findall(r"^\.BR? (\w+)(?![\w.])", text, re.M))
     if set(allowed) != {"yes", "no"}:
         assert named == set(allowed)
-    around = rf"default\n\.BR? {default}\b|^\.BR? {default}\n(\(the default\)|(?:(?!^\.TP).)*This is the default)"
-    assert re.search(around, text, re.M | re.S), f"{default} is not said to be the default"
+    assert re.findall(r"^Defaults to\n\.BR? (\w+)", text, re.M) == [default]
 
 
 def test_shipped_configuration_is_all_defaults_commented_out() -> None:
@@ -101,10 +110,6 @@ def test_shipped_configuration_is_all_defaults_commented_out() -> None:
 
 
 # --- verdicts
-
-
-def test_readme_has_every_verdict_with_its_exit_status() -> None:
-    assert dict(re.findall(r"(?m)^\| `([a-z-]+)` \| (\d+|-) \| \S.* \|$", README.read_text())) == STATUSES
 
 
 def test_service_page_has_every_verdict_with_its_exit_status() -> None:
@@ -120,15 +125,8 @@ def test_service_page_has_every_journal_field() -> None:
         "signature": {"subject": "x"},
         "enrollment": {"method": "x"},
     }
-    sent = {name for name in report._fields(verdicts.VERIFIED, record) if name.startswith("BOOTSEAL_")}
+    sent = {name for name in report._fields(verdicts.VERIFIED, parse(record)) if name.startswith("BOOTSEAL_")}
     assert set(re.findall(r"(?m)^\.TP\n\.I (BOOTSEAL_\w+)=$", roff(SERVICE_PAGE))) == sent
-
-
-def test_service_page_has_every_member_of_the_record() -> None:
-    source = (PACKAGE / "report.py").read_text()
-    members = set(report.Recorder().record) | set(re.findall(r'self\.record\["(\w+)"\] =', source)) | {"verdict", "message"}
-    page = roff(SERVICE_PAGE).split("boot.json\nThe record", 1)[1].split(".TP", 1)[0]
-    assert set(re.findall(r"(?m)^\.IR? (\w+)", page)) == members
 
 
 def test_catalog_has_every_verdict_with_its_id() -> None:
@@ -171,11 +169,11 @@ def test_catalog_compiles(tmp_path: Path) -> None:
 
 
 def test_there_are_man_pages() -> None:
-    assert {SERVICE_PAGE, CONF_PAGE, PROGRAM_PAGE, JSON_PAGE} == set(PAGES)
+    assert {SERVICE_PAGE, CONF_PAGE, PROGRAM_PAGE, JSON_PAGE, OVERVIEW_PAGE} == set(PAGES)
 
 
 def documenting() -> list[Path]:
-    """What names manual pages in the form of systemd's Documentation=."""
+    """List the files that name manual pages as systemd's Documentation= does."""
     return [CATALOG, *sorted(path for path in (TREE / "units").iterdir() if "man:" in path.read_text())]
 
 
@@ -194,7 +192,7 @@ def test_pages_of_ours_that_are_named_exist(path: Path) -> None:
 
 
 def test_program_page_has_no_option_that_does_not_exist() -> None:
-    """The other way round is for the tests of the program: by command."""
+    """Check one direction; test_completion.py checks that each option is on the page."""
     known = {"--version", "--help", "--json"}
     for command in cli._COMMANDS:
         parser = argparse.ArgumentParser()
@@ -209,11 +207,58 @@ def test_program_page_has_no_option_that_does_not_exist() -> None:
     assert named - known == set()
 
 
+def tags(page: Path, section: str) -> set[str]:
+    """Return the single words in bold that tag the paragraphs of a section."""
+    return set(re.findall(r"(?m)^\.TP\n\.B (\w+)$", roff(page).partition(f"\n.SH {section}\n")[2].partition("\n.SH ")[0]))
+
+
+def test_program_page_has_every_exit_status_that_is_no_verdicts() -> None:
+    own = (
+        output.USAGE,
+        output.DATA,
+        output.NO_INPUT,
+        output.OS_ERROR,
+        output.CANNOT_CREATE,
+        output.IO_ERROR,
+        output.NO_PERMISSION,
+    )
+    assert tags(PROGRAM_PAGE, "EXIT STATUS") == {str(number) for number in (*own, verdicts.INTERNAL.exit_status)}
+
+
+def test_program_page_has_every_environment_variable() -> None:
+    sources = [path.read_text() for path in (PACKAGE / "host").rglob("*.py")]
+    asked = {name for source in sources for name in re.findall(r'"([A-Z_]+)" (?:not )?in os\.environ', source)}
+    assert tags(PROGRAM_PAGE, "ENVIRONMENT") == asked
+
+
+def test_overview_page_has_the_signature_profile() -> None:
+    page, source = roff(OVERVIEW_PAGE), (PACKAGE / "formats/pkcs7.py").read_text()
+    numbers = {*re.findall(r'"(\d(?:\.\d+)+)"', source), str(pkcs7.MAX_SIZE), str(der.MAX_ITEMS), str(digest.BLOCK_SIZE)}
+    assert len(numbers) >= 12
+    assert {number for number in numbers if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]*\d)", page)} == set()
+
+
+def test_overview_page_has_the_requirements(tmp_path: Path) -> None:
+    page, control = roff(OVERVIEW_PAGE), (TREE / "packaging/deb/control").read_text()
+    project = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]
+    versions = {
+        "Python": project["requires-python"].removeprefix(">="),
+        "cryptography": next(d.partition(">=")[2] for d in project["dependencies"] if d.startswith("cryptography>=")),
+        "dracut": re.search(r"\bdracut-core \(>= ([\d.]+)\)", control)[1],  # type: ignore[index]
+    }
+    assert {name: version for name, version in versions.items() if f"{name} {version} or later" not in page} == {}
+    (tmp_path / "etc/bootseal").mkdir(parents=True)
+    (tmp_path / "etc/bootseal/bootseal.conf").write_text("[Enroll]\nRequired=yes\n")
+    options = checkinitrd.kernel_options(config.load(str(tmp_path)))
+    assert len(options) > 3
+    assert [option for option in options if f"CONFIG_{option}" not in page] == []
+
+
 # --- the record and the output of status
 
 
 def members(schema: dict[str, Any], place: str = "") -> dict[str, dict[str, Any]]:
-    """{path of a member: its schema}, those of objects in lists included."""
+    """Return {path of a member: its schema}, including members of objects in lists."""
     found: dict[str, dict[str, Any]] = {}
     for name, inner in schema.get("properties", {}).items():
         found[f"{place}{name}"] = inner
@@ -225,18 +270,20 @@ MEMBERS = members(SCHEMA)
 
 
 def described(member: str) -> str:
-    """The part of bootseal.json(5) that describes a member of the topmost object, or of `status`."""
-    page = roff(JSON_PAGE)
+    """Return the part of bootseal.json(5) that describes a member of the topmost object, or of `status`."""
     first, _, rest = member.partition(".")
-    if first == "status" and rest:
-        below = page.partition("\n.I status\n")[2].partition("\n.SH ")[0]
-        return next((p for p in below.split("\n.PP\n") if rest.split(".")[0] in words(*p.splitlines()[:5])), "")
-    tagged = re.split(r"(?m)^\.TP\n", page)[1:]
-    return next((part for part in tagged if first in words(part.splitlines()[0])), "")
+    topmost, _, below = roff(JSON_PAGE).partition("\n.SH THE MEMBER STATUS\n")
+    page, name = (below, rest.split(".")[0]) if first == "status" and rest else (topmost, first)
+    # Only members have a tag of their own; what is between .RS and .RE belongs to one of them.
+    inner = re.sub(
+        r"(?ms)^\.RS$.*?^\.RE$", lambda match: match[0].replace(".TP\n", ".sub\n"), page.partition("\n.SH OUTPUT")[0]
+    )
+    tagged = re.split(r"(?m)^\.TP\n", inner)[1:]
+    return next((part for part in tagged if name in words(part.splitlines()[0])), "")
 
 
 def words(*lines: str) -> set[str]:
-    """What stands in italics or bold."""
+    """Return the words in italics or bold."""
     arguments = " ".join(match[1] for line in lines if (match := re.match(r"\.[BIR]{1,2} (.*)", line)))
     return {word.strip('"(),') for word in re.findall(r'"[^"]*"|\S+', arguments)}
 
@@ -283,14 +330,83 @@ def test_man_page_passes_mandoc(page: Path) -> None:
     assert made.stdout + made.stderr == ""
 
 
-# --- folders
+# --- ARCHITECTURE.md
 
 
 def test_architecture_has_every_folder() -> None:
-    headings = "\n".join(re.findall(r"(?m)^## (\S+/)", ARCHITECTURE.read_text()))
+    text = ARCHITECTURE.read_text()
     folders = {f.name for f in TREE.iterdir() if f.is_dir() and f.name[0] != "." and f.name not in IGNORED}
-    missing = [name for name in sorted(folders) if not name.endswith(".egg-info") and f"{name}/" not in headings]
+    missing = [name for name in sorted(folders) if not name.endswith(".egg-info") and f"`{name}/" not in text]
     assert not missing
+
+
+def test_architecture_names_files_that_exist() -> None:
+    names = re.findall(
+        r"`((?:[\w.-]+/)*[\w-]+\.(?:py|json|catalog|service|conf|spec)|(?:[\w.-]+/)+)`", ARCHITECTURE.read_text()
+    )
+    assert len(names) > 30
+    known = [
+        path.relative_to(TREE).as_posix() + "/" * path.is_dir() for top in TREE.glob("[!.]*") for path in (top, *top.rglob("*"))
+    ]
+    assert [name for name in names if not any(f"/{path}".endswith(f"/{name}") for path in known)] == []
+
+
+def stages() -> set[str]:
+    """Return the stages that a boot runs."""
+    tree = ast.parse((PACKAGE / "boot.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "stages"]
+    return {alias.name for node in imports for alias in node.names}
+
+
+@pytest.mark.parametrize("document", [ARCHITECTURE, TREE / "docs/boot.svg"], ids=lambda p: p.name)
+def test_the_boot_has_every_stage(document: Path) -> None:
+    words_ = set(re.findall(r"\w+", document.read_text()))
+    assert len(stages()) > 5
+    assert stages() - words_ == set()
+
+
+# --- pictures
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda p: p.name)
+def test_picture(picture: Path) -> None:
+    """Check the title for screen readers, and that dark pages get another colour for every one."""
+    space = "{http://www.w3.org/2000/svg}"
+    root = ElementTree.parse(picture).getroot()
+    title, style = root.find(f"{space}title"), root.find(f"{space}style")
+    assert title is not None and title.text and style is not None and style.text
+    light, dark = style.text.split("@media (prefers-color-scheme: dark)")
+    coloured = re.compile(r"([^{}]+)\{[^{}]*#[0-9a-f]{6}")
+    selectors = [{s.strip() for group in coloured.findall(part) for s in group.split(",")} for part in (light, dark)]
+    assert len(selectors[0]) > 3
+    assert selectors[0] == selectors[1]
+    assert f"docs/{picture.name}" in README.read_text()
+
+
+# --- README.md
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) < 120
+
+
+def test_readme_shows_a_hint_that_exists() -> None:
+    """If this fails, copy the lines from the output of `make demo`."""
+    shown = re.search(r"bootseal: refused \((.+?)\): .+\n.*bootseal: hint: (.+)", README.read_text())
+    assert shown
+    assert {v.name: v.hint for v in verdicts.VERDICTS}[shown[1]] == shown[2]
+
+
+# --- workflows
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda p: p.name)
+def test_workflows_call_make_alone(workflow: Path) -> None:
+    """Check all commands after the first, which installs what a clone and make need."""
+    packages, *commands = re.findall(r"(?m)^ *- run: (.+)$", workflow.read_text())
+    assert packages.startswith("apt-get ")
+    assert commands
+    assert {command.removeprefix("make ") for command in commands} <= targets()
 
 
 # --- texts
@@ -300,7 +416,7 @@ def test_requirements_are_the_same_everywhere() -> None:
     readme, project = README.read_text(), (TREE / "pyproject.toml").read_text()
     control = (TREE / "packaging/deb/control").read_text()
     dracut, python, library = re.search(  # type: ignore[union-attr]
-        r"(?s)\bdracut ([\d.]+) or later\..*\bPython ([\d.]+) or later and `cryptography` ([\d.]+) or later\b", readme
+        r"\bdracut ([\d.]+) or later\b.*\bPython ([\d.]+) or later and `cryptography` ([\d.]+) or later\b", readme
     ).groups()
     for wanted in (f"dracut-core (>= {dracut})", f"python3 (>= {python})", f"python3-cryptography (>= {library})"):
         assert wanted in control
@@ -315,17 +431,34 @@ def test_package_names_the_programs_that_unpack_initrds() -> None:
     assert programs <= set(re.findall(r"\w+", " ".join(re.findall(r"(?m)^(?:Recommends|Suggests): (.*)", tools))))
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.name)
-def test_internal_links_lead_somewhere(text: Path) -> None:
-    links = re.findall(r"\]\((?!\w+:)([^)#]+)", text.read_text())
-    assert links
-    assert not [link for link in links if not (TREE / link).exists()]
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(TREE).as_posix())
+def test_internal_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"(?:\]\(|src=\")(?!\w+:)([^)\"]+)", document.read_text())
+    for place, _, heading in (link.partition("#") for link in links):
+        target = document.parent / place if place else document
+        assert target.exists(), place
+        assert not heading or heading in anchors(target)
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.name)
-def test_make_targets_exist(text: Path) -> None:
-    targets = set(re.findall(r"(?m)^(\w+):", (TREE / "Makefile").read_text()))
-    assert set(re.findall(r"(?:`|^)make (\w+)", text.read_text(), re.M)) <= targets
+def anchors(document: Path) -> set[str]:
+    """Return the headings of a document, as a link names them."""
+    headings = re.findall(r"(?m)^#+ (.+)$", document.read_text())
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def targets() -> set[str]:
+    """Return the targets of make."""
+    return set(re.findall(r"(?m)^(\w+):", (TREE / "Makefile").read_text()))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(TREE).as_posix())
+def test_make_targets_exist(document: Path) -> None:
+    assert set(re.findall(r"(?:`|^)make (\w+)", document.read_text(), re.M)) <= targets()
+
+
+def test_make_help_lists_every_target() -> None:
+    listed = subprocess.run(["make", "-s", "help"], cwd=TREE, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"(?m)^  make (\w+)", listed)) == targets() - {"all"}
 
 
 def test_licence_is_the_whole_text() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The linters, as tests. Each says what it would say on the command line."""
+"""Run the linters as tests. Each prints what it prints on the command line."""
 
 import shutil
 import subprocess
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from unit.support import TREE
-from unit.test_rules import project_files
+
+from .test_rules import project_files
 
 
 def clean(*command: str | Path) -> None:
@@ -49,5 +50,5 @@ def test_every_python_file_compiles_for_the_oldest_python() -> None:
 
 
 def test_reuse() -> None:
-    """Every file has a copyright and a licence, see reuse.software."""
+    """Check the copyright and the licence of every file, see reuse.software."""
     clean(sys.executable, "-m", "reuse", "lint")
