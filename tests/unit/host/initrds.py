@@ -53,7 +53,7 @@ def aligned(content: bytes) -> bytes:
 
 
 def flat_archive(files: dict[str, bytes]) -> bytes:
-    """An archive without entries for directories."""
+    """Make an archive without entries for directories."""
     members = [guest_cpio._member(name, 0o100644, content, 1) for name, content in files.items()]
     return b"".join(members) + guest_cpio._member("TRAILER!!!", 0, b"", 0)
 
@@ -62,7 +62,7 @@ GOOD = cpio_archive(SECOND)
 
 
 def pe_file(sections: dict[str, bytes]) -> bytes:
-    """A PE file with just these sections, as little of one as a reader needs."""
+    """Make a PE file with these sections, and only what a reader needs."""
     header = b"MZ" + bytes(58) + struct.pack("<I", 64)
     header += b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, len(sections), 0, 0, 0, 16, 0) + bytes(16)
     offset, table, body = len(header) + 40 * len(sections), b"", b""
@@ -75,13 +75,13 @@ def pe_file(sections: dict[str, bytes]) -> bytes:
 def member_header(
     name: bytes, *, mode: int = 0o100644, links: int = 1, size: int | bytes = 0, name_size: int | bytes = 0
 ) -> bytes:
-    """A header and a name, with numbers as they are given."""
+    """Make a cpio header and a name, with numbers as they are given."""
     fields: list[int | bytes] = [1, mode, 0, 0, links, 0, size, 0, 0, 0, 0, name_size or len(name), 0]
     return b"070701" + b"".join(f if isinstance(f, bytes) else b"%08X" % f for f in fields) + name
 
 
 def do_instead(monkeypatch: pytest.MonkeyPatch, work: str, before: str = "") -> None:
-    """The process does this instead of reading."""
+    """Let the confined process do this work instead of reading."""
     start = f"""
 import os, signal, subprocess, sys
 sys.path.insert(0, sys.argv[1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Physical roots with deployments, made by hand, and what a hostile disk may have in them."""
+"""Physical roots with deployments, made by hand, and what a hostile disk may put into them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from bootseal.values import Deployment, RootConfig
 from .initrds import Content, Symlink, cpio_archive
 from .program import bootseal, certificate, key, signed
 
-A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)  # checksums
+EVIL = "verified sha256:0 by vendor"  # a name of the disk
 
 
 class Root:
@@ -36,7 +37,7 @@ class Root:
         (top / "ostree/deploy/os/var").mkdir(parents=True)
 
     def add(self, checksum: str, version: int | None = None, *, etc: bool = True, initrd: str = "") -> str:
-        """A deployment; `version` is that of its boot entry."""
+        """Add a deployment, with a boot entry of this version."""
         path = f"ostree/deploy/os/deploy/{checksum}.0"
         for name in ("usr/etc", "usr/lib/modules/6.12", *(["etc"] if etc else [])):
             (self.top / path / name).mkdir(parents=True)
@@ -59,7 +60,7 @@ class Root:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Root:
-    """A root that is the running system's, with nothing booted and nothing staged."""
+    """Make the physical root of the running system, with nothing booted and nothing staged."""
     monkeypatch.setattr(deployments, "default_sysroot", lambda: str(tmp_path / "root"))
     monkeypatch.setattr(deployments, "STAGED", str(tmp_path / "staged"))
     monkeypatch.setattr(ostreebooted, "PATH", str(tmp_path / "ostree-booted"))
@@ -67,7 +68,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Root:
 
 
 def _strv(words: list[str]) -> bytes:
-    """A GVariant of type as."""
+    """Serialize a GVariant of type as."""
     body, ends = b"", []
     for word in words:
         body += word.encode() + b"\0"
@@ -77,7 +78,7 @@ def _strv(words: list[str]) -> bytes:
 
 
 def stage(root: Root, checksum: str, *arguments: str) -> None:
-    """What ostree_sysroot_stage_tree() writes, made by our own serializer of the type."""
+    """Write what ostree_sysroot_stage_tree() writes, with the serializer of the boot."""
     target = gvariant.write_vardict(
         {
             "name": ("s", f"{checksum}.0\0".encode()),
@@ -92,6 +93,7 @@ def stage(root: Root, checksum: str, *arguments: str) -> None:
 
 
 def set_booted(root: Root, path: str) -> None:
+    """Write /run/ostree-booted for a deployment."""
     fd = os.open(root.top / path, os.O_PATH)
     config = RootConfig(sysroot_readonly=True, root_transient=False, root_readonly=True, etc_transient=False)
     deployment = Deployment("ostree", "os", A, 0, path, -1, fd, -1, -1, -1)
@@ -99,7 +101,7 @@ def set_booted(root: Root, path: str) -> None:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, end: str, number: int) -> None:
-    """A function whose first text that ends so makes it fail."""
+    """Make a function fail if one of its arguments ends with this text."""
     real = getattr(module, name)
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -111,6 +113,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, end: str, n
 
 
 def make_initrd(**more: bytes | Symlink) -> bytes:
+    """Make an initrd with bootseal and the key p256."""
     unit = "usr/lib/systemd/system/initrd-root-fs.target.requires/bootseal.service"
     files: dict[str, Content] = {
         unit: Symlink("../bootseal.service"),
@@ -124,7 +127,7 @@ def make_initrd(**more: bytes | Symlink) -> bytes:
 
 @pytest.fixture
 def signed_root(root: Root) -> Root:
-    """One deployment, signed, with its initrd; everything but fs-verity, which this machine need not have."""
+    """Make one signed deployment with its initrd, without fs-verity, which this machine may lack."""
     path = root.add(A, 1, initrd="/initrd.img")
     root.set_initrd(make_initrd())
     signed(root.top / path / ".ostree.cfs", "--key", key("p256"), "--cert", certificate("p256"))
@@ -132,36 +135,29 @@ def signed_root(root: Root) -> Root:
 
 
 def run_verify(root: Root, *options: str | Path) -> tuple[int, dict[str, object]]:
+    """Run 'bootseal verify', and return its exit status and record."""
     result = bootseal("verify", "--sysroot", root.top, "--json=short", *options)
     return result.returncode, json.loads(result.stdout)
 
 
-EVIL = "verified sha256:0 by vendor"
-
-
 def run_gate(monkeypatch: pytest.MonkeyPatch, switch: str) -> int:
+    """Run the gate; `switch` is the answer of 'systemctl is-enabled'."""
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: Namespace(stdout=switch + "\n"))
-    arguments = Namespace()
-    arguments.initrd = arguments.keys = None
-    arguments.system_keys = False
-    return gate.run(arguments, [])
+    return gate.run(Namespace(), [])
 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A directory beside the physical root, to which links of the disk lead."""
+    """Make a directory beside the physical root, which links of the disk lead to."""
     path = tmp_path / "outside"
     path.mkdir()
     return path
 
 
 @pytest.fixture
-def tree(root: Root) -> Path:
-    """A deployment with a boot entry, an initrd and a signature."""
-    path = root.top / root.add(A, 1, initrd="/initrd.img")
-    root.set_initrd(make_initrd())
-    signed(path / ".ostree.cfs", "--key", key("p256"), "--cert", certificate("p256"))
-    return path
+def tree(signed_root: Root) -> Path:
+    """Return the directory of a signed deployment with a boot entry and an initrd."""
+    return signed_root.top / f"ostree/deploy/os/deploy/{A}.0"
 
 
 def link_to_fifo(path: Path, outside: Path) -> None:
@@ -185,6 +181,7 @@ def fill(directory: Path, count: int, suffix: str = "") -> None:
         (directory / f"{number}{suffix}").touch()
 
 
+# What a hostile disk may have in place of an image.
 IMAGES: dict[str, Callable[[Path, Path], object]] = {
     "linked": lambda image, outside: image.symlink_to(outside / "image"),
     "fifo": lambda image, _: os.mkfifo(image),

@@ -35,22 +35,6 @@ def decompress(data: memoryview) -> Unpacking:
     raise Damaged(f"neither cpio nor a known compression ({head.hex()})")
 
 
-def _gzip(data: memoryview) -> Unpacking:
-    return _use_library(zlib.decompressobj(31), data)
-
-
-def _xz(data: memoryview) -> Unpacking:
-    return _use_library(lzma.LZMADecompressor(), data)
-
-
-def _lzma(data: memoryview) -> Unpacking:
-    return _use_library(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data)
-
-
-def _bzip2(data: memoryview) -> Unpacking:
-    return _use_library(bz2.BZ2Decompressor(), data)
-
-
 def _use_library(decompressor: Any, data: memoryview) -> Unpacking:
     """Use an object with the interface of zlib's, lzma's and bz2's decompressors."""
     position = 0
@@ -129,10 +113,10 @@ def _memory(content: Chunk) -> BinaryIO:
 
 _FORMATS: dict[bytes, Callable[[memoryview], Unpacking]] = {
     b"\x28\xb5\x2f\xfd": _zstd,
-    b"\x1f\x8b": _gzip,
-    b"\xfd7zXZ\0": _xz,
-    b"\x5d\0\0": _lzma,
-    b"BZh": _bzip2,
+    b"\x1f\x8b": lambda data: _use_library(zlib.decompressobj(31), data),
+    b"\xfd7zXZ\0": lambda data: _use_library(lzma.LZMADecompressor(), data),
+    b"\x5d\0\0": lambda data: _use_library(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data),
+    b"BZh": lambda data: _use_library(bz2.BZ2Decompressor(), data),
     b"\x02\x21\x4c\x18": _lz4,
     b"\x04\x22\x4d\x18": _lz4,
 }
