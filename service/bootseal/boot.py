@@ -45,7 +45,7 @@ def boot(seen: Trail) -> None:
     """Load and seal the keys before anything is read from the disk; verify and mount the root. Raises Refusal."""
     policy = seen(config.load())
     trusted = seen(keyring.load(config.certificates("/", keyring.DIRECTORY, keyring.SUFFIXES, policy.voa)))
-    keys = seen(kernelkeys.load(trusted, ring=policy.method != "none", seal=policy.seal))
+    keys = seen(kernelkeys.load(trusted, digest_keyring=policy.method != "none", seal=policy.seal))
     request = seen(cmdline.parse(cmdline.read()))
     namespace = mount.private_namespace()
     place = seen(deployment.locate(request))

@@ -8,7 +8,7 @@ import json
 import os
 from contextlib import suppress
 
-from . import __version__, verdicts
+from . import __version__, paths, verdicts
 from . import record as records
 from .errors import Refusal, printable
 from .linux import console as consoles
@@ -17,7 +17,7 @@ from .record import Ending, Machine, Noted, Record, Trail, Value
 from .values import Request
 from .verdicts import Verdict
 
-RUN = "/run/bootseal"
+RUN = paths.RUN
 PATH = RUN + "/boot.json"
 # The journal takes the unit from the sender's cgroup, which may be gone when it reads. systemctl and `journalctl -u` also
 # accept what root says about a unit. See systemd.journal-fields(7), OBJECT_SYSTEMD_UNIT=.

@@ -5,6 +5,7 @@ import datetime
 import errno
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -309,8 +310,9 @@ def policy(**changes: Any) -> Policy:
 
 def kernel_keys(**changes: Any) -> KernelKeys:
     sha256 = verified().signer.certificate.sha256
-    anchored = frozenset({sha256})
-    made = KernelKeys(loaded={sha256: 11}, unloaded={}, anchored=anchored, ring=22, sealed=True, gaps=())
+    made = KernelKeys(
+        loaded={sha256: 11}, unloaded={}, in_fsverity_keyring=frozenset({sha256}), digest_keyring=22, sealed=True, gaps=()
+    )
     return made._replace(**changes)
 
 
@@ -371,6 +373,16 @@ EVERY_ERRNO = sorted(errno.errorcode)
 def errno_name(number: int) -> str:
     """The name by which the manual pages call it."""
     return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode[number]
+
+
+def elf(interpreter: str, *, order: str = "<", size: int = 9000) -> bytes:
+    """Return a 64-bit ELF file with a PT_LOAD and, if a name is given, a PT_INTERP header."""
+    name = interpreter.encode() + b"\0"
+    headers = struct.pack(order + "IIQQQQQQ", 1, 5, 0, 0, 0, 0, 0, 0)
+    headers += struct.pack(order + "IIQQQQQQ", 3 if interpreter else 4, 4, 176, 0, 0, len(name), len(name), 1)
+    head = b"\x7fELF\x02" + (b"\1" if order == "<" else b"\2") + b"\1" + bytes(9)
+    head += struct.pack(order + "HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    return (head + headers + name).ljust(size, b"\0")
 
 
 def seen_boot(**changes: Any) -> Trail:

@@ -238,21 +238,21 @@ def test_fsverity_that_cannot_write(kernel: Kernel, monkeypatch: pytest.MonkeyPa
     assert outcome(method="fsverity", required=True) == "enroll-failed"
 
 
-NO_ANCHOR = Gap("no .fs-verity keyring: this kernel does not check built-in fs-verity signatures", True)
+NO_KEYRING = Gap("no .fs-verity keyring: this kernel does not check built-in fs-verity signatures", True)
 
 
 def test_without_the_kernel_s_keyring(kernel: Kernel) -> None:
-    keys = kernel_keys(ring=None, sealed=False, gaps=(NO_ANCHOR,))
-    assert run(keys).gaps == (NO_ANCHOR,)
+    keys = kernel_keys(digest_keyring=None, sealed=False, gaps=(NO_KEYRING,))
+    assert run(keys).gaps == (NO_KEYRING,)
     assert kernel.names() == ["verify_signature"]
     assert outcome(keys, required=True) == "unsupported"
 
 
 def test_without_the_kernel_s_keyring_nothing_is_enabled(kernel: Kernel) -> None:
     """A kernel without the keyring enables fs-verity with any signature."""
-    keys = kernel_keys(ring=None, anchored=frozenset(), sealed=False, gaps=(NO_ANCHOR,))
+    keys = kernel_keys(digest_keyring=None, in_fsverity_keyring=frozenset(), sealed=False, gaps=(NO_KEYRING,))
     found = run(keys, method="fsverity")
-    assert found.gaps[0] == NO_ANCHOR
+    assert found.gaps[0] == NO_KEYRING
     assert "fs-verity is not enabled" in found.gaps[1].what
     assert "enable" not in kernel.names()
     assert outcome(keys, method="fsverity", required=True) == "unsupported"
@@ -261,7 +261,7 @@ def test_without_the_kernel_s_keyring_nothing_is_enabled(kernel: Kernel) -> None
 def test_a_certificate_that_is_not_in_a_sealed_keyring_is_no_refusal(kernel: Kernel) -> None:
     """Somebody else sealed `.fs-verity` without it: enabling would answer ENOKEY, which says nothing of the signature."""
     kernel.fail["enable"] = errno.ENOKEY
-    found = run(kernel_keys(anchored=frozenset()), method="fsverity")
+    found = run(kernel_keys(in_fsverity_keyring=frozenset()), method="fsverity")
     assert found.kernel_checked
     assert len(found.gaps) == 1
     assert "enable" not in kernel.names()
@@ -274,7 +274,7 @@ UNLOADABLE = IMPOSSIBLE | {errno.EBADMSG, errno.ENOENT}
 @pytest.mark.parametrize("method", ["keyring", "fsverity"])
 @pytest.mark.parametrize("number", sorted(UNLOADABLE), ids=errno.errorcode.get)
 def test_the_signer_s_certificate_is_not_in_the_kernel(number: int, method: str, kernel: Kernel) -> None:
-    keys = kernel_keys(loaded={}, unloaded={SHA256: number}, anchored=frozenset())
+    keys = kernel_keys(loaded={}, unloaded={SHA256: number}, in_fsverity_keyring=frozenset())
     kernel.fail["enable"] = errno.ENOKEY  # what the kernel answers: it has no such key
     found = run(keys, method=method)
     assert not found.kernel_checked
@@ -285,7 +285,10 @@ def test_the_signer_s_certificate_is_not_in_the_kernel(number: int, method: str,
 
 def test_a_signer_s_certificate_that_the_kernel_rejects(kernel: Kernel) -> None:
     """EKEYREJECTED: the kernel has revoked that key."""
-    assert outcome(kernel_keys(loaded={}, unloaded={SHA256: errno.EKEYREJECTED}, anchored=frozenset())) == "enroll-failed"
+    assert (
+        outcome(kernel_keys(loaded={}, unloaded={SHA256: errno.EKEYREJECTED}, in_fsverity_keyring=frozenset()))
+        == "enroll-failed"
+    )
 
 
 def test_another_certificate_that_is_not_in_the_kernel_does_not_matter(kernel: Kernel) -> None:

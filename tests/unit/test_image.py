@@ -218,10 +218,3 @@ def test_for_real_without_fsverity(sysroot: Sysroot) -> None:
     """Whatever filesystem the test runs on: a file without fs-verity is never pinned."""
     sysroot.write("", b"image")
     assert refused(sysroot) in ("unsupported", "image-unsealed")
-
-
-def test_one_image_for_both_stages() -> None:
-    from bootseal.stages import enable, unverified
-
-    assert image.IMAGE == unverified.IMAGE == ".ostree.cfs"
-    assert enable.FILE == image.IMAGE + ".digest"

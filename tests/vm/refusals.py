@@ -50,7 +50,9 @@ REFUSALS = (
         "unknown-argument", Refused("bad-command-line", r"unknown; .*: rd\.bootseal\.verify"), cmdline="rd.bootseal.verify=no"
     ),
     Scenario(
-        "two-targets", Refused("bad-command-line", r"specified more than once, .*: ostree="), cmdline="ostree=/ostree/boot.1/b/c/0"
+        "two-targets",
+        Refused("bad-command-line", r"specified more than once, .*: ostree="),
+        cmdline="ostree=/ostree/boot.1/b/c/0",
     ),
     Scenario("empty-target", Refused("bad-command-line", r"empty: ostree="), ostree="ostree="),
     Scenario("no-target", Refused("no-deployment", r".* names no deployment \(ostree=\): /proc/cmdline"), ostree=""),

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from .. import report, verdicts
+from .. import paths, report, verdicts
 from ..errors import Refusal
-from ..stages import config, image, keyring, ostreebooted
+from ..stages import config, keyring, ostreebooted
 from ..values import BootKeyring
 from . import continuity, deployments, deviations, inside, objects
 from .deployments import Deployed
@@ -174,9 +174,9 @@ class Checker:
         """Describe the objects that the boot would miss, one line for each kind."""
         try:
             if self._store is None:
-                self._store = objects.Store(inside.open_place(self._sysroot, "ostree/repo/objects"))
+                self._store = objects.Store(inside.open_place(self._sysroot, paths.OBJECTS))
             with inside.opened(self._sysroot, deployed.path) as directory:
-                fd = objects.open_file(image.IMAGE, directory)
+                fd = objects.open_file(paths.IMAGE, directory)
             try:
                 return objects.describe(self._store.check(fd))
             finally:

@@ -11,6 +11,7 @@ import struct
 from contextlib import suppress
 from typing import NamedTuple
 
+from .. import paths
 from ..errors import LEADS_NOWHERE, Refusal, reason
 from ..formats import gvariant
 from ..linux import files
@@ -121,6 +122,16 @@ def find_initrds(deployed: Deployed, sysroot: str) -> tuple[File, ...]:
     return ()
 
 
+def find_marked(sysroot: str) -> list[str]:
+    """List the deployments that a killed process may have left mutable, by path below the physical root."""
+    found: list[str] = []
+    with suppress(OSError), inside.opened(sysroot, paths.DEPLOYMENTS) as top:
+        for stateroot in inside.list_names(top, "."):
+            marks = (paths.deployment_of_mark(stateroot, name) for name in inside.list_names(top, f"{stateroot}/deploy"))
+            found += [path for path in marks if path]
+    return found
+
+
 def find_staged() -> Deployed | None:
     """Return the staged deployment with its future command line. Raises Failure if it is unreadable."""
     try:
@@ -143,7 +154,7 @@ def _parse_staged(data: bytes) -> Deployed:
     values = gvariant.vardict(data)
     target = gvariant.vardict(values["target"][1])
     name, stateroot = (gvariant.string(target[key][1]) for key in ("name", "osname"))
-    path = f"ostree/deploy/{stateroot}/deploy/{name}"
+    path = paths.deployment_of(stateroot, name)
     deployment.parts(path, STAGED)
     arguments = gvariant.strings(values["kargs"][1]) if "kargs" in values else []
     # ostree replaces ostree= when it finalizes the deployment.
@@ -250,26 +261,19 @@ def _follow(sysroot: str, options: str, initrds: tuple[File, ...]) -> list[Deplo
 
 def _list_on_disk(sysroot: str) -> list[str]:
     """List the deployments' directories. Raises Failure without ostree."""
-    paths: list[str] = []
+    listed: list[str] = []
     try:
-        with inside.opened(sysroot, "ostree/deploy") as top:
+        with inside.opened(sysroot, paths.DEPLOYMENTS) as top:
             for stateroot in inside.list_names(top, "."):
-                paths += [f"ostree/deploy/{stateroot}/deploy/{name}" for name in inside.list_names(top, f"{stateroot}/deploy")]
+                names = inside.list_names(top, f"{stateroot}/deploy")
+                listed += [paths.deployment_of(stateroot, name) for name in names]
     except OSError as error:
         if error.errno in LEADS_NOWHERE:
             hint = "give the physical root with --sysroot="
             raise Failure(NO_INPUT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint) from error
         hint = "run as root" if isinstance(error, PermissionError) else ""
         raise os_failure(IO_ERROR, f"Failed to find deployments below {sysroot}", error, hint) from error
-    return [path for path in paths if _is_deployment(path)]
-
-
-def _is_deployment(path: str) -> bool:
-    try:
-        deployment.parts(path, path)
-    except Refusal:
-        return False
-    return True
+    return [path for path in listed if paths.parts_of(path)]
 
 
 def _find_boot(sysroot: str) -> tuple[str, str]:
@@ -310,6 +314,6 @@ def _open_staged(deployed: Deployed, sysroot: str) -> Deployment:
     """Open a deployment that has no /etc before it is finalized: usr/etc stands in for it. Raises Refusal."""
     stateroot, checksum, serial = deployed.parts
     root = deployment.physical_root(sysroot)
-    places = (deployed.path, f"{deployed.path}/usr/etc", f"ostree/deploy/{stateroot}/var", "ostree/repo/objects")
+    places = (deployed.path, f"{deployed.path}/usr/etc", paths.var_of(stateroot), paths.OBJECTS)
     fds = [deployment.directory(root, place, sysroot) for place in places]
     return Deployment("ostree", stateroot, checksum, serial, deployed.path, root, *fds)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from .. import __version__, boot, checkinitrd, verdicts
+from .. import __version__, boot, checkinitrd, paths, verdicts
 from .. import record as records
 from ..errors import Refusal
 from ..linux import files, syscall
@@ -92,7 +92,7 @@ def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail
 def _rehearse_root(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, seen: Trail) -> None:
     """Let the kernel check the signature and mount the root; nothing is enrolled, sealed, attached or written."""
     keys = kernelkeys.load_privately(BootKeyring((pinned.verified.signer.certificate,), ()))
-    _check_writable(deployment, policy, pinned.path + ".digest", seen)
+    _check_writable(deployment, policy, paths.digest_of(pinned.path), seen)
     syscall.mount("tmpfs", "/run", "tmpfs", 0)  # hides what mounting leaves in /run, and goes with this namespace
     policy, apart = policy._replace(method="none" if policy.method == "none" else "keyring"), Trail()
     mounted = boot.mounted_root(pinned, deployment, keys, policy, request, apart)

@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from ..digest import BLOCK_SIZE, NUMBERS
+from ..errors import LEADS_NOWHERE
 from ..linux import files, fsverity, syscall
 from .imagedigest import MAX_SIZE
 from .output import OS_ERROR, Progress, os_failure
@@ -19,7 +20,6 @@ _NAME = re.compile(rb"/([0-9a-f]{2}/[0-9a-f]{62}(?:\.file)?)")
 _LONGEST = len("/00/.file") + 62
 _CHUNK = 1 << 20
 MAX_OBJECTS = 1 << 20
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 
 
 class Objects(NamedTuple):
@@ -50,13 +50,13 @@ class Store:
         try:
             fd = open_file(name, self._directory)
         except OSError as error:
-            if error.errno not in _NOT_THERE:
+            if error.errno not in LEADS_NOWHERE:
                 raise
             return "missing"
         try:
             fsverity.measure(fd)
         except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.ENOTTY, errno.EOPNOTSUPP):
+            if error.errno not in fsverity.ABSENT:
                 raise
             return "unsealed"
         finally:
@@ -120,7 +120,7 @@ def enable(name: str, directory: int, algorithm: str) -> bool:
 
 def hint(error: OSError) -> str:
     """Advise on an error of enable()."""
-    if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY):
+    if error.errno in fsverity.UNSUPPORTED:
         return "enable fs-verity in the filesystem: ext4 needs 'tune2fs -O verity DEVICE'; btrfs and f2fs support it"
     if error.errno == errno.EINVAL:
         return "use a filesystem with a block size of 4096"

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO, NamedTuple
 
 from ..formats.pkcs7 import MAX_SIZE
+from ..paths import DIGEST_SUFFIX, SIGNATURE_SUFFIX
 from . import objects
 
 
@@ -36,7 +37,7 @@ class Place(NamedTuple):
 def read(place: Place) -> Pair | None:
     """Read the pair; None unless both files can be read."""
     try:
-        return Pair(_content(place, ".digest"), _content(place, ".sig"))
+        return Pair(_content(place, DIGEST_SUFFIX), _content(place, SIGNATURE_SUFFIX))
     except OSError:
         return None
 
@@ -46,7 +47,7 @@ def clear(place: Place) -> None:
 
     Unlinks only what exists, because the filesystem may be read-only.
     """
-    names = [place.prefix + suffix + kind for suffix in (".digest", ".sig") for kind in (".new", ".old")]
+    names = [place.prefix + suffix + kind for suffix in (DIGEST_SUFFIX, SIGNATURE_SUFFIX) for kind in (".new", ".old")]
     for name in names:
         with suppress(FileNotFoundError):
             # By name, because fs-verity files may not open.
@@ -59,7 +60,7 @@ def staged(place: Place, pair: Pair) -> Iterator[None]:
     """Write the pair to `staging` for install(), and remove leftovers after the block. Raises OSError."""
     clear(place)
     try:
-        for suffix, content in ((".digest", pair.digest), (".sig", pair.signature)):
+        for suffix, content in ((DIGEST_SUFFIX, pair.digest), (SIGNATURE_SUFFIX, pair.signature)):
             _write(place.staging, place.prefix + suffix + ".new", content)
         os.fsync(place.staging)
         yield
@@ -84,13 +85,13 @@ def install(place: Place, pair: Pair) -> None:
 def _find_changes(place: Place, pair: Pair) -> tuple[str, ...]:
     """Return the suffixes to replace. Syncs a digest that stays, whoever wrote it."""
     try:
-        with _opened(place, ".digest") as file:
+        with _opened(place, DIGEST_SUFFIX) as file:
             if file.read(MAX_SIZE + 1) == pair.digest:
                 os.fsync(file.fileno())
-                return (".sig",)
+                return (SIGNATURE_SUFFIX,)
     except OSError:  # also if the key that enrolled the digest file is gone
         pass
-    return (".sig", ".digest")
+    return (SIGNATURE_SUFFIX, DIGEST_SUFFIX)
 
 
 def _take_back(place: Place, done: list[str]) -> None:

@@ -6,22 +6,11 @@ Quoting and white space follow lib/cmdline.c of the kernel. Only read() does I/O
 
 from .. import verdicts
 from ..errors import Refusal, failed
-from ..values import Request
+from ..values import BOOLEANS, Request
 
 PATH = "/proc/cmdline"
 SPACE = " \t\n\v\f\r"  # isspace() of the kernel; Python's str.isspace() accepts more
 _OWN_PREFIX = "rd.bootseal."
-_BOOLEANS = {
-    None: True,
-    "1": True,
-    "yes": True,
-    "true": True,
-    "on": True,
-    "0": False,
-    "no": False,
-    "false": False,
-    "off": False,
-}
 
 
 def read() -> str:
@@ -110,9 +99,10 @@ def _parse_debug(arguments: list[tuple[str, str | None]]) -> bool:
             continue
         if name != _OWN_PREFIX + "debug":
             raise _refusal("unknown; bootseal knows rd.bootseal.debug only", key)
-        if value not in _BOOLEANS:
+        text = "yes" if value is None else value  # an argument without a value is true
+        if text not in BOOLEANS:
             raise _refusal("must be yes or no", f"{key}={value}")
-        debug = _BOOLEANS[value]
+        debug = BOOLEANS[text]
     return debug
 
 

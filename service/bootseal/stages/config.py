@@ -9,11 +9,10 @@ import os
 
 from .. import verdicts
 from ..errors import Refusal, reason
-from ..values import Policy, RootConfig
+from ..values import BOOLEANS, Policy, RootConfig
 
 DIRECTORIES = ("etc", "usr/lib")
 MAX_SIZE = 64 * 1024
-_BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 _BOOLEAN_NAMES = ("yes", "no")
 _METHODS = ("keyring", "fsverity", "none")
 _SPACE = " \t\r"  # \r: files may have DOS line endings
@@ -45,10 +44,10 @@ def load(initrd: str = "/") -> Policy:
             _check_value(key, value, path)
             settings[key] = value
     return Policy(
-        seal=_BOOLEANS[settings["Keyring", "Seal"]],
+        seal=BOOLEANS[settings["Keyring", "Seal"]],
         voa="" if settings["Keyring", "VOA"] == "no" else settings["Keyring", "VOA"],
         method=settings["Enroll", "Method"],
-        required=_BOOLEANS[settings["Enroll", "Required"]],
+        required=BOOLEANS[settings["Enroll", "Required"]],
         on_refusal=settings["Policy", "OnRefusal"],
         root=_read_root_config(initrd),
     )
@@ -90,7 +89,7 @@ def voa(initrd: str, os_name: str) -> list[str]:
 
 def is_os_name(text: str) -> bool:
     """Tell whether VOA may name an operating system so, as in debian or debian:13."""
-    return text not in _BOOLEANS and set(text) <= _OS_CHARACTERS and text[:1].isalnum()
+    return text not in BOOLEANS and set(text) <= _OS_CHARACTERS and text[:1].isalnum()
 
 
 def parse(text: str, path: str) -> Settings:
@@ -139,7 +138,7 @@ def _check_value(key: tuple[str, str], value: str, path: str) -> None:
     allowed, _ = KEYS[key]
     if allowed is _OS and is_os_name(value):
         return
-    if value not in (_BOOLEANS if allowed is _BOOLEAN_NAMES else allowed):
+    if value not in (BOOLEANS if allowed is _BOOLEAN_NAMES else allowed):
         what = "neither no nor the name of an operating system" if allowed is _OS else f"not one of {', '.join(allowed)}"
         raise _refusal(f"[{section}] {name}={value}: {what}", path)
 
@@ -157,9 +156,9 @@ def _read_root_config(initrd: str) -> RootConfig:
         value = settings.get((section, key))
         if value is None:
             return default
-        if value not in _BOOLEANS:
+        if value not in BOOLEANS:
             raise _refusal(f"[{section}] {key}={value}: not true or false", path)
-        return _BOOLEANS[value]
+        return BOOLEANS[value]
 
     transient = boolean("root", "transient", default=False)
     transient_ro = boolean("root", "transient-ro", default=False)

@@ -6,17 +6,13 @@ No file is read.
 
 import errno
 import os
-import re
 
-from .. import verdicts
+from .. import paths, verdicts
 from ..errors import LEADS_NOWHERE, Refusal, failed
 from ..linux import files
 from ..values import Deployment, Request
 
-# ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL, see ostree(1). No signature covers these names, so they are restricted: an
-# attacker who writes the disk must not be able to fake messages with them.
-_TOP = "ostree/deploy/"
-_PATH = re.compile(rf"{_TOP}(?!\.{{1,2}}/)([A-Za-z0-9._-]{{1,64}})/deploy/([0-9a-f]{{64}})\.([0-9]{{1,9}})")
+_TOP = paths.DEPLOYMENTS + "/"
 
 
 def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
@@ -37,18 +33,17 @@ def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
         sysroot_fd=sysroot_fd,
         fd=directory(sysroot_fd, path, sysroot),
         etc_fd=directory(sysroot_fd, f"{path}/etc", sysroot),
-        var_fd=directory(sysroot_fd, f"ostree/deploy/{stateroot}/var", sysroot),
-        objects_fd=directory(sysroot_fd, "ostree/repo/objects", sysroot),
+        var_fd=directory(sysroot_fd, paths.var_of(stateroot), sysroot),
+        objects_fd=directory(sysroot_fd, paths.OBJECTS, sysroot),
     )
 
 
 def parts(path: str, where: str) -> tuple[str, str, int]:
     """Split the path of a deployment into stateroot, checksum and serial. Raises Refusal `no-deployment`."""
-    match = _PATH.fullmatch(path)
-    if match:
-        return match[1], match[2], int(match[3])
+    if found := paths.parts_of(path):
+        return found
     _, _, rest = path.removeprefix(_TOP).partition("/")
-    if path.startswith(_TOP) and _PATH.fullmatch(f"{_TOP}x/{rest}"):
+    if path.startswith(_TOP) and paths.parts_of(f"{_TOP}x/{rest}"):
         what = "the name of the stateroot is not of the form [A-Za-z0-9._-]{1,64}"
         raise Refusal(verdicts.NO_DEPLOYMENT, what, where)
     what = "leads to no ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL below the physical root"

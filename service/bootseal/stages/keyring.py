@@ -17,15 +17,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from .. import verdicts
 from ..errors import Refusal, printable
-from ..formats import der
+from ..formats import der, pkcs7
 from ..values import BootKeyring, Certificate
 
 DIRECTORY = "bootseal/keys.d"
 SUFFIXES = (".crt", ".pem", ".cer", ".der")
 MAX_FILES = 64
 MAX_SIZE = 64 * 1024
-# rsaEncryption, id-ecPublicKey
-_KEY_ALGORITHMS = (der.oid("1.2.840.113549.1.1.1"), der.oid("1.2.840.10045.2.1"))
+_KEY_ALGORITHMS = (pkcs7.RSA, der.oid("1.2.840.10045.2.1"))  # the second is id-ecPublicKey
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 

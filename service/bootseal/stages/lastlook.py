@@ -8,9 +8,10 @@ because starting a second interpreter would cost each boot more than the check.
 import os
 from contextlib import suppress
 
+from .. import paths
 from ..linux import mountapi
 
-PATH = "/run/bootseal/attached"
+PATH = paths.RUN + "/attached"
 SYSROOT = "/sysroot"
 # Where mount.py may mount something in the root. Places without a mount of their own are not listed.
 _PLACES = ("etc", "var", "boot", "sysroot")

@@ -11,14 +11,14 @@ import errno
 import os
 from contextlib import suppress
 
-from .. import verdicts
+from .. import paths, verdicts
 from ..errors import LEADS_NOWHERE, Refusal, failed
 from ..linux import files, mountapi, syscall
 from ..values import Deployment, Enrolled, Mounted, Request, RootConfig
 from . import exits, initcheck, lastlook, ostreebooted, release
 
 SYSROOT = lastlook.SYSROOT
-_STAGE = "/run/bootseal/stage"
+_STAGE = paths.RUN + "/stage"
 _OSTREE_RUN = "/run/ostree"
 SOURCE_PREFIX = "composefs:"  # of the overlay's source, before the digest
 _MANAGER = "1"  # PID of the service manager

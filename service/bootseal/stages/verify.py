@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from .. import digest, verdicts
+from .. import digest, paths, verdicts
 from ..digest import Digest
 from ..errors import Refusal
 from ..formats import der, pkcs7
@@ -31,12 +31,12 @@ def verify(unverified: Unverified, keyring: BootKeyring) -> Verified:
     try:
         expected = digest.from_bytes(unverified.digest)
     except ValueError as error:
-        raise Refusal(verdicts.BAD_DIGEST, str(error), image + ".digest") from error
+        raise Refusal(verdicts.BAD_DIGEST, str(error), paths.digest_of(image)) from error
     try:
         info = pkcs7.parse(unverified.signature)
     except der.Malformed as error:
-        raise Refusal(verdicts.BAD_SIGNATURE, f"outside the signature profile: {error}", image + ".sig") from error
-    certificates = _select_certificates(info, keyring, expected, image + ".sig")
+        raise Refusal(verdicts.BAD_SIGNATURE, f"outside the signature profile: {error}", paths.signature_of(image)) from error
+    certificates = _select_certificates(info, keyring, expected, paths.signature_of(image))
     # 'fsverity sign' may hash the digest file with either algorithm; the signature covers the result.
     for algorithm in digest.NUMBERS:
         signed = digest.of_bytes(unverified.digest, algorithm)
@@ -47,7 +47,7 @@ def verify(unverified: Unverified, keyring: BootKeyring) -> Verified:
     subject = certificates[0].subject_text
     details = (("digest file says", str(expected)), ("signer", f"{subject}, serial {info.serial.hex()}"))
     what = f"the signature of {subject} is not over the digest {expected}"
-    raise Refusal(verdicts.WRONG_SIGNATURE, what, image + ".sig", details=details)
+    raise Refusal(verdicts.WRONG_SIGNATURE, what, paths.signature_of(image), details=details)
 
 
 def _select_certificates(info: pkcs7.SignerInfo, keyring: BootKeyring, expected: Digest, path: str) -> list[Certificate]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bootseal.formats import gvariant
 from bootseal.host import deployments
 from bootseal.host.commands import gate
 from bootseal.host.deployments import Deployed
@@ -72,12 +73,13 @@ def _strv(words: list[str]) -> bytes:
     for word in words:
         body += word.encode() + b"\0"
         ends.append(len(body))
-    return body + ostreebooted._offsets(ends, len(body))
+    width = next(width for width in (1, 2, 4) if len(body) + width * len(ends) < 1 << (8 * width))
+    return body + b"".join(end.to_bytes(width, "little") for end in ends)
 
 
 def stage(root: Root, checksum: str, *arguments: str) -> None:
     """Write what ostree_sysroot_stage_tree() writes, with the serializer of the boot."""
-    target = ostreebooted.vardict(
+    target = gvariant.write_vardict(
         {
             "name": ("s", f"{checksum}.0\0".encode()),
             "osname": ("s", b"os\0"),
@@ -85,7 +87,7 @@ def stage(root: Root, checksum: str, *arguments: str) -> None:
         }
     )
     kargs = _strv(["quiet", "ostree=/ostree/boot.1/old", *arguments])
-    content = ostreebooted.vardict({"target": ("a{sv}", target), "locked": ("b", b"\0"), "kargs": ("as", kargs)})
+    content = gvariant.write_vardict({"target": ("a{sv}", target), "locked": ("b", b"\0"), "kargs": ("as", kargs)})
     Path(deployments.STAGED).write_bytes(content)
     (root.top.parent / "ostree-booted").touch()
 

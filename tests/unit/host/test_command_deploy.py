@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import signal
 import stat
@@ -17,14 +16,13 @@ from typing import Any
 
 import pytest
 
-from bootseal import digest, verdicts
+from bootseal import digest, paths, verdicts
 from bootseal.errors import Refusal
-from bootseal.host import checker, deployments, gateunits, mutable, objects
+from bootseal.host import checker, deployments, gateunits, objects
 from bootseal.host.commands import deploy, gate
 from bootseal.host.output import Failure
 from bootseal.linux import files, fsverity
-from bootseal.stages import enable
-from bootseal.values import Deployment
+from bootseal.stages import writable
 
 from .program import beside, certificate, key, signed
 from .roots import A, Root
@@ -203,7 +201,7 @@ def _steps(patch: pytest.MonkeyPatch, before: Callable[[], None]) -> None:
 
     for name in ("rename", "unlink", "link", "fsync"):
         patch.setattr(os, name, wrapped(getattr(os, name)))
-    for module, name in ((files, "set_immutable"), (mutable, "sync"), (fsverity, "enable")):
+    for module, name in ((files, "set_immutable"), (deploy, "sync"), (fsverity, "enable")):
         patch.setattr(module, name, wrapped(getattr(module, name)))
 
 
@@ -242,7 +240,7 @@ def _last_step(target: Target) -> str:
 
     with pytest.MonkeyPatch.context() as patch:
         _steps(patch, step)
-        patch.setattr(mutable, "sync", sync)
+        patch.setattr(deploy, "sync", sync)
         assert target.run() == 0
     return last
 
@@ -270,7 +268,7 @@ def test_killed_at_every_step_is_completed_by_the_gate(target: Target, step: int
     _deploy_another(target)
     _killed(target, step)
     gate._complete(str(target.root.top))
-    assert (target.immutable, mutable.marked(str(target.root.top))) == (True, [])
+    assert (target.immutable, deployments.find_marked(str(target.root.top))) == (True, [])
     assert pair_is_whole(target)
     assert target.run() == 0
     assert (beside(target.image), target.beside(), target.immutable) == (target.pair, BOTH, True)
@@ -288,8 +286,9 @@ def test_the_gate_completes_before_anything_else(target: Target, monkeypatch: py
 
 
 def test_the_gate_takes_away_what_a_boot_left(target: Target) -> None:
-    """builtin.py's mark is a second name of its new file."""
-    new, mark = enable._names(Deployment("ostree", "os", A, 0, "", *[-1] * 5))
+    """The mark of enable.py is a second name of its new file."""
+    path = os.path.relpath(target.directory, target.root.top)
+    new, mark = paths.new_of(path), paths.mark_of(path)
     (target.directory.parent / new).write_bytes(b"digest")
     (target.directory.parent / mark).hardlink_to(target.directory.parent / new)
     target.set_immutable(False)
@@ -319,7 +318,7 @@ def test_other_names_are_no_marks(target: Target, name: str) -> None:
     path = target.directory.parent / f".bootseal-{name}.immutable"
     path.parent.mkdir(exist_ok=True)
     path.touch()
-    assert mutable.marked(str(target.root.top)) == []
+    assert deployments.find_marked(str(target.root.top)) == []
 
 
 def test_a_link_for_a_deployment_is_not_followed(target: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -336,7 +335,7 @@ def test_a_link_for_a_deployment_is_not_followed(target: Target, tmp_path: Path,
 def test_a_run_at_work_is_left_alone(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
     """The gate may look while 'bootseal deploy' has the directory mutable; so may another 'bootseal deploy'."""
     path = os.path.relpath(target.directory, target.root.top)
-    with mutable.writable(str(target.root.top), path) as where, mutable.mutable(where, mutable.prefix(path)):
+    with writable.opened_below(str(target.root.top), path) as where, writable.mutable(where, path):
         gate._complete(str(target.root.top))
         assert not target.immutable
         assert "at work" in capsys.readouterr().err
@@ -346,47 +345,19 @@ def test_a_run_at_work_is_left_alone(target: Target, capsys: pytest.CaptureFixtu
     assert target.immutable
 
 
-@pytest.mark.parametrize("moment", ["made", "locked"])
-def test_a_mark_that_somebody_else_took_first(target: Target, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    """Between making the mark and locking it: another run completes what it takes for left behind."""
-    real, path = fcntl.flock, os.path.relpath(target.directory, target.root.top)
-    mark = target.directory.parent / f".bootseal-{A}.0.immutable"
-    held: list[int] = []
-
-    def flock(fd: int, operation: int) -> None:
-        if moment == "made":
-            mark.unlink()
-        elif not held:
-            held.append(os.open(mark, os.O_WRONLY))
-            real(held[0], fcntl.LOCK_EX)
-        real(fd, operation)
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    base, locked = mutable.prefix(path), pytest.raises(Failure, match="at work")
-    with mutable.writable(str(target.root.top), path) as where, locked, mutable.mutable(where, base):
-        pytest.fail("not locked")
-    assert target.immutable
-
-
-def test_unprivileged_users_cannot_hold_the_lock(target: Target) -> None:
-    path = os.path.relpath(target.directory, target.root.top)
-    with mutable.writable(str(target.root.top), path) as where, mutable.mutable(where, mutable.prefix(path)):
-        assert (target.directory.parent / f".bootseal-{A}.0.immutable").stat().st_mode & 0o777 == 0o600
-
-
 def test_a_disk_that_fails_in_the_end_is_told(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     def sync(_: int) -> None:
         raise OSError(errno.EIO, "injected")
 
     target.run()
-    monkeypatch.setattr(mutable, "sync", sync)
+    monkeypatch.setattr(deploy, "sync", sync)
     with pytest.raises(Failure, match="Input/output error"):
         target.run()
 
 
 def test_sync_is_the_kernels() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
-        mutable.sync(-1)
+        deploy.sync(-1)
 
 
 def _deploy_another(target: Target) -> None:
@@ -478,7 +449,7 @@ def test_sealing_does_not_follow_a_link_either(target: Target) -> None:
 
 
 def test_a_mark_that_is_a_link_is_not_followed(target: Target, tmp_path: Path) -> None:
-    mark = target.directory.parent / mutable._mark(f".bootseal-{target.directory.name}")
+    mark = target.directory.parent / paths.mark_of(target.directory.name)
     mark.symlink_to(tmp_path / "made")
     target.run()
     assert not (tmp_path / "made").exists()
@@ -502,18 +473,6 @@ def test_an_image_that_is_no_image(kind: str, target: Target, tmp_path: Path) ->
     with pytest.raises(Failure, match="larger than" if kind == "huge" else "not a regular file"):
         target.run()
     assert target.verity.calls == []
-
-
-def test_a_mark_that_is_there_is_not_opened(target: Target) -> None:
-    """It came after the last look; to open a FIFO would be to wait."""
-    prefix = f".bootseal-{target.directory.name}"
-    os.mkfifo(target.directory.parent / mutable._mark(prefix))
-    parent, directory = (os.open(path, os.O_RDONLY) for path in (target.directory.parent, target.directory))
-    with pytest.raises(Failure, match="is at work"), mutable.mutable(mutable.Writable(-1, parent, directory), prefix):
-        pass
-    os.close(parent)
-    os.close(directory)
-    assert target.immutable
 
 
 def test_a_device_in_place_of_the_pair_is_replaced_unopened(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:

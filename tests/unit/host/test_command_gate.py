@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bootseal.formats import gvariant
 from bootseal.host import checker, deployments, dryrun
 from bootseal.host.deployments import Deployed
 from bootseal.host.output import Failure
-from bootseal.stages import ostreebooted
 
 from .roots import (
     EVIL,
@@ -26,8 +26,8 @@ from .roots import (
 @pytest.mark.parametrize("name", [EVIL, "..", "a/b", "\u0661"])
 def test_a_staged_deployment_with_such_a_stateroot(root: Root, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The gate holds it, and says why."""
-    target = ostreebooted.vardict({"name": ("s", f"{B}.0\0".encode()), "osname": ("s", name.encode() + b"\0")})
-    Path(deployments.STAGED).write_bytes(ostreebooted.vardict({"target": ("a{sv}", target)}))
+    target = gvariant.write_vardict({"name": ("s", f"{B}.0\0".encode()), "osname": ("s", name.encode() + b"\0")})
+    Path(deployments.STAGED).write_bytes(gvariant.write_vardict({"target": ("a{sv}", target)}))
     with pytest.raises(Failure, match=r"name of the stateroot|leads to no ostree/deploy/") as caught:
         run_gate(monkeypatch, "enabled")
     assert name not in caught.value.what.replace("...", "")

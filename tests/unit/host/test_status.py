@@ -109,9 +109,9 @@ class World:
 
     def keys(self, *held: str, locked: bool = True, ring: bool = True, uid: int = 0) -> None:
         self.patch.setattr(os, "geteuid", lambda: uid)
-        self.patch.setattr(kernelkeys, "_find_anchor", lambda: 1)
-        self.patch.setattr(kernelkeys, "_locked", lambda _: locked)
-        self.patch.setattr(kernelkeys, "_members", lambda _: {kernelkeys.RING: 2} if ring else {})
+        self.patch.setattr(kernelkeys, "find_fsverity_keyring", lambda: 1)
+        self.patch.setattr(kernelkeys, "is_locked", lambda _: locked)
+        self.patch.setattr(kernelkeys, "list_members", lambda _: {kernelkeys.DIGEST_KEYRING: 2} if ring else {})
         self.patch.setattr(keyctl, "members", lambda _: tuple(range(10, 10 + len(held))))
         self.patch.setattr(keyctl, "read", lambda key: held[key - 10].encode())
 
@@ -439,7 +439,7 @@ def test_incomplete_enrolling_is_no_difference(world: World, said: Callable[...,
     record = recorded()
     record["enrollment"]["missing"] = ["no .fs-verity keyring"]
     world.write(record)
-    world.patch.setattr(kernelkeys, "_find_anchor", lambda: None)
+    world.patch.setattr(kernelkeys, "find_fsverity_keyring", lambda: None)
     found = said()
     assert found.status == 0
     assert "enrolling was incomplete at boot" in found.err

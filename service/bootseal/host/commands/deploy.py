@@ -5,21 +5,24 @@ It writes nothing that the boot would refuse.
 """
 
 import argparse
+import contextlib
+import ctypes
 import errno
 import os
+from collections.abc import Iterator
 
-from ... import digest, verdicts
+from ... import digest, paths, verdicts
 from ...digest import Digest
 from ...errors import Refusal, printable
 from ...formats import pkcs7
 from ...linux import files, fsverity
-from ...stages import image, verify
+from ...stages import verify, writable
+from ...stages.writable import Writable
 from ...values import BootKeyring, Unverified
 from .. import arguments as shared
-from .. import deployments, gateunits, imagedigest, inside, mutable, objects, sidecars
+from .. import deployments, gateunits, imagedigest, inside, objects, sidecars
 from ..checker import Checker
 from ..deployments import Deployed
-from ..mutable import Writable
 from ..output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, Failure, emit, note, os_failure
 
 
@@ -39,15 +42,15 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     """Complete a deployment, and return the exit status. Raises Failure, Refusal."""
     sysroot = shared.sysroot(arguments)
     deployed = deployments.choose(sysroot, arguments.deployment)
-    path = os.path.join(sysroot, deployed.path, image.IMAGE)
+    path = paths.image_of(deployed.path, sysroot)
     content = _make_pair(arguments, sysroot, deployed, path)
     checker = Checker(sysroot, shared.key_source(arguments))
     _refuse_untrusted(checker, deployed, content, path)
-    with mutable.writable(sysroot, deployed.path) as writable:
-        changed = _seal(writable, deployed, digest.from_bytes(content.digest), path)
+    with _open_writable(sysroot, deployed) as where:
+        changed = _seal(where, deployed, digest.from_bytes(content.digest), path)
         if arguments.objects:
-            changed |= _seal_objects(writable)
-        changed |= _put(writable, deployed, content, path)
+            changed |= _seal_objects(where)
+        changed |= _put(where, deployed, content, path)
     record = checker.check(deployed)
     if deployed.state == "staged":
         gateunits.look_again()
@@ -94,31 +97,51 @@ def _refuse_untrusted(checker: Checker, deployed: Deployed, content: sidecars.Pa
     verify.verify(unverified, BootKeyring(keyring.certificates, ()))
 
 
-def _put(writable: Writable, deployed: Deployed, content: sidecars.Pair, path: str) -> bool:
-    """Write the pair, and sync the deployment. Returns False if the pair was there already."""
-    place = sidecars.Place(writable.deployment, image.IMAGE, writable.parent, mutable.prefix(deployed.path))
+@contextlib.contextmanager
+def _open_writable(sysroot: str, deployed: Deployed) -> Iterator[Writable]:
+    """Open the deployment for writing. Raises Failure."""
     try:
-        mutable.complete(writable, place.prefix)
+        with writable.opened_below(sysroot, deployed.path) as where:
+            yield where
+    except PermissionError as error:
+        raise os_failure(CANNOT_CREATE, f"Failed to write below {sysroot}", error, "run as root") from error
+    except writable.Busy as error:
+        what = f"Failed to change the deployment {os.path.basename(deployed.path)}: another 'bootseal deploy' is at work"
+        raise Failure(CANNOT_CREATE, what, "run it again when the other one has ended") from error
+
+
+def _put(where: Writable, deployed: Deployed, content: sidecars.Pair, path: str) -> bool:
+    """Write the pair, and sync the deployment. Returns False if the pair was there already."""
+    place = sidecars.Place(where.deployment, paths.IMAGE, where.parent, paths.work_prefix(deployed.path))
+    try:
+        writable.complete(where, deployed.path)
         sidecars.clear(place)
         present = sidecars.read(place) == content
         if not present:
-            with sidecars.staged(place, content), mutable.mutable(writable, place.prefix):
+            with sidecars.staged(place, content), writable.mutable(where, deployed.path):
                 sidecars.install(place, content)
-        mutable.sync(writable.deployment)
+        sync(where.deployment)
     except OSError as error:
         hint = "remount the filesystem: 'mount -o remount,rw'" if error.errno == errno.EROFS else ""
-        raise os_failure(CANNOT_CREATE, f"Failed to write {path}.digest and {path}.sig", error, hint) from error
+        what = f"Failed to write {paths.digest_of(path)} and {paths.signature_of(path)}"
+        raise os_failure(CANNOT_CREATE, what, error, hint) from error
     return not present
 
 
-def _seal(writable: Writable, deployed: Deployed, wanted: Digest, path: str) -> bool:
+def sync(fd: int) -> None:
+    """Call syncfs(2): an earlier run may have been killed after its last write and before its fsync. Raises OSError."""
+    if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _seal(where: Writable, deployed: Deployed, wanted: Digest, path: str) -> bool:
     """Enable fs-verity on the image. Returns False if it was on.
 
     Raises Failure, and Refusal for another digest.
     """
     try:
-        changed = objects.enable(image.IMAGE, writable.deployment, wanted.algorithm)
-        fd = objects.open_file(image.IMAGE, writable.deployment)
+        changed = objects.enable(paths.IMAGE, where.deployment, wanted.algorithm)
+        fd = objects.open_file(paths.IMAGE, where.deployment)
         try:
             number, value = fsverity.measure(fd)
         finally:
@@ -134,12 +157,12 @@ def _seal(writable: Writable, deployed: Deployed, wanted: Digest, path: str) -> 
     return changed
 
 
-def _seal_objects(writable: Writable) -> bool:
+def _seal_objects(where: Writable) -> bool:
     """Enable fs-verity on the image's objects. Returns False if it was on. Raises Failure."""
-    directory = files.open_directory(writable.top, "ostree/repo/objects")
+    directory = files.open_directory(where.top, paths.OBJECTS)
     try:
         store = objects.Store(directory)
-        with open(objects.open_file(image.IMAGE, writable.deployment), "rb") as file:
+        with open(objects.open_file(paths.IMAGE, where.deployment), "rb") as file:
             unsealed = store.check(file.fileno()).unsealed
         store.seal(unsealed, directory)
     except OSError as error:

@@ -11,7 +11,8 @@ import os
 
 from ... import record as records
 from ...errors import reason
-from .. import continuity, deployments, gateunits, mutable
+from ...stages import writable
+from .. import continuity, deployments, gateunits
 from ..checker import Checker, KeySource, describe_untrusted
 from ..output import NO_PERMISSION, Failure, note, warning
 
@@ -57,12 +58,13 @@ def _complete(sysroot: str) -> None:
 
     The boot does not depend on it.
     """
-    for path in mutable.marked(sysroot):
+    for path in deployments.find_marked(sysroot):
+        name = os.path.basename(path)
         try:
-            with mutable.writable(sysroot, path) as writable:
-                mutable.complete(writable, mutable.prefix(path))
-            note(f"the directory of {os.path.basename(path)} is immutable again after a killed 'bootseal deploy'")
+            with writable.opened_below(sysroot, path) as where:
+                writable.complete(where, path)
+            note(f"the directory of {name} is immutable again after a killed 'bootseal deploy'")
         except OSError as error:
-            warning(f"Failed to make the directory of {os.path.basename(path)} immutable again: {reason(error)}")
-        except Failure as failure:
-            warning(failure.what)
+            warning(f"Failed to make the directory of {name} immutable again: {reason(error)}")
+        except writable.Busy:
+            warning(f"Failed to make the directory of {name} immutable again: another 'bootseal deploy' is at work")

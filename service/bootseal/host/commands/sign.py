@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ... import digest
+from ... import digest, paths
 from ...digest import Digest
 from ...errors import Refusal
-from ...formats import derwrite
+from ...formats import pkcs7
 from ...linux import files
 from ...stages import verify
 from ...values import BootKeyring, Certificate, Signer, Unverified
@@ -92,7 +92,11 @@ def _find_digest(arguments: argparse.Namespace) -> Digest:
 
 
 def _sign(key: signingkeys.PrivateKey, certificate: Certificate, to_sign: bytes) -> bytes:
-    return derwrite.signed_data(certificate, _scheme(certificate), signingkeys.HASH_NAME, signingkeys.sign(key, to_sign))
+    return _write_message(certificate, signingkeys.HASH_NAME, signingkeys.sign(key, to_sign))
+
+
+def _write_message(certificate: Certificate, hash_name: str, value: bytes) -> bytes:
+    return pkcs7.signed_data(certificate.issuer, certificate.serial, _scheme(certificate), hash_name, value)
 
 
 def _scheme(certificate: Certificate) -> str:
@@ -104,7 +108,7 @@ def _assemble(raw: bytes, certificates: list[Certificate], image_digest: Digest,
     for certificate in certificates:
         for hash_name in _HASHES:
             for value in _guess_values(raw, certificate):
-                message = derwrite.signed_data(certificate, _scheme(certificate), hash_name, value)
+                message = _write_message(certificate, hash_name, value)
                 with contextlib.suppress(Refusal):
                     _verify(image_digest, message, [certificate], image)
                     return message
@@ -116,7 +120,7 @@ def _guess_values(raw: bytes, certificate: Certificate) -> Iterator[bytes]:
     """Yield possible forms of the signature in the message: as it is, or as the DER of two numbers."""
     yield raw
     if isinstance(certificate.key, ec.EllipticCurvePublicKey) and len(raw) == 2 * ((certificate.key.key_size + 7) // 8):
-        yield derwrite.ecdsa_value(raw)
+        yield pkcs7.ecdsa_value(raw)
 
 
 def _verify(image_digest: Digest, signature: bytes, certificates: list[Certificate], image: str) -> Signer:
@@ -139,7 +143,7 @@ def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: byte
         "image": arguments.image,
         "digest": str(image_digest),
         "algorithm": signer.algorithm,
-        "files": [arguments.image + ".digest", arguments.image + ".sig"],
+        "files": [paths.digest_of(arguments.image), paths.signature_of(arguments.image)],
     }
     emit(value, arguments.json, f"{image_digest} {arguments.image}")
     return 0
@@ -171,7 +175,8 @@ def _write(image: str, content: sidecars.Pair) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        raise os_failure(CANNOT_CREATE, f"Failed to write {image}.digest and {image}.sig", error, hint) from error
+        what = f"Failed to write {paths.digest_of(image)} and {paths.signature_of(image)}"
+        raise os_failure(CANNOT_CREATE, what, error, hint) from error
 
 
 def _is_immutable(fd: int) -> bool:

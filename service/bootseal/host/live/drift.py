@@ -189,14 +189,14 @@ def _keyring(record: Record) -> Check:
 
 
 def _enrolled(record: Record) -> Check:
-    anchor = kernelkeys._find_anchor()
-    if anchor is None:
-        return _unless_missing(record, f"there is no keyring {kernelkeys.KERNEL_KEYRING}")
-    if record.keyring and record.keyring.sealed and not kernelkeys._locked(anchor):
-        return Check("keyring", DIFFERS, f"{kernelkeys.KERNEL_KEYRING} was sealed at boot, and can be written now")
-    ring = kernelkeys._members(anchor).get(kernelkeys.RING)
+    keyring = kernelkeys.find_fsverity_keyring()
+    if keyring is None:
+        return _unless_missing(record, f"there is no keyring {kernelkeys.FSVERITY_KEYRING}")
+    if record.keyring and record.keyring.sealed and not kernelkeys.is_locked(keyring):
+        return Check("keyring", DIFFERS, f"{kernelkeys.FSVERITY_KEYRING} was sealed at boot, and can be written now")
+    ring = kernelkeys.list_members(keyring).get(kernelkeys.DIGEST_KEYRING)
     if ring is None:
-        return _unless_missing(record, f"{kernelkeys.KERNEL_KEYRING} holds no keyring '{kernelkeys.RING}'")
+        return _unless_missing(record, f"{kernelkeys.FSVERITY_KEYRING} holds no keyring '{kernelkeys.DIGEST_KEYRING}'")
     return _held(record, ring)
 
 
