@@ -40,13 +40,13 @@ def resumed(machine: Machine, files: Mapping[str, Content], work: Path, *, commo
 
     The state's initrd has the files `common`. `files` come with the machine's disks, after the restore.
     """
-    key = _key(machine, common)
+    name = key(machine, common)
     try:
-        if key in _broken:
-            raise UnsavedError(_broken[key])
-        return _resume(machine, _state(key, machine, common), files, work)
-    except (UnsavedError, GuestError) as error:
-        _broken[key] = str(error)
+        if name in _broken:
+            raise UnsavedError(_broken[name])
+        return _resume(machine, _state(name, machine, common), files, work)
+    except UnsavedError as error:
+        _broken[name] = str(error)
         WHOLE.append(str(error))
         return None
 
@@ -65,7 +65,7 @@ def _waiting_files(common: Mapping[str, Content]) -> dict[str, Content]:
     }
 
 
-def _key(machine: Machine, common: Mapping[str, Content]) -> str:
+def key(machine: Machine, common: Mapping[str, Content]) -> str:
     """Name a state by everything that makes it."""
     bare = replace(machine, kernel=Path("kernel"), initrd=Path("initrd"), disks=())
     sources = (Path(__file__), Path(qemu.__file__))
@@ -73,7 +73,6 @@ def _key(machine: Machine, common: Mapping[str, Content]) -> str:
     return digest_of(_version(), *qemu.command(bare), _content(machine.kernel), _content(machine.initrd), files, *sources)
 
 
-@cache
 def _version() -> str:
     return subprocess.run(["qemu-system-x86_64", "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout
 
@@ -83,27 +82,27 @@ def _content(file: Path) -> str:
     return digest_of(file.read_bytes())
 
 
-def _state(key: str, machine: Machine, common: Mapping[str, Content]) -> Path:
-    """Boot without disks, once for each key, and save the machine that waits for them."""
+def _state(name: str, machine: Machine, common: Mapping[str, Content]) -> Path:
+    """Boot without disks, once for each name, and save the machine that waits for them."""
 
     def build(path: Path) -> None:
         whole = with_files(machine.initrd, _waiting_files(common), path / "initrd")
         waiting = _with_monitor(replace(machine, initrd=whole, disks=()), path, "off")
-        ending = qemu.watch(waiting, path, lambda process: _save(process, path, machine.timeout))
-        if not (path / "saved").exists():
-            raise UnsavedError(f"no state could be saved: {ending.ended} {ending.status}")
+        try:
+            qemu.watch(waiting, path, lambda process: _save(process, path, machine.timeout))
+        except (UnsavedError, GuestError) as error:
+            raise UnsavedError(f"no state could be saved: {error}{_errors(path)}") from None
 
-    return cached("saved", key, "boot up to its disks, to be saved", build)
+    return cached("saved", name, "boot up to its disks, to be saved", build)
 
 
 def _save(process: subprocess.Popen[bytes], home: Path, timeout: float) -> None:
     monitor = Monitor(process)
     if qemu.wait(process, timeout, lambda: said(home / "console", WAITING)) != "reached":
-        raise UnsavedError("no state could be saved: the initrd did not begin to wait")
+        raise UnsavedError("the initrd did not begin to wait for its disks")
     monitor.execute("stop")
     monitor.execute("migrate", uri=f"exec:cat >'{home}/state'")
     monitor.until("query-migrate", {"completed"}, {"active", "setup", "device", "wait-unplug"})
-    (home / "saved").write_bytes(b"")
     monitor.execute("quit")
 
 
@@ -120,13 +119,19 @@ def _resume(machine: Machine, state: Path, files: Mapping[str, Content], work: P
     try:
         ending = qemu.watch(restored, work, lambda process: _plug(process, disks))
     except (UnsavedError, GuestError) as error:
-        errors = (work / "qemu").read_text(errors="replace").strip()
-        raise UnsavedError(f"the saved state could not be restored: {error} {errors}") from None
+        if said(work / "console", ARRIVED):
+            raise
+        raise UnsavedError(f"a saved state could not be restored: {error}{_errors(work)}") from None
     # Before that moment nothing was mounted.
     if not said(work / "console", ARRIVED):
         (work / "console").rename(work / "console.resumed")
-        raise UnsavedError(f"the resumed boot did not get its files: {ending.ended} {ending.status}")
+        raise UnsavedError(f"a resumed boot did not get its files: {ending.ended} {ending.status}")
     return ending
+
+
+def _errors(work: Path) -> str:
+    text = (work / "qemu").read_text(errors="replace").strip()
+    return f": {text}" if text else ""
 
 
 def _plug(process: subprocess.Popen[bytes], disks: tuple[Disk, ...]) -> None:
