@@ -94,6 +94,7 @@ class Chain:
             boots.image,
             signed.initrd(self.suite),
             append="fsck.mode=skip",
+            whole=True,
             extra_initrd_files=files,
             script=_script(boots.image.deployment),
             rw=self.rw,

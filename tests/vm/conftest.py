@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from vm.harness import cache
+from vm.harness import cache, saved
 from vm.harness.jobs import Job
 
 pytest.register_assert_rewrite("vm.scenario", "vm.harness.parse", "vm.harness.units")
@@ -26,3 +26,11 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 def pytest_sessionfinish() -> None:
     Job.cancel_all()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which boots could not be resumed from a saved state."""
+    if saved.WHOLE:
+        terminalreporter.section(f"{len(saved.WHOLE)} whole boots that should have been resumed")
+        for reason in dict.fromkeys(saved.WHOLE):
+            terminalreporter.line(reason)

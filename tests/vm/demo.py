@@ -219,7 +219,7 @@ def first_boot(show: Show, sealed: Sealed) -> Path:
     """Boot, and return the disk as that boot left it."""
     why = "The initrd verifies the signature, enrolls it in the kernel, mounts the image; then the system starts."
     with show.step("First boot", why):
-        result = guest.boot(sealed.image, sealed.initrd, disk=sealed.disk, script=FIRST_BOOT, title="first boot")
+        result = guest.boot(sealed.image, sealed.initrd, whole=True, disk=sealed.disk, script=FIRST_BOOT, title="first boot")
         said, lines = sections(result.report), console_lines(result.console)
         show.block("console", "\n".join(lines))
         for title, text in said.items():
@@ -254,7 +254,9 @@ def second_boot(show: Show, sealed: Sealed, disk: Path) -> None:
     why = "The same disk: enrolled already, verified again. Then root swaps the image for the other one."
     with show.step("Second boot, and an attack", why):
         script = SECOND_BOOT.replace("DEPLOYMENT", sealed.image.deployment.path)
-        result = guest.boot(sealed.image, sealed.initrd, disk=disk, snapshot=False, script=script, title="second boot")
+        result = guest.boot(
+            sealed.image, sealed.initrd, whole=True, disk=disk, snapshot=False, script=script, title="second boot"
+        )
         said, lines = sections(result.report), console_lines(result.console)
         record = record_of(said)
         enrollment = record.get("enrollment", {})
@@ -276,7 +278,7 @@ def refused_boot(show: Show, sealed: Sealed, disk: Path) -> None:
     why = "The image is a valid one; its fs-verity digest is not the signed one. Nothing of it may be mounted."
     with show.step("Boot with the swapped image", why):
         script = "echo '=== mounts'\ngrep ' /sysroot' /proc/self/mountinfo\n"
-        result = guest.boot(sealed.image, sealed.initrd, disk=disk, emergency_script=script, title="refused boot")
+        result = guest.boot(sealed.image, sealed.initrd, whole=True, disk=disk, emergency_script=script, title="refused boot")
         lines, mounts = console_lines(result.console), sections(result.report).get("mounts", "")
         show.block("console", "\n".join(lines))
         show.block("mounted at and below /sysroot in the initrd", mounts)

@@ -40,7 +40,9 @@ def _built(options: argparse.Namespace, suite: str) -> tuple[guest.Image, Path]:
 def _run(options: argparse.Namespace, suite: str) -> int:
     disk, initrd_ = _built(options, suite)
     if options.verb == "boot":
-        result = guest.boot(disk, initrd_, append=options.append, script="uname -r\nfindmnt /\n", title=f"boot of {suite}")
+        result = guest.boot(
+            disk, initrd_, whole=True, append=options.append, script="uname -r\nfindmnt /\n", title=f"boot of {suite}"
+        )
         print(result.console, result.report, sep="\n")
         print(f"guest: {suite}: {result.ended}, status {result.status}, {result.seconds:.0f} s", file=sys.stderr)
         return result.status

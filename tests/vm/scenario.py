@@ -92,6 +92,7 @@ class Scenario:
     rw: bool = False
     readonly: bool = False  # the medium
     built: Callable[[], Path] | None = None  # another initrd
+    whole: bool = False  # never resumed from a saved state
 
     def files(self) -> Files:
         """Make the files for the initrd."""
@@ -110,6 +111,7 @@ class Scenario:
             emergency_script=_text(self.emergency),
             rw=self.rw,
             readonly=self.readonly,
+            whole=self.whole or self.built is not None,
             title=f"{type(self.expect).__name__.lower()}: {self.id}",
         )
 

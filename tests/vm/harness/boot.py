@@ -7,17 +7,19 @@ import atexit
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .cache import SCRIPTS, cache_dir, remove, step
 from .cpio import Content, with_files
 from .disk import Image
 from .efi import secure_boot
-from .qemu import TIMEOUT, Disk, Ended, Machine, bytes_written, command, overlay, run
+from .qemu import TIMEOUT, Disk, Ended, Ending, Machine, bytes_written, command, overlay, run
+from .saved import resumed
 from .tree import guest_exit
 
 # The first boot's jobs (linker cache, hardware database, ...) take half a minute of an emulated guest; no test needs them.
+COMMON = ("", "fsck.mode=skip")  # what most boots append; a saved state for any other command line would serve only one
 ARGUMENTS = "console=ttyS0 panic=-1 systemd.condition_needs_update=0"
 
 
@@ -44,14 +46,13 @@ def _working_directory() -> Path:
     return path
 
 
-def _test_files(emergency_script: str) -> dict[str, Content]:
+def _common_files() -> dict[str, Content]:
     """Make what every test initrd gets: a refused boot ends QEMU with a report."""
     unit = (SCRIPTS / "initrd/emergency.service").read_bytes()
     return {
         "etc/systemd/system/emergency.service": unit,
         "etc/systemd/system/dracut-emergency.service": unit,
         "usr/lib/bootseal-test/emergency": ((SCRIPTS / "initrd/emergency").read_bytes(), 0o755),
-        "usr/lib/bootseal-test/emergency-script": emergency_script.encode(),
         "usr/lib/bootseal-test/guest-exit": (guest_exit(), 0o755),
     }
 
@@ -86,6 +87,7 @@ def boot(
     snapshot: bool = True,
     firmware: bool = False,
     writes: Path | None = None,
+    whole: bool = False,
     title: str = "boot",
 ) -> Result:
     """Boot `image` to the end of `script` (or, refused, of `emergency_script`).
@@ -93,7 +95,8 @@ def boot(
     `disk` replaces the image's disk: a changed copy (raw), or the overlay of an earlier boot (qcow2, by its suffix).
     Without `snapshot` the guest writes to that overlay itself; it never writes to a raw disk. `karg` replaces the argument
     ostree=. `readonly` is the medium. `firmware` boots everything as one unified kernel image below Secure Boot, from the
-    disk `guest-esp`. The file `writes` logs what the guest writes to its disk.
+    disk `guest-esp`. The file `writes` logs what the guest writes to its disk. Unless it must be `whole`, a boot that shares
+    its command line with others is resumed from a saved state.
     """
     work = _working_directory()
     source = disk or image.disk
@@ -102,21 +105,29 @@ def boot(
     line = arguments(image, rw=rw, append=append)
     if karg is not None:
         line = line.replace(f"ostree={image.deployment.karg}", karg)
-    files = {**_test_files(emergency_script), **(extra_initrd_files or {})}
+    files = {"etc/guest-emergency-script": emergency_script.encode(), **(extra_initrd_files or {})}
     script_disk = Disk(_script_disk(script, work / "script.raw"), "raw", "guest-script", readonly=True)
-    whole = with_files(initrd, files, work / "initrd")
     machine = Machine(
         kernel=image.kernel,
-        initrd=whole,
+        initrd=initrd,
         append=line,
         disks=(Disk(top, "qcow2", "guest-root", readonly=readonly), script_disk, *disks),
         timeout=timeout,
-        firmware=secure_boot(image.kernel, whole, line, work) if firmware else None,
         writes=writes,
     )
+    # A system that was booted before has a journal, in which two boots must not have the same boot_id.
+    alone = whole or firmware or writes or rw or karg is not None or append.strip() not in COMMON or (qcow2 and script)
     with step(title):
-        ending = run(machine, work)
+        ending = None if alone else resumed(machine, files, work, common=_common_files())
+        if ending is None:
+            ending = _run_whole(machine, {**_common_files(), **files}, work, firmware=firmware)
     return Result(ending.status, ending.ended, ending.console, ending.report, top, ending.seconds)
+
+
+def _run_whole(machine: Machine, files: Mapping[str, Content], work: Path, *, firmware: bool) -> Ending:
+    whole = with_files(machine.initrd, files, work / "initrd")
+    signed = secure_boot(machine.kernel, whole, machine.append, work) if firmware else None
+    return run(replace(machine, initrd=whole, firmware=signed), work)
 
 
 def shell_command(image: Image, initrd: Path, append: str = "") -> list[str]:
@@ -127,4 +138,4 @@ def shell_command(image: Image, initrd: Path, append: str = "") -> list[str]:
         Disk(_script_disk("", work / "script.raw"), "raw", "guest-script", readonly=True),
     )
     machine = Machine(image.kernel, initrd, arguments(image, rw=True, append=f"guest.shell {append}"), disks)
-    return command(machine, ["mon:stdio", "null"])
+    return command(replace(machine, extra=["-serial", "mon:stdio", "-serial", "null"]))

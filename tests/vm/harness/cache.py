@@ -204,6 +204,7 @@ def clean() -> None:
         "deployment",
         "disk",
         "initrd",
+        "saved",
         "part",
         "scratch",
         "run",

@@ -12,9 +12,9 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +28,7 @@ POLL = 0.2
 # For guests that hang: many times as long as a boot takes; LONG where a dozen programs run in it.
 TIMEOUT, LONG = 900, 3600  # seconds, see _waited()
 
-Ended = Literal["exit", "timeout"]
+Ended = Literal["exit", "timeout", "reached"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Machine:
     memory: int = 1024
     firmware: Firmware | None = None
     writes: Path | None = None
+    plugged: bool = True  # without it, the disks are there for a monitor to plug in
     extra: Sequence[str] = field(default=())
 
 
@@ -83,17 +84,16 @@ class Ending:
 EMULATOR = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on", "-smp", "1", "-cpu", "max,la57=off"]
 
 
-def command(machine: Machine, serials: Sequence[str]) -> list[str]:
-    """Make the QEMU command line, with ttyS0 and ttyS1 going to `serials`."""
+def command(machine: Machine) -> list[str]:
+    """Make the QEMU command line."""
     line = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     line += EMULATOR
     line += ["-m", str(machine.memory), *_booting(machine), "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
-    for serial in serials:
-        line += ["-serial", serial]
     for number, disk in enumerate(machine.disks):
         options = _logged(disk, machine.writes) if machine.writes and not number else f"file={disk.path},format={disk.format}"
         line += ["-drive", f"if=none,id={disk.serial},{options}" + (",readonly=on" if disk.readonly else "")]
-        line += ["-device", f"virtio-blk-pci,drive={disk.serial},serial={disk.serial}"]
+        if machine.plugged:
+            line += ["-device", f"virtio-blk-pci,drive={disk.serial},serial={disk.serial}"]
     return [*line, *machine.extra]
 
 
@@ -133,25 +133,33 @@ def slot() -> Iterator[None]:
 
 def run(machine: Machine, work: Path) -> Ending:
     """Run the machine, its serial ports into files below `work`."""
-    console, report, errors = work / "console", work / "report", work / "qemu"
-    for file in (console, report):
-        file.write_bytes(b"")
-    line = command(machine, [f"file:{console}", f"file:{report}"])
+    for name in ("console", "report"):
+        (work / name).write_bytes(b"")
+    serials = [option for name in ("console", "report") for option in ("-serial", f"file:{work / name}")]
+    ending = watch(replace(machine, extra=[*machine.extra, *serials]), work)
+    if machine.firmware and ending.status == 0:
+        return replace(ending, status=_said(ending.report))
+    return ending
+
+
+def watch(machine: Machine, work: Path, begin: Callable[[subprocess.Popen[bytes]], None] | None = None) -> Ending:
+    """Run a machine whose serial ports are files below `work`; `begin` may talk to its monitor first."""
+    errors, pipe = work / "qemu", subprocess.PIPE if begin else None
     with slot(), errors.open("wb") as log:
         start = time.monotonic()
-        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(command(machine), stdin=pipe or subprocess.DEVNULL, stdout=pipe or log, stderr=log)
         try:
-            ended = _wait(process, machine.timeout)
+            if begin:
+                begin(process)
+            ended = wait(process, machine.timeout)
         finally:
             process.kill()
-            process.wait()
+            process.communicate()  # which closes the pipes
         seconds = time.monotonic() - start
     if ended == "exit" and (process.returncode < 0 or errors.stat().st_size):
         raise GuestError(f"QEMU failed ({process.returncode}): {errors.read_text(errors='replace')[-2000:]}")
     status = process.returncode if ended == "exit" else -9
-    if machine.firmware and status == 0:
-        status = _said(_text(report))
-    return Ending(ended, status, _text(console), _text(report), seconds)
+    return Ending(ended, status, _text(work / "console"), _text(work / "report"), seconds)
 
 
 def _said(report: str) -> int:
@@ -164,9 +172,12 @@ def _text(path: Path) -> str:
     return path.read_bytes().decode(errors="replace").replace("\r", "")
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float) -> Ended:
+def wait(process: subprocess.Popen[bytes], timeout: float, until: Callable[[], bool] = lambda: False) -> Ended:
+    """Wait for its end, or `until` something is reached."""
     start = time.monotonic()
     while process.poll() is None:
+        if until():
+            return "reached"
         if time.monotonic() - start - _waited(process.pid) > timeout:
             return "timeout"
         time.sleep(POLL)

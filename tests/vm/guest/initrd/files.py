@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""In an initrd that is saved while it waits: say so, wait for the disk `guest-files`, and put its files in place.
+
+Only modules that an initrd has, and no mount namespace: what this mounts again, every process sees.
+"""
+
+import os
+import time
+from typing import Any
+
+DISK = "/dev/disk/by-id/virtio-guest-files"
+POLL = 0.02
+SETTLE = 3.0  # seconds of the guest's clock, in which everything else that needs no disk comes to its end
+
+
+def say(line: str) -> None:
+    with open("/dev/console", "w", encoding="ascii") as console:
+        console.write(f"{line}\n")
+
+
+def run(*command: str) -> None:
+    if os.spawnv(os.P_WAIT, command[0], command):
+        raise OSError(f"{command} failed")
+
+
+def put(path: str, kind: str, content: Any, mode: int) -> None:
+    """Make a file or a link, in the place of what is there."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if os.path.lexists(path):
+        os.unlink(path)
+    if kind == "link":
+        os.symlink(content, path)
+        return
+    with open(path, "wb") as file:
+        file.write(content)
+    os.chmod(path, mode)
+
+
+def place(files: dict[str, tuple[str, Any, int]], root: str = "/") -> None:
+    """Put all files below `root`."""
+    for name, file in files.items():
+        put(os.path.join(root, name), *file)
+
+
+def main() -> None:
+    time.sleep(SETTLE)
+    say("guest: waiting for its disks")
+    while not os.path.exists(DISK):
+        time.sleep(POLL)
+    with open(DISK, encoding="ascii") as disk:
+        clock, files = eval(disk.read())
+    time.clock_settime(time.CLOCK_REALTIME, clock)
+    # systemd makes /usr of an initrd read-only, by a mount over itself.
+    in_usr = any(name.startswith("usr/") for name in files)
+    if in_usr:
+        run("/usr/bin/mount", "-o", "remount,bind,rw", "/usr")
+    place(files)
+    if in_usr:
+        run("/usr/bin/mount", "-o", "remount,bind,ro", "/usr")
+    if any("/systemd/" in name for name in files):
+        run("/usr/bin/systemctl", "daemon-reload")
+    os.unlink("/etc/guest-waits")
+    say("guest: files in place")
+
+
+if __name__ == "__main__":
+    main()
