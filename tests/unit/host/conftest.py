@@ -7,3 +7,5 @@ from .roots import outside as outside
 from .roots import root as root
 from .roots import signed_root as signed_root
 from .roots import tree as tree
+from .running import said as said
+from .running import world as world
