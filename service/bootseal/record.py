@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 
 
 class Machine(NamedTuple):
-    """What is being booted, and by which bootseal."""
+    """This boot, its kernel, and the version of bootseal."""
 
     boot_id: str
     kernel: str
@@ -158,7 +158,7 @@ class Detail(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One boot."""
+    """One boot, in the order of boot.json."""
 
     boot_id: str | None = None
     kernel: str | None = None

@@ -92,7 +92,7 @@ def repeat() -> int:
 
 
 def load() -> Record:
-    """Read the record in /run. It is empty if there is none, or none that this version can read."""
+    """Read the record in /run. It is empty if this version cannot read one."""
     try:
         with open(PATH, encoding="utf-8") as file:
             content = json.load(file)
@@ -129,7 +129,7 @@ def _conclude(trail: Trail, ending: Ending) -> int:
 
 
 def _publish(record: Record, verdict: Verdict, noted: list[Noted]) -> int:
-    """The verdict's line comes first, the notes come last."""
+    """Publish a record: the verdict's line first, the notes last; return the exit status."""
     save(record)
     message, is_verified = record.message or "", verdict is verdicts.VERIFIED
     lines = [f"hint: {record.hint}"] if record.hint else []

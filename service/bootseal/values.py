@@ -178,6 +178,6 @@ class Mounted(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What reached this initrd, or is this initrd, and is not known to be authenticated; in the words of the record."""
+    """Names of what reached this initrd, itself included, and is not known to be authenticated."""
 
     unauthenticated: tuple[str, ...]

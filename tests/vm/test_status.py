@@ -210,7 +210,7 @@ def _differs(told: Told, *mounted: str) -> None:
     assert told.status == 77
     assert told.out.startswith("Boot    verified at boot, but not so any more\n")
     first, hint = told.err.splitlines()
-    assert first == f"bootseal: Failed to find what was verified at boot: mounted over the verified root: {', '.join(mounted)}"
+    assert first == f"bootseal: Changed since boot: mounted over the verified root: {', '.join(mounted)}"
     assert hint.startswith("bootseal: hint: do not trust this system")
     assert told.marks == MARKS | {"root": "differs"}
 
@@ -260,8 +260,8 @@ def test_status_without_record_fails(job: Job[list[Said]], section: str) -> None
     (told,) = _said(job, section)
     assert told.status == 66
     assert told.err.splitlines() == [
-        "bootseal: Failed to read the record of this boot, /run/bootseal/boot.json: there is none",
-        "bootseal: hint: bootseal.service did run in this boot: somebody removed or changed the record",
+        "bootseal: Failed to read the record of this boot, /run/bootseal/boot.json: not found",
+        "bootseal: hint: bootseal.service ran in this boot: the record was removed or tampered with",
     ]
     assert told.out.startswith("Boot    not verified by bootseal, as far as can be seen\n")
     assert f"Status  {job.result()[0].record['message']}" in told.out.splitlines()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Would this deployment boot? The stages of the boot themselves answer, in the boot's order, and nothing of it stays.
+"""Rehearse the boot of a deployment with the boot's own functions, and leave nothing behind.
 
-A child process makes the answer, in a mount namespace of its own as at boot. As root it goes as far as a boot can without
-taking the place of one: the kernel checks the signature, the root is mounted and init opened through it, and then all of it
-goes away with the process. Nothing is written to the disk or to a keyring that others see.
+A child process does it, in a mount namespace of its own as at boot. As root it goes as far as it can without becoming a boot:
+the kernel checks the signature, and init is opened through the mounted root. Everything disappears with the process. It
+writes neither to the disk nor to a keyring that others see.
 """
 
 import json
@@ -35,7 +35,7 @@ INITRD_NAMES = (*_UNITS, _PACKAGE, *bypasses.NAMES)  # what is asked of an initr
 
 
 class Source(NamedTuple):
-    """Where configuration and certificates are: a directory that stands for the initrd's /, and what it came from.
+    """A directory that stands for the initrd's /, and a name for its origin.
 
     `keys` replaces the certificates, `initrd` is what the initrd holds; both may be missing.
     """
@@ -47,7 +47,7 @@ class Source(NamedTuple):
 
 
 def judge(deployed: Deployed, sysroot: str, source: Source) -> Judgement:
-    """The record of this boot, as far as it can be known before: keys as in boot.json, and `missing`."""
+    """Return the record of the boot as far as it can be known before it: keys as in boot.json, and `missing`."""
     return _in_child(lambda: _judge(deployed, sysroot, source))
 
 
@@ -104,7 +104,7 @@ def _rehearse_root(pinned: Pinned, deployment: Deployment, policy: Policy, reque
 
 
 def _check_writable(deployment: Deployment, policy: Policy, path: str, seen: Trail) -> None:
-    """Whether fs-verity could be switched on for the digest file, as far as that can be told without doing it."""
+    """Check that nothing visible prevents fs-verity on the digest file. Raises Refusal if that is required."""
     if policy.method != "fsverity":
         return
     try:
@@ -123,7 +123,7 @@ def _check_writable(deployment: Deployment, policy: Policy, path: str, seen: Tra
 
 
 def certificates(source: Source) -> list[str]:
-    """The paths of the boot keyring's files."""
+    """List the paths of the boot keyring's files."""
     if source.keys is None:
         return config.certificates(source.directory, keyring.DIRECTORY, keyring.SUFFIXES, _voa(source))
     names = sorted(name for name in os.listdir(source.keys) if name.endswith(keyring.SUFFIXES) and not name.startswith("."))
@@ -137,7 +137,7 @@ def _voa(source: Source) -> str:
 
 
 def _check_initrd(contents: Contents, name: str) -> None:
-    """What the initrd build refuses, too. Raises Refusal."""
+    """Refuse what the build of an initrd refuses. Raises Refusal."""
     if not any(map(contents.exists, _UNITS)) or not contents.exists(_PACKAGE):
         hint = 'add_dracutmodules+=" bootseal " in a file of /etc/dracut.conf.d, and build the initrd again'
         raise Refusal(verdicts.NO_KEYS, "bootseal is not in this initrd: it would check nothing", name, hint)
@@ -145,12 +145,12 @@ def _check_initrd(contents: Contents, name: str) -> None:
         module, path = bypass
         hint = f'omit_dracutmodules+=" {module} " in a file of /etc/dracut.conf.d, and build the initrd again'
         raise Refusal(
-            verdicts.BAD_CONFIG, f"dracut module '{module}' is in this initrd, too, and undoes the check ({path})", name, hint
+            verdicts.BAD_CONFIG, f"dracut module '{module}' is in this initrd and undoes the check ({path})", name, hint
         )
 
 
 def _check_kernel(deployed: Deployed, sysroot: str, policy: Policy, missing: list[str]) -> None:
-    """Options of the deployment's own kernel. Raises Refusal."""
+    """Check the options of the deployment's own kernel. Raises Refusal."""
     path, content = _kernel_config(deployed, sysroot)
     if not path:
         missing.append("no configuration of the deployment's kernel found: its options are not known")
@@ -164,7 +164,7 @@ def _check_kernel(deployed: Deployed, sysroot: str, policy: Policy, missing: lis
 
 
 def _kernel_config(deployed: Deployed, sysroot: str) -> tuple[str, bytes]:
-    """Path and content; empty if there is none."""
+    """Return path and content of the kernel's configuration; both empty if it is missing."""
     with suppress(OSError, Failure), inside.opened(sysroot, deployed.path) as tree:
         releases = inside.list_names(tree, "usr/lib/modules")
         for place in ("usr/lib/modules/{}/config", "usr/lib/ostree-boot/config-{}", "boot/config-{}"):
@@ -175,14 +175,14 @@ def _kernel_config(deployed: Deployed, sysroot: str) -> tuple[str, bytes]:
 
 
 def _in_child(work: Callable[[], Judgement]) -> Judgement:
-    """The result of a function that changes its process for good. Raises RuntimeError if it gives none."""
+    """Return the result of a function that changes its process for good. Raises RuntimeError without one."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         status = 1
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)  # the parent says it, and cleans up
+            signal.signal(number, signal.SIG_DFL)  # the parent reports it, and cleans up
         try:
             with open(writer, "w", encoding="utf-8") as file:
                 json.dump(work(), file)

@@ -128,7 +128,7 @@ def test_a_difference_is_an_error(name: str, world: World, said: Callable[..., S
     assert found.status == 77
     assert "not so any more" in found.out
     assert text in found.err
-    assert "bootseal: Failed to find what was verified at boot: " in found.err
+    assert "bootseal: Changed since boot: " in found.err
     checks = said("short").json["status"]["checks"]
     assert [c["name"] for c in checks if c["state"] == "differs"] == [check]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What vouches for what on this boot, and what the signature does not cover. Pure, but for reading the firmware's state.
+"""Show who vouches for each link of this boot's chain, and list what the signature does not cover.
 
 A mark says who checked a link. `firmware` is all that a running system can tell of Secure Boot: that it was on.
 """
@@ -54,7 +54,7 @@ class Uncovered(NamedTuple):
 
 
 def firmware(variables: str = efi.VARIABLES) -> Firmware:
-    """Secure Boot as the firmware reports it; whether systemd-stub(7) started this kernel, with its initrd inside."""
+    """Ask the firmware about Secure Boot, and whether systemd-stub(7) started this kernel with its initrd."""
     if not os.path.isdir(variables) or not os.listdir(variables):
         return Firmware(None, None)
     try:
@@ -69,7 +69,7 @@ def firmware(variables: str = efi.VARIABLES) -> Firmware:
 
 
 def _true(ask: Callable[[str], object], variables: str) -> bool:
-    """A variable that is not there says no."""
+    """Ask about a variable. A missing one means no."""
     try:
         return bool(ask(variables))
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def _true(ask: Callable[[str], object], variables: str) -> bool:
 
 
 def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> list[Link]:
-    """From the firmware down to the root; each vouches for the next."""
+    """List the links from the firmware down to the root; each vouches for the next."""
     results = {check.name: check for check in checks}
     start, signed = _initrd_mark(now), BOOTSEAL
     if record.enrollment and record.enrollment.kernel_checked:
@@ -95,7 +95,7 @@ def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> 
 
 
 def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int | None) -> list[Uncovered]:
-    """What boot.json lists, as it is now, and what came later."""
+    """List what boot.json lists, as it is now, and what came later."""
     merged, generated = extensions(table), gptauto.units()
     found = [Uncovered(_short(name), _REASONS.get(name) or _other_reason(name)) for name in _names(record, now)]
     found += [Uncovered(printable(m.target), f"{m.source} merged over it: see 'systemd-{m.source} status'") for m in merged]
@@ -105,7 +105,7 @@ def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int 
     found += [_swap(device, gptauto.WHO if device in generated else "") for device in gptauto.swaps()]
     if soft_reboots:
         times = "once" if soft_reboots == 1 else f"{soft_reboots} times"
-        found.append(Uncovered("soft reboot", f"{times} since this boot: userspace started anew without the initrd's check"))
+        found.append(Uncovered("soft reboot", f"{times} since this boot: userspace restarted without the initrd's check"))
     return found
 
 
@@ -114,7 +114,7 @@ def _other_reason(name: str) -> str:
 
 
 def _names(record: Record, now: Firmware) -> list[str]:
-    """Firmware and credentials are looked at now: whoever made the record may not have known of them."""
+    """Name the uncovered places of the record, with firmware and credentials as they are now."""
     names = [*(name for name in record.not_covered or () if _short(name) not in _FIRMWARE_LINKS), *now.unauthenticated]
     if origin.CREDENTIALS not in names and origin.credentials_imported():
         names.append(origin.CREDENTIALS)
@@ -134,7 +134,7 @@ def _swap(device: str, who: str) -> Uncovered:
 
 
 def _root(link: Link, overlay: Check | None, table: Mounts) -> Link:
-    """Where extensions lie over it, or another overlay is mounted, the root that is seen is not the one that was verified."""
+    """Mark a root that an extension or another overlay hides as not verified."""
     another = overlay is not None and overlay.state == DIFFERS
     return link._replace(mark=NOT_VERIFIED) if link.mark == KERNEL and (another or extensions(table)) else link
 
@@ -186,7 +186,7 @@ def _held(mark: str, check: Check | None) -> str:
 
 
 def _checked(name: str, text: str, check: Check | None) -> Link:
-    """A link that the kernel enforces, by what was found now."""
+    """Make a link that the kernel enforces from the result of its check."""
     if check is None:
         return Link(name, printable(text), UNKNOWN)
     mark = {SAME: KERNEL, DIFFERS: DIFFERS}.get(check.state, UNKNOWN)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is mounted and enrolled now, against the record of this boot. Reads; changes nothing.
+"""Compare what is mounted and enrolled now with the record of this boot.
 
 Each check says `same`, `differs` or `unknown`. What only root may read is `unknown` to others, and says so.
 """
@@ -40,7 +40,7 @@ Mount = MountInfo
 
 
 class Mounts(NamedTuple):
-    """The mount table, and the mount that this process has as its root (None: not in the table, as in a chroot).
+    """The mount table, and the mount at this process's root (None if the table lacks it, as in a chroot).
 
     `unread`: how many lines of the table could not be parsed.
     """
@@ -65,13 +65,13 @@ def mounts() -> Mounts:
 
 
 def checks(record: Record, now: Mounts, sysroot: str = mount.SYSROOT) -> list[Check]:
-    """Every check of a boot that was verified."""
+    """Make every check of a verified boot."""
     found = [_boot(record), _root(record, now.root), _tree(record, now, sysroot), _image(record, sysroot)]
     return found if record.enrollment and record.enrollment.method == "none" else [*found, _keyring(record)]
 
 
 def covering(now: Mounts) -> list[Mount]:
-    """The mounts that hide something of the verified root, but for what belongs to every system.
+    """List the mounts that hide part of the verified root, except those that every system has.
 
     Those right on it, and all below /usr: one on top of an extension has that for its parent.
     """
@@ -83,12 +83,12 @@ def covering(now: Mounts) -> list[Mount]:
 
 
 def extensions(now: Mounts) -> list[Mount]:
-    """What systemd-sysext(8) and systemd-confext(8) merged, also where it lies on top of another mount."""
+    """List what systemd-sysext(8) and systemd-confext(8) merged, including over other mounts."""
     return [m for m in now.everything if m.fstype == "overlay" and m.source in EXTENSIONS and m.target in _EXTENDED]
 
 
 def described(mounted: Mount) -> str:
-    """What is mounted, in a few words."""
+    """Describe a mount in a few words."""
     if mounted.target == "/usr" and mounted.fstype == "overlay" and _UNLOCKED in mounted.super_options.split(","):
         return "overlay, as 'ostree admin unlock' makes it"
     return f"{mounted.fstype} from {mounted.source}"
@@ -99,7 +99,7 @@ def _is_below_usr(mounted: Mount) -> bool:
 
 
 def _shows_itself(mounted: Mount, root: Mount) -> bool:
-    """A sandbox (ProtectSystem= and the like) mounts parts of the root over themselves, to make them read-only."""
+    """Tell whether a part of the root is mounted over itself, as sandboxes (ProtectSystem=) do."""
     return mounted.device == root.device and mounted.root == mounted.target
 
 
@@ -143,7 +143,7 @@ def _tree(record: Record, now: Mounts, sysroot: str) -> Check:
 
 
 def _other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
-    """What is mounted at /etc, if it is neither what the boot mounted there nor an extension. Raises OSError."""
+    """List a mount at /etc that neither the boot nor an extension made. Raises OSError."""
     mounted = [m for m in now.everything if m.target == "/etc"]
     top = [m for m in mounted if m.id not in {other.parent for other in mounted}]
     if not top or any(m.id == top[0].id for m in extensions(now)):
@@ -191,7 +191,7 @@ def _keyring(record: Record) -> Check:
 def _enrolled(record: Record) -> Check:
     keyring = kernelkeys.find_fsverity_keyring()
     if keyring is None:
-        return _unless_missing(record, f"there is no keyring {kernelkeys.FSVERITY_KEYRING}")
+        return _unless_missing(record, f"the kernel lacks the keyring {kernelkeys.FSVERITY_KEYRING}")
     if record.keyring and record.keyring.sealed and not kernelkeys.is_locked(keyring):
         return Check("keyring", DIFFERS, f"{kernelkeys.FSVERITY_KEYRING} was sealed at boot, and can be written now")
     ring = kernelkeys.list_members(keyring).get(kernelkeys.DIGEST_KEYRING)
@@ -210,7 +210,7 @@ def _held(record: Record, ring: int) -> Check:
 
 
 def _unless_missing(record: Record, what: str) -> Check:
-    """An absence is no difference where the boot already said that enrolling was incomplete."""
+    """Report an absence: a difference, unless the boot already reported incomplete enrolling."""
     if record.enrollment and record.enrollment.missing:
         return Check("keyring", UNKNOWN, f"{what}; enrolling was incomplete at boot")
     return Check("keyring", DIFFERS, what)
