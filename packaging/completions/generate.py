@@ -18,7 +18,7 @@ sys.path.insert(0, str(HERE.parents[1] / "service"))
 
 from bootseal.host import cli  # noqa: E402
 
-# What a value is, by its name in --help. A value with choices needs no entry.
+# The kind of a value, by its name in --help. Only a value with choices may be missing.
 KINDS = {
     "FILE": "file",
     "IMAGE": "file",
@@ -27,11 +27,11 @@ KINDS = {
     "TEXT": "text",
     "ALGORITHM:HEX": "text",
 }
-PROGRAM = "bootseal"  # stands for a command line that has no command yet
+PROGRAM = "bootseal"  # for a command line without a command
 
 
 class Value(NamedTuple):
-    """What an option or a command takes: a kind of KINDS, or one of these words, separated by blanks."""
+    """The value of an option, or the argument of a command: a kind of KINDS, or one of the blank-separated words."""
 
     name: str
     kind: str
@@ -94,7 +94,7 @@ def read_value(action: argparse.Action) -> Value:
 
 
 def bash() -> Iterator[str]:
-    """Yield the cases that set `options` and `kind`. A short option is not listed, because its name explains nothing."""
+    """Yield the cases that set `options` and `kind`. They omit short options, whose names explain nothing."""
     yield "case $command in"
     for found in commands():
         long = " ".join(name for option in found.options for name in option.names if name.startswith("--"))

@@ -118,7 +118,7 @@ bindkey '^B' quit
 
 
 def _ask_zsh(lines: tuple[str, ...], sysroot: str, home: str) -> list[list[str]]:
-    """Ask an interactive zsh, because no other has a completion."""
+    """Ask an interactive zsh, because only interactive shells complete."""
     (Path(home) / ".zshrc").write_text(f"bindkey -e; PS1=\n{_sourced('zsh', sysroot)}\n{ZSH}")
     _conversation(["zsh", "-d", "-i"], "".join(f"bootseal {line}\t\x14" for line in lines) + "\x02", home)
     found = _records(os.fsdecode((Path(home) / "report").read_bytes()))
@@ -165,7 +165,7 @@ def _conversation(command: list[str], keys: str, home: str) -> str:
 
 @cache
 def _help(command: str) -> dict[str, str]:
-    """Return {option: what it takes} of --help: a name, {a,b}, or nothing; the program's own for the command ""."""
+    """Return {option: its value} of --help: a name, {a,b}, or nothing. The command "" is the program itself."""
     text = bootseal(*([command] if command else []), "--help").stdout
     columns = re.findall(r"(?m)^  (-.*?)(?:  |$)", text)
     pairs = [re.fullmatch(r"(--?[\w-]+)(?: (\S+))?", part) for column in columns for part in column.split(", ")]
@@ -341,7 +341,7 @@ def test_nothing_is_evaluated(shell: str) -> None:
     assert not re.search(r"(?m)^[^#\n]*(\b(eval|source)\b|\(e\))", by_hand)
 
 
-# A function stands for the program and shows its arguments.
+# A shell function replaces the program and shows its arguments.
 INTERACTIVE = {
     "bash": (
         ["bash", "--norc", "--noprofile", "-i"],

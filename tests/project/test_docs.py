@@ -274,7 +274,7 @@ def described(member: str) -> str:
     first, _, rest = member.partition(".")
     topmost, _, below = roff(JSON_PAGE).partition("\n.SH THE MEMBER STATUS\n")
     page, name = (below, rest.split(".")[0]) if first == "status" and rest else (topmost, first)
-    # Only members have a tag of their own; what is between .RS and .RE belongs to one of them.
+    # A .TP inside .RS and .RE describes a value of a member, not a member.
     inner = re.sub(
         r"(?ms)^\.RS$.*?^\.RE$", lambda match: match[0].replace(".TP\n", ".sub\n"), page.partition("\n.SH OUTPUT")[0]
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rules that no linter knows: who may import whom, who may build a Verified, what a boot imports, sizes, units, words."""
+"""Rules beyond those of linters: imports, makers of trusted types, modules that a boot loads, sizes, units, words."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ from bootseal.linux import syscall
 from unit.support import PACKAGE, SERVICE, TREE, project_files
 
 BOOT_PATH = sorted(path for path in PACKAGE.rglob("*.py") if "host" not in path.relative_to(PACKAGE).parts)
-# What a module that has no folder of its own may import, but for each other where a set says so.
+# The modules beside the folders, and which others of these each may import.
 TOP = {
     "__init__": set[str](),
     "verdicts": set[str](),
@@ -199,7 +199,7 @@ def makers(name: str) -> Iterator[str]:
             elif isinstance(node, ast.ClassDef) and name in [ast.unparse(base) for base in node.bases]:
                 yield name_of(path)
             elif isinstance(node, ast.alias) and node.name == name and node.asname:
-                yield name_of(path)  # under another name nobody would find the call
+                yield name_of(path)  # this test cannot find a call under another name
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -273,7 +273,7 @@ def modules_after(statements: str) -> set[str]:
 
 
 def test_what_a_boot_imports() -> None:
-    """Each module costs time on every boot: what cryptography does not bring anyway is listed here by name."""
+    """Allow only listed modules beside those that cryptography imports, because each one costs time on every boot."""
     before, after = modules_after(CRYPTOGRAPHY), modules_after("import bootseal.boot")
     added = {name for name in after - before if not name.startswith("bootseal")}
     assert added <= OWN
@@ -343,9 +343,9 @@ def test_every_module_has_its_test() -> None:
 # --- units
 
 UNITS = sorted((TREE / "units").glob("*.service"))
-# Those of the initrd; the others are of the running system and mount nothing for anybody else.
+# The units of the initrd. Those of the running system mount nothing for other processes.
 BOOT_UNITS = [TREE / "units" / name for name in ("bootseal.service", "bootseal-guard.service")]
-# Whatever exec_needs_mount_namespace() of systemd looks at cuts the mounts off from everybody else.
+# With each of these directives, exec_needs_mount_namespace() of systemd gives the unit a mount namespace of its own.
 NAMESPACE = re.compile(
     "Private(Mounts|Tmp|Devices|IPC|Network|PIDs|BPF|Users)|Protect(System|Home|KernelTunables|KernelModules|KernelLogs"
     "|ControlGroups|Proc|Clock)|ProcSubset|(ReadOnly|ReadWrite|Inaccessible|Exec|NoExec)Paths|Bind(ReadOnly)?Paths|TemporaryFileSystem"
@@ -415,7 +415,7 @@ def test_the_service_is_before_the_root_and_its_fstab() -> None:
 
 @pytest.mark.parametrize("unit", BOOT_UNITS, ids=lambda p: p.name)
 def test_every_unit_ends_within_a_minute(unit: Path) -> None:
-    """A process that even SIGKILL does not end: after it, for ExecStopPost=, and after the last one systemd waits as long."""
+    """If SIGKILL has no effect, systemd waits TimeoutStopSec= three times: bootseal.service names them."""
     found = dict(directives(unit))
     assert (found["TimeoutStartFailureMode"], found["TimeoutStopFailureMode"]) == ("kill", "kill")
     start, stop = int(found["TimeoutStartSec"]), int(found["TimeoutStopSec"])
@@ -429,7 +429,7 @@ def test_systemd_reads_the_unit_without_a_word(unit: Path, tmp_path: Path) -> No
     if not tool:
         pytest.skip("no systemd-analyze program")
     copy = tmp_path / unit.name
-    # What is not installed here may be missing: the manual page, and the program.
+    # The manual page and the program need not be installed on this machine.
     text = re.sub(r"(?m)^Documentation=.*\n", "", unit.read_text())
     copy.write_text(text.replace("=/usr/bin/bootseal ", "=/bin/true "))
     done = subprocess.run(

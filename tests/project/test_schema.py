@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""packaging/boot.schema.json: what the program writes passes, anything else does not, and the manual has it all."""
+"""packaging/boot.schema.json accepts the program's output and rejects all else; the manual page has each member."""
 
 import json
 import re

@@ -26,7 +26,7 @@ NEW = f".bootseal-{CHECKSUM}.0.new"
 
 
 class Disk:
-    """The model. Its state is in files, so that it survives a forked process that dies."""
+    """The model. It keeps its state in files, which survive the death of a forked process."""
 
     def __init__(self, root: Sysroot, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self._path = root, state
@@ -151,7 +151,7 @@ class Disk:
             raise oserror(self.reconfigure_fails)
         self.change(read_only=flag == "ro")
 
-    # what tests look at
+    # state for the tests
 
     @property
     def file(self) -> Path:
@@ -388,7 +388,7 @@ def test_errnos_of_enabling(number: int, scenario: str, disk: Disk) -> None:
 @pytest.mark.parametrize("scenario", ["gone immutable", "gone read-only immutable junk"])
 @pytest.mark.parametrize("name", ["open", "write", "link", "rename"])
 def test_a_disk_that_fails_while_the_file_is_replaced(name: str, scenario: str, disk: Disk) -> None:
-    """The directory is immutable again on this very boot, nothing is left, and the next boot begins anew."""
+    """The same boot makes the directory immutable again and leaves no file; the next boot starts from the beginning."""
     prepared(disk, scenario)
     old = disk.file.stat().st_ino
     disk.os_fails = name
@@ -498,7 +498,7 @@ def test_the_disk_fails_when_the_file_is_read_again(disk: Disk, monkeypatch: pyt
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_no_regular_file_any_more(kind: str, disk: Disk) -> None:
-    """The disk changed since the file was read: whatever is there gives way to the verified digest, or is named."""
+    """If the disk replaces the file after the read, the boot puts the verified digest there, or names the obstacle."""
     deployment = disk.root.located()
     disk.file.unlink()
     if kind == "fifo":

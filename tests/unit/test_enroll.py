@@ -275,7 +275,7 @@ UNLOADABLE = IMPOSSIBLE | {errno.EBADMSG, errno.ENOENT}
 @pytest.mark.parametrize("number", sorted(UNLOADABLE), ids=errno.errorcode.get)
 def test_the_signer_s_certificate_is_not_in_the_kernel(number: int, method: str, kernel: Kernel) -> None:
     keys = kernel_keys(loaded={}, unloaded={SHA256: number}, in_fsverity_keyring=frozenset())
-    kernel.fail["enable"] = errno.ENOKEY  # what the kernel answers: it has no such key
+    kernel.fail["enable"] = errno.ENOKEY  # the kernel lacks the key
     found = run(keys, method=method)
     assert not found.kernel_checked
     assert errno_name(number) in found.gaps[0].what

@@ -215,6 +215,6 @@ def test_enforced_digest_leaves_no_descriptor(root: Sysroot) -> None:
 
 
 def test_for_real_without_fsverity(sysroot: Sysroot) -> None:
-    """Whatever filesystem the test runs on: a file without fs-verity is never pinned."""
+    """Never pin a file without fs-verity, on any filesystem that the test may run on."""
     sysroot.write("", b"image")
     assert refused(sysroot) in ("unsupported", "image-unsealed")

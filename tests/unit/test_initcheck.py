@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""initcheck.py: init and its loader are read to the last byte; what is there and cannot be read is never passed over."""
+"""initcheck.py: it reads init and its loader to the last byte, and never skips an existing file that it cannot read."""
 
 import errno
 import os
@@ -132,7 +132,7 @@ def test_an_object_that_cannot_be_opened(
     ("number", "verdict"), [(errno.EIO, "mount-failed"), (errno.ELOOP, "mount-failed"), (errno.EUCLEAN, "io-error")]
 )
 def test_a_name_that_cannot_be_looked_up(number: int, verdict: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a name that is not there leads on to the next init."""
+    """Continue with the next init only if the name does not exist."""
     place(root, "bin/sh", b"still there")
     real = files.openat2
 

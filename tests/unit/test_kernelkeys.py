@@ -228,7 +228,7 @@ def test_locked_by_somebody_else(kernel: Kernel) -> None:
     assert len(found.gaps) == 3
 
 
-# What systemd-keyring-setup leaves: the kernel searches, root lists, adds what the restriction lets through, and removes.
+# Permissions that systemd-keyring-setup sets: the kernel may search; root may list, add (within the restriction) and remove.
 SYSTEMD = 0x08070000
 
 
@@ -240,7 +240,7 @@ def sealed_by_systemd(kernel: Kernel) -> None:
 
 
 def test_sealed_by_systemd(kernel: Kernel) -> None:
-    """Neither certificates nor the ring come in; nothing of that is this kernel's lack, whatever the errno."""
+    """Report certificates and keyring as gaps, but never as unsupported by the kernel."""
     sealed_by_systemd(kernel)
     found = load()
     assert set(found.loaded) == {P256, RSA}
@@ -260,7 +260,7 @@ def test_sealed_by_systemd(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("mask", [0x082B0000, 0x28030000, 0x080B0020])
 def test_what_root_can_open_again_is_not_locked(mask: int, kernel: Kernel) -> None:
-    """Nobody may write, but somebody may set permissions."""
+    """Seal a keyring without write permission if somebody may still set permissions."""
     kernel.keys[ANCHOR] = kernel.keys[ANCHOR]._replace(permissions=mask)
     assert load().sealed
     assert kernel.keys[ANCHOR].permissions == 0x08030000
@@ -319,7 +319,7 @@ def tried(name, *arguments):
 
 @pytest.mark.root
 def test_real_keyrings() -> None:
-    """A keyring of this kernel stands in for `.fs-verity`, which userspace cannot make."""
+    """Use another keyring of this kernel, because userspace cannot make `.fs-verity`."""
     code = (
         SCRIPT
         + """
@@ -383,7 +383,7 @@ except Refusal as refusal: print(refusal.verdict.name)
 
 @pytest.mark.root
 def test_real_record_of_the_digest() -> None:
-    """What enroll.py leaves in the ring: readable for root, and root can do nothing to it."""
+    """Root can read the key that enroll.py adds to the keyring, and cannot change or remove it."""
     code = (
         SCRIPT
         + """

@@ -385,7 +385,7 @@ print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(ostreeb
 
 @pytest.mark.parametrize("beneath", ["beneath", "True"], ids=["beneath", "anywhere"])
 def test_failed_attach_leaves_the_physical_root(beneath: str, image: str, tmp_path: Path) -> None:
-    """Only EINVAL, for kernels that cannot mount beneath, leads to a second attempt."""
+    """Try a second time only after EINVAL, the error of kernels that cannot mount beneath."""
     said = in_initrd(
         f"""
 before = tree()

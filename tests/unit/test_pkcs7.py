@@ -236,7 +236,7 @@ def test_every_vector_that_verifies_parses(path: str) -> None:
 
 @pytest.mark.parametrize("base", [EC, RSA], ids=["ecdsa", "rsa"])
 def test_the_reader_is_exact(base: Message) -> None:
-    """Whatever parses is what our writer writes from the parts: there is one encoding for one meaning."""
+    """Each message that parses equals what our writer makes of its parts: one encoding for one meaning."""
     good = base.der()
     for position in range(len(good)):
         for flip in (0x01, 0x80, 0xFF):

@@ -23,7 +23,7 @@ EVIL = "a\x1b[2J\r\nb\udcff\u202e"
 
 
 class World:
-    """What was sent to whom."""
+    """A fake machine that records every message and its receiver."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run = directory / "run"

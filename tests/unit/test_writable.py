@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""writable.py with a model of inode flags: what is on the disk before what, and what a lock holds off.
+"""writable.py with a model of inode flags: the order in which it writes to the disk, and its lock.
 
 test_enable.py and host/test_command_deploy.py kill whole runs at every step.
 """

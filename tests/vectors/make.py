@@ -42,7 +42,7 @@ from unit.support import (
 Signature = Callable[[], bytes]  # one of sigs/
 Value = Callable[[PrivateKey, bytes, str], bytes]  # a signature value: made with a key, over bytes, with a hash
 
-SIGNED = signed_bytes(content("digest-sha256"))  # what a good signature covers
+SIGNED = signed_bytes(content("digest-sha256"))  # the bytes that a good signature covers
 OTHER = signed_bytes(content("digest-sha256-other"))
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -350,7 +350,7 @@ SIGNATURES: dict[str, Signature] = {
     "C-untrusted": by_hand("attacker"),
     "C-untrusted-embedded": by_hand("attacker", before_signers=_embedded("attacker")),
     "C-wrong-key-same-name-embedded": by_hand("attacker-serial1", before_signers=_embedded("attacker-serial1")),
-    # What is signed.
+    # Signatures over other bytes.
     "D-31-byte-digest-file": by_hand("p256", signed_bytes(content("digest-31"))),
     "D-alg-confusion": by_hand("p256", SIGNED.replace(b"\1\0", b"\2\0", 1)),
     "D-big-endian-header": by_hand("p256", b"FSVerity\0\1\0\x20" + SIGNED[12:]),

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""make bench: what bootseal costs beside Debian's ostree-prepare-root in verity mode on the same disk, and what its program
-costs on a build host and for many deployments. Asserts nothing.
+"""make bench: measure a boot beside Debian's ostree-prepare-root in verity mode on the same disk, and the program.
+
+The program is measured on a build host and for many deployments. The benchmark asserts nothing.
 
 Guest time counts instructions (QEMU's icount, one CPU): it is the same on a busy host, and of use for comparison only.
 Each boot ends where the verified root has been mounted. The peer checks no signature: Debian builds it without ed25519.
@@ -82,12 +83,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one boot cost; times in milliseconds."""
+    """The costs of one boot; times in milliseconds."""
 
     wall: float
     cpu: float
     window: float  # from sysroot.mount to initrd-root-fs.target
-    last_look: float  # what it adds to a process that systemd starts; 0 with the peer
+    last_look: float  # the time that it adds to a process of systemd; 0 with the peer
     memory: int
     written: int
     stages: Mapping[str, float]
@@ -96,7 +97,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured: disks with the image as it is and with the large one, and initrds by their modules."""
+    """Everything to measure: disks with the image as it is and with the large one, and initrds by their modules."""
 
     image: guest.Image
     normal: Path
@@ -206,7 +207,7 @@ def measure_all(bench: Bench) -> dict[str, Figures]:
         Case("bootseal, fsverity, first boot, large image", large, method="fsverity"),
     ]
     with ThreadPoolExecutor(qemu.SLOTS) as pool:
-        measured = pool.map(lambda case: measure(bench, case), cases)  # that cancels what is left when one of them fails
+        measured = pool.map(lambda case: measure(bench, case), cases)  # this cancels the others when one of them fails
         found = {case.title: this for case, this in zip(cases, measured, strict=True)}
     first = found["bootseal, fsverity, first boot"].overlay
     later = Case("bootseal, fsverity, later boot", first, method="fsverity")
@@ -301,7 +302,7 @@ def verify_text(report: str) -> str:
 
 
 def verify_here_line(bench: Bench, work: Path) -> str:
-    """The same on this machine, not emulated: the best of three. Its kernel may know no fs-verity; all else is done."""
+    """Measure the same on this machine without emulation, the best of three. Its kernel may lack fs-verity."""
     sysroot, cfs = work / "sysroot", bench.image.deployment.cfs
     beside = {IMAGE: cfs.read_bytes(), **sign(cfs, work)}
     entries = sysroot / "boot/loader/entries"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Good boots, several in a row from one disk, and what each of them was asked from inside."""
+"""Good boots, several in a row from one disk, and the answers of each from inside."""
 
 from __future__ import annotations
 
@@ -106,19 +106,19 @@ class Chain:
 
 @dataclass(frozen=True)
 class Inside(parse.Said):
-    """What one boot was asked from inside; the first is number 1."""
+    """The answers of one boot from inside; the first boot is number 1."""
 
     number: int
 
     def bytes_written(self) -> int:
-        """Return what the disk counted as written while the service ran."""
+        """Return how many bytes the disk counted as written while the service ran."""
         before, after = (int(line.split()[_SECTORS_WRITTEN]) for line in self["stat"].splitlines())
         return (after - before) * _SECTOR
 
 
 @dataclass
 class Boots:
-    """The boots of a chain. `beside` is what stands beside the image on its disk."""
+    """The boots of a chain. `beside` are the files beside the image on its disk."""
 
     chain: Chain
     image: guest.Image

@@ -14,7 +14,7 @@ pytest.register_assert_rewrite("vm.scenario", "vm.harness.parse", "vm.harness.un
 def pytest_runtestloop(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
-    # Outside of a test nothing is captured; what the threads write later would be, as output of whatever test runs then.
+    # pytest captures output during tests only. Without this, a test would show the output that the threads write meanwhile.
     stderr = os.fdopen(os.dup(2), "w", buffering=1)
     cache.say = lambda line: print(line, file=stderr)
     for item in session.items:

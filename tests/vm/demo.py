@@ -77,7 +77,7 @@ Record = dict[str, Any]
 
 
 class Show:
-    """What people read, on stdout."""
+    """The text for people, on stdout."""
 
     def __init__(self) -> None:
         self._colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -116,13 +116,13 @@ class Show:
             self.line(f"     | {line}")
 
     def check(self, what: str, *, seen: bool) -> None:
-        """Note something that must be seen for the demo to succeed."""
+        """Record an expectation; the demo fails if any of them is not met."""
         self._checks.append((what, seen))
         if not seen:
             self.line(self._styled("1;31", f"   NOT SEEN: {what}"))
 
     def missed(self) -> list[str]:
-        """List what should have been seen by now and was not."""
+        """List the expectations that are not met."""
         return [what for what, seen in self._checks if not seen]
 
     def end(self) -> int:
@@ -141,7 +141,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Sealed:
-    """What boots: a disk with the signature on it, and the initrd with the certificate."""
+    """A disk with the signature on it, and the initrd with the certificate."""
 
     image: guest.Image
     disk: Path
@@ -157,7 +157,7 @@ def make_key(work: Path) -> None:
 
 
 def sign(cfs: Path, work: Path) -> dict[str, bytes]:
-    """Make what belongs beside an image, signed with the key in `work`."""
+    """Make the digest and signature for an image, with the key in `work`."""
     digest = output_of("fsverity", "digest", "--compact", cfs).strip()
     (work / "digest").write_bytes(bytes.fromhex(digest))
     key, certificate = work / "demo.key", work / "demo.pem"

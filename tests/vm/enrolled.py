@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The digest file as guest/enrolled.py sees it: how a script asks, and what it answers."""
+"""Ask guest/enrolled.py about the digest file, and read its answers."""
 
 from __future__ import annotations
 

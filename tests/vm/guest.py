@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace, suite: str) -> int:
 
 
 def main() -> int:
-    """Do what the command line says."""
+    """Run the command that the command line names."""
     options = _parser().parse_args()
     if options.verb == "clean":
         clean()

@@ -20,7 +20,7 @@ OUTSIDE: Mapping[str, guest.Content] = {
     "outside/digest": OTHER_DIGEST,
     f"outside/ostree/deploy/guest/deploy/{'0' * 64}.0/.keep": b"",
 }
-LINK = r"/sysroot/ostree/boot\.1/guest/[0-9a-f]{64}/0"  # what ostree= names
+LINK = r"/sysroot/ostree/boot\.1/guest/[0-9a-f]{64}/0"  # the value of ostree=
 DEPLOYMENT = r"/sysroot/ostree/deploy/guest/deploy/[0-9a-f]{64}\.0"
 IMAGE = rf"{DEPLOYMENT}/\.ostree\.cfs"
 BROKEN_STAGE = {"usr/lib/bootseal/bootseal/stages/deployment.py": b"def locate(request):\n    return request.no_such_name\n"}

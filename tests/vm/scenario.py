@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A boot as one row: what is changed before it, what it is asked, and what it must come to.
+"""Describe a boot as one row: changes before it, questions to it, and the result that it must have.
 
-README.md says how to add one. Each expectation checks all that such a boot must show, in one place.
+README.md says how to add one. Each expectation checks everything that such a boot must show, in one place.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EXIT_STATUS = {
 UNREAD_DISK = "fsck.mode=skip"
 MINUTE = 60.0
 
-# What the initrd's emergency environment says about the boot that ended there.
+# Report, from the initrd's emergency environment, the boot that ended there.
 WITNESS = ask(
     unit="systemctl show -p ActiveState,Result,ExecMainStatus,StatusText bootseal.service",
     targets="systemctl show -p Id,ActiveState initrd-root-fs.target initrd-switch-root.target initrd-switch-root.service",
@@ -50,7 +50,7 @@ Script = str | Callable[[], str]
 
 @dataclass(frozen=True)
 class Outcome(parse.Said):
-    """What a boot said, with all that needs its disk; the disk itself may be gone."""
+    """The result of a boot, with all facts from its disk; the disk itself may be gone."""
 
     image: guest.Image
     written: int
@@ -69,7 +69,7 @@ def boot(change: Change | None = None, *, suite: str = "forky", initrd: Path | N
 
 
 class Expectation(Protocol):
-    """What a boot must come to."""
+    """The result that a boot must have."""
 
     def check(self, outcome: Outcome) -> None:
         """Fail unless it did."""
@@ -135,7 +135,7 @@ def runs(*scenarios: Scenario) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("job", [pytest.param(s.job, id=s.id) for s in scenarios])
 
 
-# --- what a boot must come to
+# --- the results that a boot must have
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """The end of a service that was not its own: within a minute, and everything as it was before."""
+    """A service that was killed or never ran: the boot ends within a minute, and everything is as before."""
 
     what: str
     verdict: str = "interrupted"
@@ -193,7 +193,7 @@ class Interrupted:
 
 @dataclass(frozen=True)
 class Changed:
-    """The refusal of the last look: something was mounted or unmounted after the service had verified and mounted."""
+    """The refusal of the last look: a hook mounted or unmounted something after the service had attached the root."""
 
     what: str
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Ask a guest what people are told of a boot, and compare it with the documentation."""
+"""Ask a guest for its reports of a boot, and compare them with the documentation."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def script(*parts: dict[str, str]) -> str:
 
 
 def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = None, firmware: bool = False) -> guest.Result:
-    """Boot the suite's disk, or what an earlier boot has left of it."""
+    """Boot the suite's disk, or the one that an earlier boot has left."""
     return guest.boot(
         signed.image(suite),
         signed.initrd(suite),
@@ -104,13 +104,13 @@ def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = 
 
 
 def transcript(command: str) -> list[str]:
-    """Return what docs/status.md shows of a command, without the lines that stand for omitted ones."""
+    """Return the output of a command in docs/status.md, without the lines that mark an omission."""
     (block,) = re.findall(rf"^```console\n# {re.escape(command)}\n(.*?)^```", TRANSCRIPTS.read_text(), re.MULTILINE | re.DOTALL)
     return [line for line in block.splitlines() if line != "..."]
 
 
 def shape(line: str) -> str:
-    """Replace what differs from one machine and boot to the next."""
+    """Replace the parts that differ between machines and boots."""
     days = "|".join("Mon Tue Wed Thu Fri Sat Sun Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())  # noqa: SIM905
     line = re.sub(r"; .* ago$", "; ago", line.rstrip())
     return re.sub(rf"\b({days})\b|\b[0-9a-f]{{8,}}\b|\d+", "_", line)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Good boots: each method, kernel, filesystem and key, up to three times from one disk, and what they must look like."""
+"""Good boots with each method, kernel, filesystem and key, up to three times from one disk."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_systemd_is_told_the_disk_behind_the_root(job: Job[Boots]) -> None:
 
 
 def enrollment(inside: Inside) -> dict[str, Any]:
-    """Select what the record must have of it."""
+    """Select the members of `enrollment` that the record must have."""
     said = inside.record["enrollment"]
     return {name: said[name] for name in ("method", "first_boot", "bytes_written", "missing") if name in said}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Ends at the worst moments: killed around the switch of roots; leftovers, a read-only medium, repairs afterwards."""
+"""Boots that a kill ends around the switch of roots, leftovers, a read-only medium, and repairs afterwards."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_repaired_boot_goes_on(job: Job[Outcome]) -> None:
     assert (outcome.record["verdict"], outcome["unit"]) == ("verified", "active")
 
 
-# --- what an earlier boot left, and a medium that cannot be written
+# --- leftovers of an earlier boot, and a medium that cannot be written
 
 
 def _leftovers(image: guest.Image, disk: Path) -> None:
@@ -145,7 +145,7 @@ LEFTOVERS = Scenario("leftovers", Passed(), disk=_leftovers, initrd=_seen, fsck=
 
 @runs(LEFTOVERS)
 def test_leftovers_are_cleared_away(job: Job[Outcome]) -> None:
-    """The digest file is whole, enrolled and can be opened; nothing else is left of the work."""
+    """Leave a whole, enrolled digest file that can be opened, and no other file of the work."""
     outcome = job.result()
     LEFTOVERS.expect.check(outcome)
     enrollment = outcome.record["enrollment"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`deploy` on a real disk; a real staged update, which the gate holds while it is not signed; and the boots of both.
+"""`deploy` on a real disk; a real staged update, which the gate holds back until it is signed; and the boots of both.
 
 One chain: a guest deploys onto a second disk, which later guests boot, and in which they stage an update. Each of those ends
-in a real shutdown, and what ostree made of the update is asked for after that.
+in a real shutdown. The test then asks whether ostree finalized the update.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def test_deploy_again_changes_nothing(job: Job[Updates]) -> None:
     assert said["after_second"] == said["after_first"]
 
 
-# --- what was deployed boots; in it an update is staged, and a shutdown finalizes it or not
+# --- the deployment boots; in it an update is staged, which a shutdown finalizes unless the gate fails
 
 WITNESS = "/run/systemd/system/guest-witness.service"
 _AFTER_SHUTDOWN = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The dracut module: what is in a good initrd and what is not, and the builds that must fail, each with one clear line."""
+"""The dracut module: the contents of a good initrd, and the builds that must fail, each with one clear line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ WITHOUT = tree.OMITTED_MODULES.split()
 
 
 def _omitting(*but: str) -> str:
-    """Configure dracut to omit what the guests' own configuration does, except some, and add those."""
+    """Configure dracut to omit the modules that the guests' own configuration omits, except some, and add those."""
     kept = " ".join(name for name in WITHOUT if name not in but)
     ostree = "" if "ostree" in but else "ostree"
     added = " ".join(name for name in but if name != "fstab-sys")
@@ -81,7 +81,7 @@ JUNK = ("etc/bootseal/keys.d/junk.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n---
 SECRET = ("etc/bootseal/keys.d/secret.pem", (VECTORS / "keys/p256.pem").read_bytes())
 WEAK = ("etc/bootseal/keys.d/weak.der", (VECTORS / "certs/rsa1024.der").read_bytes())
 
-# The broken build, and the one line that it must print.
+# Each broken build, and the one line that it must print.
 FAILING: dict[str, tuple[Callable[[str], guest.Initrd], str]] = {
     "no-key": (partial(_build, keys=()), r"no usable certificate in the boot keyring .*/etc/bootseal/keys\.d"),
     "bad-certificate": (partial(_build, files=(JUNK,)), r"no usable certificate: /etc/bootseal/keys\.d/junk\.pem: .+"),
@@ -244,7 +244,7 @@ BYPASSES = re.compile(
 
 
 def bypasses(files: dict[str, bytes]) -> set[str]:
-    """Find what in an initrd mounts or runs something other than the verified root."""
+    """Find the files of an initrd that mount or run something other than the verified root."""
     modules = set(files["usr/lib/dracut/modules.txt"].decode().split()) & ({*BYPASSING, "ostree"} - {"fips-crypto-policies"})
     modules |= {"fips-crypto-policies" for name in files if name.endswith("/pre-pivot/01-fips-crypto-policies.sh")}
     return modules | {match[0].rpartition("/")[2] for name in files if (match := BYPASSES.fullmatch(name))}
@@ -273,7 +273,7 @@ def test_the_build_says_how_a_refused_boot_ends(job: Job[guest.Initrd]) -> None:
 
 
 def test_a_control_initrd_has_what_is_looked_for() -> None:
-    """An initrd without bootseal has what the patterns above look for."""
+    """Check that the patterns above match in an initrd without bootseal."""
     files = {**FAKES, **COMPOSEFS}
     added = _omitting(*BYPASSING, "ostree", "overlayfs", "convertfs", "composefs")
     made = guest.initrd("forky", "plain", dracut_conf=added, extra_files=files)

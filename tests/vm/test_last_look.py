@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The last look before the switch: hooks that mount or unmount after the check, and boots that must pass nevertheless."""
+"""The last look before the switch: hooks that mount or unmount after the check, and boots that must pass."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_an_unchanged_root_passes(job: Job[Outcome]) -> None:
     assert [m.target for m in outcome.mounts()].count("/") == 1, outcome["mounts"]
 
 
-# --- what it rests on
+# --- requirements of the last look
 
 
 @pytest.mark.parametrize("suite", guest.SUITES)

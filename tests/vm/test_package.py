@@ -26,7 +26,7 @@ UNITS = (*EXPOSURE, "bootseal-gate.path")
 
 
 class Life(NamedTuple):
-    """FILES.<moment> as sets of lines, and what each command said."""
+    """FILES.<moment> as sets of lines, and the output of each command."""
 
     moments: dict[str, set[str]]
     said: dict[str, list[str]]
@@ -103,7 +103,7 @@ def _names(field: str) -> list[str]:
     return [match[1] for part in field.split(",") if (match := re.match(r"\s*([\w.+-]+)", part))]
 
 
-# --- what is in which package
+# --- the contents of each package
 
 
 def test_each_installed_file_is_in_one_package(suite: str) -> None:
@@ -243,5 +243,5 @@ def test_exposure_does_not_grow(suite: str, unit: str) -> None:
 
 
 def test_the_filter_lets_the_service_work(suite: str) -> None:
-    """The kernel is this machine's; everything else is the suite's."""
+    """Use this machine's kernel with the systemd and the Python of the suite."""
     assert _life(suite).said["filtered"] == ["verified", "keys", "mounted", "refused", "refused", "refused", "status 0"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every refusal verdict from a real change of disk, initrd or command line."""
+"""Cause every refusal by a real change of the disk, the initrd or the command line."""
 
 from __future__ import annotations
 

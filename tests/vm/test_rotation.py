@@ -71,7 +71,7 @@ def _boot(
     )
 
 
-# --- without a disturbance
+# --- without interruptions
 
 
 def _undisturbed() -> guest.Result:
@@ -159,7 +159,7 @@ def test_killed_replacement_is_completed_by_the_next_start(job: Job[tuple[guest.
 
 
 def _after_cut(cut: guest.Result, after: guest.Result) -> Said:
-    """Read what the boot after a power cut reports."""
+    """Read the report of the boot after a power cut."""
     assert "cut" in Said(cut).sections
     check_cut(cut)
     return Said.of(after)
@@ -195,7 +195,7 @@ DEPLOY_KILLS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 
 def _in_booted(**sections: str) -> str:
-    """Make a script with its files: what looks, what kills, and two signatures by the new key."""
+    """Make a script with its files: the programs that look and kill, and two signatures by the new key."""
     files = {f"/run/{name}.py": (SCRIPTS / f"{name}.py").read_bytes() for name in ("cut", "enrolled")}
     files |= {"/run/keys.d/new.pem": _new().certificate.read_bytes()}
     files |= {"/run/old.sig": _signature(), "/run/new.sig": _signature("signature-again")}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The RPM packages against the Debian ones: the same files, dependencies and changes. Nothing is installed or booted."""
+"""The RPM packages against the Debian ones: the same files, dependencies and changes. The test installs neither."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_bytecode_goes_by_the_content_of_its_source(package: str) -> None:
         assert bytes([len(path)]) + path.encode() in code, "not the name of the installed file"
 
 
-# --- what the header says
+# --- the header
 
 
 def _dependencies(package: str, field: str) -> set[str]:

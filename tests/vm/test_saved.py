@@ -57,7 +57,7 @@ def _without(record: Any, names: set[str]) -> Any:
 
 
 def _said(outcome: Outcome) -> dict[str, Any]:
-    """Return what must not depend on how the boot began."""
+    """Return the facts that a resumed boot must share with a whole one."""
     return {
         "status": outcome.result.status,
         "record": _without(outcome.record, OF_ONE_BOOT),

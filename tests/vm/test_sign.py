@@ -47,7 +47,7 @@ def _enable(name: str) -> str:
 
 
 def _sha512_script() -> str:
-    """Deploy and judge in the guest what `sign` made on this machine for a SHA-512 image."""
+    """Make a script that deploys and judges, in the guest, the output of `sign` on this machine for a SHA-512 image."""
     key = signed.key()
     cfs = signed.image(algorithm="sha512").deployment.cfs
     made = signed.made_by_sign(cfs, "--key", key.key, "--cert", key.certificate, "--algorithm", "sha512")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What people are told on the running system, and where a boot was refused: systemctl, journalctl and bootseal status."""
+"""The reports of verified and refused boots: systemctl, journalctl and bootseal status."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ KEYRING, FSVERITY, TRIXIE = Job(_disturbed), Job(_enrolled_twice), Job(_trixie)
 
 @dataclass(frozen=True)
 class Boot:
-    """One of a job's boots, and what is particular about it."""
+    """One of a job's boots, and how it differs from the others."""
 
     job: Job[list[Said]]
     number: int
@@ -84,7 +84,7 @@ BOOTS = {
 
 
 def boots(*names: str) -> pytest.MarkDecorator:
-    """Parametrize a test with boots; the job is there so that it starts with the others."""
+    """Parametrize a test with boots, and with their job, which then starts with those of the other tests."""
     chosen = [pytest.param(BOOTS[name].job, BOOTS[name], id=name) for name in names or BOOTS]
     return pytest.mark.parametrize(("job", "boot"), chosen)
 
@@ -194,7 +194,7 @@ def test_an_ordinary_user_is_told_what_needs_root(job: Job[list[Said]], boot: Bo
 
 
 def disturbed(name: str) -> pytest.MarkDecorator:
-    """Parametrize a test with what was said in a section."""
+    """Parametrize a test with the output in a section."""
     return pytest.mark.parametrize(("job", "section"), [pytest.param(KEYRING, name, id=name)])
 
 

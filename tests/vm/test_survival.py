@@ -35,7 +35,7 @@ SEEN = ask(
 )
 
 
-# --- the service does not run, or not to its end
+# --- the service never runs, or is killed
 
 NEVER = "it never ran: masked, missing, or the physical root could not be mounted"
 DISTURBED = [
@@ -212,7 +212,7 @@ def _writes() -> list[Write]:
 
 
 def _after_cut(point: int) -> guest.Result:
-    """Boot what the disk holds if the first boot loses its power after so many twelfths of its writes."""
+    """Boot the disk as a power cut leaves it after so many twelfths of the first boot's writes."""
     with _lock:
         writes = _writes()
     count = len(writes) * point // POINTS

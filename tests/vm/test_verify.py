@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`bootseal verify` and the boot agree: every row of refusals.py, judged in a good guest, with the same verdict.
 
-What the initrd of a case has outside of its configuration (targets of links that leave the disk) is in the guest at the place
-to which the same links lead from there: below /run, as the disks are mounted one level deeper than at boot.
+The initrd of a case may have files outside of its configuration, as targets of links that leave the disk. In the guest they
+are below /run, where the same links lead, because the guest mounts the disks one level deeper than the boot.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ JOBS = [Job(lambda part=part: _run(part)) for part in range(GUESTS)]  # type: ig
 
 
 def _said(job: Job[guest.Result], number: int) -> tuple[str, int]:
-    """Return what the program printed of one case, and its exit status."""
+    """Return the program's output for one case, and its exit status."""
     section = Said.of(job.result())[f"case_{number}"]
     status = re.search(r"^status (\d+)$", section, re.MULTILINE)
     assert status

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A test that waits for ever is a failure here, too."""
+"""Share fixtures with all tests of the program, and the time limit of the other unit tests."""
 
 from unit.conftest import _time_limit as _time_limit
 

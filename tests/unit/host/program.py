@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the unit tests of the program share: running it, keys and certificates of the vectors, programs to compare with."""
+"""Share among the program's tests: running it, keys and certificates of the vectors, programs to compare with."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def bootseal(*arguments: str | Path, stdin: str | None = None, cwd: Path | None 
 
 
 def signed(*arguments: str | Path) -> str:
-    """The output of a 'bootseal sign' that must work; in this process, for speed."""
+    """Return the output of a 'bootseal sign' that must work. It runs in this process, which is faster."""
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         status = cli.main(["sign", *map(str, arguments)])
@@ -125,7 +125,7 @@ def files_of(path: Path) -> set[str]:
 
 
 def verdict(path: Path, by: str | Path) -> str:
-    """What the boot says of the pair beside an image."""
+    """Return the boot's verdict on the pair beside an image."""
     value, signature = beside(path)
     ring = BootKeyring(tuple(keyring.load_file(str(certificate(by) if isinstance(by, str) else by))), ())
     try:

@@ -181,7 +181,7 @@ def fill(directory: Path, count: int, suffix: str = "") -> None:
         (directory / f"{number}{suffix}").touch()
 
 
-# What a hostile disk may have in place of an image.
+# Replacements for an image on a hostile disk.
 IMAGES: dict[str, Callable[[Path, Path], object]] = {
     "linked": lambda image, outside: image.symlink_to(outside / "image"),
     "fifo": lambda image, _: os.mkfifo(image),

@@ -59,7 +59,7 @@ INITRD, LINE = "initrd (not known)", "kernel command line (not known)"
 
 
 class World:
-    """What the functions of the program find, each of which a test may change."""
+    """A fake running system. A test may change each part of it."""
 
     def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
         self.run, self.patch = directory / "run", patch
@@ -88,7 +88,7 @@ class World:
         (self.run / "boot.json").write_text(json.dumps(record))
 
     def etc(self, target: str) -> None:
-        """What the deployment's own /etc is: a directory that is seen at /etc, or not."""
+        """Let the directory at /etc be the deployment's own ("/etc"), or another one."""
         own = str(self.sysroot / deployment().path / "etc")
         self.patch.setattr(drift, "_ETC", own if target == "/etc" else target)
 

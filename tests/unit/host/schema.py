@@ -17,7 +17,7 @@ _KEYWORDS = {
 
 
 def errors(value: Any, schema: Any = None, where: str = "$") -> list[str]:
-    """What the schema forbids about a value, with its place."""
+    """List each violation of the schema by a value, with its place."""
     schema = SCHEMA if schema is None else schema
     if isinstance(schema, bool):
         return [] if schema else [f"{where}: not allowed"]

@@ -39,7 +39,7 @@ from .initrds import (
 def test_early_microcode_then_compressed_then_appended(compression: str) -> None:
     if compression in ("zstd", "lz4") and not shutil.which(compression):
         pytest.skip(f"the program {compression} is not installed")
-    # What 'lz4' decompresses is the whole rest of the file.
+    # 'lz4' decompresses the whole rest of the file, so nothing may follow.
     tail = b"" if compression == "lz4" else b"\0" * 300 + cpio_archive(THIRD)
     content = aligned(cpio_archive(FIRST) + COMPRESSIONS[compression](cpio_archive(SECOND))) + tail
     tree = unpack(content)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""arguments.py: what several commands share."""
+"""arguments.py: the arguments that several commands share."""
 
 import argparse
 from pathlib import Path

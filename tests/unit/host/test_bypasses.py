@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What other dracut modules leave in an initrd; tests/project/test_dracut.py compares the list with the build's."""
+"""Files of other dracut modules in an initrd. tests/project/test_dracut.py compares the list with the build's."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""host/live/chain.py: who vouches for what, and what is not covered."""
+"""host/live/chain.py: the chain of trust, and the list of everything that is not covered."""
 
 import json
 from collections.abc import Callable

@@ -82,12 +82,12 @@ def test_verify_all_reads_each_initrd_once(
 
     monkeypatch.setattr(reader, "contents", counted)
     assert cli.main(["verify", "--all", "--sysroot", str(signed_root.top)]) != 0
-    assert sorted(seen) == ["initrd.img", "other.img", "other.img"]  # what could not be read is tried again, to say why
+    assert sorted(seen) == ["initrd.img", "other.img", "other.img"]  # reads the broken one again, to report the reason
     assert capsys.readouterr().out.splitlines()[1].split()[2] == "unknown"
 
 
 def _objects_line(root: Root, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """What 'verify' says of the objects of a deployment that was verified a moment ago."""
+    """Return the output of 'verify' for a deployment that the judge accepts, with the line about its objects."""
     monkeypatch.setattr(checker, "judge", lambda *_: {"verdict": "verified", "exit_status": 0, "missing": [], "keys": ""})
     assert cli.main(["verify", f"--sysroot={root.top}"]) == 0
     return capsys.readouterr().out

@@ -370,7 +370,7 @@ def _deploy_another(target: Target) -> None:
 
 
 def pair_is_whole(target: Target) -> bool:
-    """Nothing, both, or a signature without its digest, which the boot refuses by name."""
+    """Accept both files, neither, or a signature without its digest, which the boot refuses by name."""
     present = {name for name in (".digest", ".sig") if Path(f"{target.image}{name}").exists()}
     return present in (set(), {".sig"}, {".digest", ".sig"})
 

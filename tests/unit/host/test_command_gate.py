@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal gate: what lets a staged deployment pass."""
+"""bootseal gate: which staged deployments pass."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal sign, with the tools that others have: what it writes is theirs, and what it is given is checked."""
+"""bootseal sign: its output equals that of fsverity and openssl, and it checks its input."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_ephemeral(tmp_path: Path) -> None:
 
 
 def test_the_certificate_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The key is in no file: a certificate that a power cut empties cannot be made again."""
+    """The key exists in memory only. If a power cut empties the certificate, it cannot be made a second time."""
     seen = list[str]()
     real: dict[str, Callable[..., None]] = {"fsync": os.fsync, "replace": os.replace}
 

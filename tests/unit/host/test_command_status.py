@@ -180,7 +180,7 @@ def test_record_with_junk_makes_no_traceback(junk: object, world: World, said: C
 
 
 def test_closed_output(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", None)  # what Python makes of it
+    monkeypatch.setattr(sys, "stdout", None)  # as Python does
     assert cli.main(["status"]) == 0
 
 

@@ -122,7 +122,7 @@ def test_an_entry_that_leads_nowhere_is_told(root: Root, capsys: pytest.CaptureF
     assert f"leads to no deployment: ostree=/ostree/boot.1/os/{A}/0" in capsys.readouterr().err
 
 
-# What is opened where a list would otherwise miss what boots next.
+# Directories that cannot be skipped: without them, a list could miss the deployment that boots next.
 LISTED = {
     "ostree/deploy itself": "ostree/deploy",
     "stateroots": ".",
@@ -224,7 +224,7 @@ def test_ambiguous(root: Root) -> None:
 
 
 def test_a_stateroot_whose_name_could_say_something(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing lists it, as the boot refuses it; a boot entry that leads there is named with the boot's reason."""
+    """List none of its deployments, and report a boot entry that leads there with the boot's reason."""
     kept, path = root.add(A, 1), root.add(B, 2)
     (root.top / f"ostree/deploy/{EVIL}/deploy").mkdir(parents=True)
     (root.top / path).rename(root.top / f"ostree/deploy/{EVIL}/deploy/{B}.0")
@@ -328,7 +328,7 @@ def test_a_loader_directory_that_is_linked_as_ostree_does(root: Root) -> None:
 
 
 def test_where_boot_is(root: Root) -> None:
-    """A partition that is mounted at /boot only is looked for on the running system, and on no other."""
+    """Use the /boot of the running system only if the physical root is that of the running system."""
     top = str(root.top)
     (root.top.parent / "ostree-booted").touch()
     assert deployments._find_boot(top) == (top, "boot")
@@ -447,7 +447,7 @@ def test_a_fifo_in_run(which: str, root: Root) -> None:
 
 @pytest.mark.parametrize("kind", ["directory", "linked"])
 def test_the_gate_stays_within_the_deployment(kind: str, root: Root, outside: Path) -> None:
-    """What is staged has no boot entry; its initrd beside the kernel is looked for in it alone."""
+    """A staged deployment lacks a boot entry. The gate looks for its initrd beside its kernel, without following links out."""
     path = root.top / root.add(B, etc=False)
     stage(root, B)
     modules = path / "usr/lib/modules"

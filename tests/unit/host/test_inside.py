@@ -149,7 +149,7 @@ def test_a_linked_deployment_is_not_compared(tmp_path: Path, outside: Path) -> N
 
 
 def test_read_named(tmp_path: Path) -> None:
-    """A file that the user names: whole or not at all, and also a pipe."""
+    """Read a file or a pipe that the user names: whole or not at all."""
     (tmp_path / "file").write_bytes(b"1234")
     assert inside.read_named(str(tmp_path / "file"), "the key", 4) == b"1234"
     with pytest.raises(Failure, match=rf"Failed to read the key {tmp_path}/file: larger than 3 bytes") as caught:

@@ -22,7 +22,7 @@ from .program import HANG, TREE, bootseal, certificate, image, key
 
 
 def _on_terminal(*arguments: str | Path, **environment: str) -> str:
-    """What the program writes to a terminal that is its stderr."""
+    """Run the program with a terminal as stderr, and return its output there."""
     main, terminal = pty.openpty()
     command = [sys.executable, "-I", str(TREE / "service"), *map(str, arguments)]
     variables = {**os.environ, "TERM": "xterm", **environment}
@@ -51,7 +51,7 @@ class Terminal(io.StringIO):
 
 
 def _at_times(monkeypatch: pytest.MonkeyPatch, times: Iterable[float]) -> Terminal:
-    """What stderr is from now on; the clock will show these times."""
+    """Replace stderr by a terminal, and let the clock show these times."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(time, "monotonic", iter(times).__next__)
@@ -71,7 +71,7 @@ def test_a_bar_for_what_takes_its_time(tmp_path: Path, *, seconds: float, bar: b
 
 def test_a_bar_is_drawn_ten_times_a_second_at_most() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        # The first is its beginning; where it is drawn, the clock is read once more.
+        # Progress reads the clock at its start, at each step, and a second time when it draws.
         terminal = _at_times(patch, [0, 0.29, 0.3, 0.3, 0.39, 0.5, 0.5])
         with output.Progress("label", 100) as progress:
             for _ in range(4):

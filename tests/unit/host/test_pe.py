@@ -29,7 +29,7 @@ def test_uki() -> None:
 
 
 def test_of_sections_with_one_name_the_first_counts() -> None:
-    """As for systemd-stub. None of them is copied, however many there are."""
+    """Agree with systemd-stub, and copy only the first."""
     count = 65535
     entry = struct.Struct("<8sIIII16x")
     header = bytearray(pe_file({})[:104])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The process that reads initrds: what it may do, how it ends, and that no answer of it is believed."""
+"""reader.py: the privileges of the process that reads initrds, its end, and answers that a hostile one could give."""
 
 from __future__ import annotations
 

@@ -64,13 +64,13 @@ def _calls(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None]) -> li
 
 
 class Cut(BaseException):
-    """The power fails: nothing that comes after is done."""
+    """The power fails: the process does nothing after this."""
 
 
 @pytest.mark.parametrize("before", [None, OLD], ids=["first", "second"])
 @pytest.mark.parametrize("new", [NEW, AGAIN], ids=["new-digest", "same-digest"])
 def test_cut_at_every_step(tmp_path: Path, place: Place, before: Pair | None, new: Pair) -> None:
-    """Whatever was reached: the old pair, the new one, or one that is refused by name; and the next run completes it."""
+    """Leave the old pair, the new one, or one that the boot refuses by name. The next run completes the work."""
     allowed = {before, new}
     between: set[Pair | None] = {None} if before is None else {Pair(before.digest, new.signature)}
     for step in range(1, 60):
@@ -125,7 +125,7 @@ def test_error_at_every_rename_takes_it_back(tmp_path: Path, place: Place, befor
 
 
 def _fsyncs(monkeypatch: pytest.MonkeyPatch, place: Place, failing: int = 0) -> list[str]:
-    """What comes to the disk from here on, in order, renames too; the fsync of the directory with this number fails."""
+    """Record each fsync and rename from here on, in order. The fsync of the directory with number `failing` fails."""
     real, seen = os.fsync, list[str]()
 
     def fsync(fd: int) -> None:
@@ -177,7 +177,7 @@ def test_an_error_that_was_taken_back_is_on_the_disk(place: Place, monkeypatch: 
 
 
 def test_a_digest_that_stays_is_on_the_disk_first(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever wrote it need not have waited for that."""
+    """Another program may have written it without fsync."""
     (tmp_path / "image.digest").write_bytes(NEW.digest)
     seen = _fsyncs(monkeypatch, place)
     _write(place, NEW)

@@ -73,7 +73,7 @@ def test_ephemeral_certificate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_an_empty_passphrase(tmp_path: Path, *, encrypted: bool) -> None:
-    """cryptography takes it for none, and says TypeError once more."""
+    """cryptography treats it as a missing passphrase, and raises TypeError a second time."""
     private = serialization.load_pem_private_key(key("p256").read_bytes(), None)
     protection = serialization.BestAvailableEncryption(b"secret") if encrypted else serialization.NoEncryption()
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
@@ -86,7 +86,7 @@ def test_an_empty_passphrase(tmp_path: Path, *, encrypted: bool) -> None:
 
 
 def test_no_passphrase_at_the_prompt(tmp_path: Path) -> None:
-    """Ctrl-D, and a passphrase of bytes that are no text."""
+    """Reject Ctrl-D, bytes that are not UTF-8, and an empty line."""
     private = serialization.load_pem_private_key(key("p256").read_bytes(), None)
     protection = serialization.BestAvailableEncryption(b"secret")
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
@@ -101,7 +101,7 @@ def test_no_passphrase_at_the_prompt(tmp_path: Path) -> None:
         while b"Passphrase of" not in seen:
             seen += os.read(terminal, 1024)
         os.write(terminal, typed)
-        with contextlib.suppress(OSError):  # how a terminal says that nobody has it open any more
+        with contextlib.suppress(OSError):  # the error of a terminal that the last process has closed
             while chunk := os.read(terminal, 1024):
                 seen += chunk
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 77, seen

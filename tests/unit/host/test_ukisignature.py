@@ -210,7 +210,7 @@ def _stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | Non
 
 
 def test_how_the_program_is_run(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As nobody, with limits, on a copy in memory: what the file becomes meanwhile does not count."""
+    """Run sbverify as user nobody, with limits, on a copy in memory, so that later changes of the file have no effect."""
     _stand_in(tmp_path, monkeypatch, "/usr/bin/id -u; /bin/cat /proc/self/limits; /bin/ls -l /proc/self/fd; echo $#; exit 3")
     seen, run = list[bytes](), subprocess.run
 
