@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# 'python3 -ISB /usr/lib/bootseal boot': a directory on the command line becomes the first place that is searched for
-# modules, even with -I; nothing else of the environment counts.
+# 'python3 -ISB /usr/lib/bootseal boot': Python searches a directory on the command line first for modules, even with -I.
+# Nothing else of the environment counts.
 import gc
 import os
 import sys

@@ -21,7 +21,7 @@ _MORE = "journalctl -b -u bootseal.service; /run/bootseal/boot.json; the manual 
 
 
 def cleanup() -> int:
-    """Return 0 whatever happened: the service has failed already."""
+    """Always return 0, because the service has failed already."""
     result = os.environ.get("SERVICE_RESULT", "")
     if result == "success":
         return 0

@@ -353,7 +353,7 @@ def _checked_how(enrollment: Enrollment) -> str:
 
 
 def as_json(record: Record) -> dict[str, Any]:
-    """Return what boot.json holds."""
+    """Return the members of boot.json."""
     return {"version": VERSION, **_members(record)}
 
 
@@ -364,7 +364,7 @@ def _members(value: Any) -> Any:
 
 
 def parse(content: object) -> Record:
-    """Read what boot.json holds. Nothing is believed: a member of another type is absent, a text becomes printable."""
+    """Read boot.json without trusting it: a member of another type is absent, a text becomes printable."""
     return _part(Record)(content) or Record()
 
 

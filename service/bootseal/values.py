@@ -63,7 +63,7 @@ class Certificate(NamedTuple):
 
 
 class BootKeyring(NamedTuple):
-    """`skipped`: one line for each file that holds no usable certificate."""
+    """`skipped`: one line for each file without a usable certificate."""
 
     certificates: tuple[Certificate, ...]
     skipped: tuple[str, ...]

@@ -320,7 +320,6 @@ def test_licence_line(path: Path) -> None:
     assert path.read_text().startswith("# SPDX-" + "License-Identifier: LGPL-2.1-or-later\n")
 
 
-# Modules of host/ that the test file of another one covers.
 def test_every_module_of_the_host_has_its_test() -> None:
     modules = [p.relative_to(PACKAGE / "host") for p in (PACKAGE / "host").rglob("*.py") if p.name != "__init__.py"]
     names = {f"command_{p.stem}" if p.parts[0] == "commands" else p.stem for p in modules}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""initrd.py: a build fails where a boot would, and on any certificate that a boot would skip."""
+"""checkinitrd.py: a build fails where a boot would, and on any certificate that a boot would skip."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from unit.support import VECTORS, policy, trusting
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """config.py looks below this directory instead of /."""
+    """Let config.py look below this directory instead of /."""
     load, certificates, voa = config.load, config.certificates, config.voa
     monkeypatch.setattr(config, "load", lambda: load(str(tmp_path)))
     monkeypatch.setattr(config, "certificates", lambda _, *arguments: certificates(str(tmp_path), *arguments))

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""python3 -ISB python-deps LIBDIR SITE OUT: finds out what the boot path imports, by running it, and lays it out as bytecode.
+"""python3 -ISB python-deps LIBDIR SITE OUT: run the boot path, and write the modules that it imports as bytecode.
 
-LIBDIR holds the package bootseal, SITE the package cryptography. It is run as a directory, and with the same options, since
-that is how the service is started, and Python imports a few modules for it. Below OUT the tree for the initrd is made:
-modules as sourceless .pyc, since every boot reads them. Printed is one line for each shared object,
-"SOURCE DESTINATION", for dracut to install with the libraries that it needs.
+LIBDIR has the package bootseal, SITE the package cryptography. dracut runs this directory with the options of the service,
+because Python imports a few modules to start a directory. OUT receives the tree for the initrd, with modules as sourceless .pyc
+because every boot reads them. Stdout has one line for each shared object, "SOURCE DESTINATION". dracut installs it and its
+libraries.
 
-Nothing is imported here at the top that a bare interpreter has not loaded: it would end up in every initrd.
+The imports at the top must be modules that a bare interpreter has loaded. All others would be in every initrd.
 """
 
 import os
@@ -17,7 +17,7 @@ os.environ["CRYPTOGRAPHY_OPENSSL_NO_LEGACY"] = "1"
 
 
 def make_examples(directory: str) -> None:
-    """Certificates, and signatures over a digest. Making them imports more than using them."""
+    """Make certificates, and signatures over a digest. This imports more than using them."""
     from datetime import datetime, timedelta
 
     from cryptography import x509
@@ -43,9 +43,9 @@ def make_examples(directory: str) -> None:
 
 
 def rehearse(directory: str) -> None:
-    """What a boot does before it needs a disk, right and wrong, so that whatever is imported late is imported now."""
-    # Used only where they are found: by cryptography for the passphrases of private keys, and (Python 3.14) by hmac, which
-    # cryptography imports to compare secrets. There are neither.
+    """Do everything that a boot does before it needs a disk, with good and bad input, so that late imports happen now."""
+    # Both are optional. cryptography uses bcrypt for passphrases of private keys. In Python 3.14, hmac, which cryptography
+    # imports to compare secrets, uses _hmac. A boot has neither passphrases nor secrets.
     sys.modules["bcrypt"] = sys.modules["_hmac"] = None  # type: ignore[assignment]
     from contextlib import suppress
 
@@ -81,14 +81,14 @@ def rehearse(directory: str) -> None:
 
 
 def imported() -> list[str]:
-    """The files of all modules; a frozen one is part of the interpreter."""
+    """List the files of all modules, except frozen ones, which are part of the interpreter."""
     modules = [m for m in sys.modules.values() if m and getattr(getattr(m, "__spec__", None), "origin", "") != "frozen"]
     files = {os.path.abspath(f) for m in modules if (f := getattr(m, "__file__", None))}
     return sorted(files - {os.path.abspath(__file__)})
 
 
 def destination(path: str) -> str:
-    """Where in the initrd a file of a module belongs: the standard library where it is, all else beside bootseal."""
+    """Return the path of a file in the initrd: unchanged for the standard library, otherwise beside bootseal."""
     for root in (LIBDIR, SITE):
         if path.startswith(root + "/"):
             return "/usr/lib/bootseal/" + os.path.relpath(path, root)
@@ -96,7 +96,7 @@ def destination(path: str) -> str:
 
 
 def bytecode(source: str, target: str) -> bytes:
-    """A sourceless .pyc (PEP 552): without docstrings, and what is not ours without line numbers, a third of its size."""
+    """Compile to a sourceless .pyc (PEP 552) without docstrings. Others' modules lose line numbers, a third of the size."""
     import importlib.util
     import marshal
     import types
@@ -114,7 +114,7 @@ def bytecode(source: str, target: str) -> bytes:
 def lay_out(sources: list[str]) -> None:
     import sysconfig
 
-    # Python looks for this file to find its library (getpath.py), though it has it frozen.
+    # Python has this module frozen, but finds its library by this file (getpath.py).
     landmark = sysconfig.get_path("stdlib") + "/os.py"
     for source in sorted({*sources, landmark, f"{LIBDIR}/__main__.py"}):
         target = destination(source)
@@ -128,7 +128,7 @@ def lay_out(sources: list[str]) -> None:
 
 
 def in_child(function: "object", directory: str) -> None:
-    """Runs a function in a process of its own; its imports are not ours."""
+    """Run a function in a process of its own, so that its imports do not affect this one."""
     child = os.fork()
     if not child:
         status = 1

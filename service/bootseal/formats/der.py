@@ -23,7 +23,7 @@ class Malformed(ValueError):
 
 
 class Item(NamedTuple):
-    """One element: its tag byte, its content, and the whole of it as it stands in the input."""
+    """One element: its tag byte, its content, and all its bytes as in the input."""
 
     tag: int
     content: bytes

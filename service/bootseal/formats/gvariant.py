@@ -45,7 +45,7 @@ def write_vardict(values: dict[str, tuple[str, bytes]]) -> bytes:
 
 
 def _ends(data: bytes) -> list[int]:
-    """Return where each element of an array ends. That table stands behind the last element."""
+    """Return where each element of an array ends. This table follows the last element."""
     if not data:
         return []
     width = _width(len(data))

@@ -19,7 +19,7 @@ from .initrd.contents import Contents, written_out
 from .inside import File
 from .output import NO_INPUT, Failure, os_failure
 
-# What the boot reads of its initrd. Its configuration says which operating system's certificates of VOA count.
+# The boot reads these files of its initrd. The configuration selects an operating system's certificates of VOA.
 _DIRECTORIES = (
     *(
         f"{top}/{name}"

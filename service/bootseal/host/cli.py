@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Ended(BaseException):
-    """A signal ends the program, as KeyboardInterrupt does, so that temporary files are removed first."""
+    """Ends the program after a signal. As an exception, it first removes temporary files, like KeyboardInterrupt."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -97,7 +97,7 @@ def _main(argv: list[str]) -> int:
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Return what stands before the first "--", and what stands after it."""
+    """Return the arguments before the first "--", and those after it."""
     where = argv.index("--") if "--" in argv else len(argv)
     return argv[:where], argv[where + 1 :]
 

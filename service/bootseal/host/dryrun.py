@@ -31,7 +31,7 @@ _UNIT = "initrd-root-fs.target.requires/bootseal.service"
 _CONFIG_SIZE = 1 << 20
 _UNITS = tuple(f"{top}/systemd/system/{_UNIT}" for top in ("usr/lib", "lib", "etc"))
 _PACKAGE = "usr/lib/bootseal"
-INITRD_NAMES = (*_UNITS, _PACKAGE, *bypasses.NAMES)  # what is asked of an initrd beside its files
+INITRD_NAMES = (*_UNITS, _PACKAGE, *bypasses.NAMES)  # names that an initrd is searched for, beside its files
 
 
 class Source(NamedTuple):
@@ -90,7 +90,7 @@ def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail
 
 
 def _rehearse_root(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, seen: Trail) -> None:
-    """Let the kernel check the signature and mount the root; nothing is enrolled, sealed, attached or written."""
+    """Let the kernel check the signature and mount the root, but do not enroll, seal, attach or write anything."""
     keys = kernelkeys.load_privately(BootKeyring((pinned.verified.signer.certificate,), ()))
     _check_writable(deployment, policy, paths.digest_of(pinned.path), seen)
     syscall.mount("tmpfs", "/run", "tmpfs", 0)  # hides what mounting leaves in /run, and goes with this namespace
@@ -187,7 +187,7 @@ def _in_child(work: Callable[[], Judgement]) -> Judgement:
             with open(writer, "w", encoding="utf-8") as file:
                 json.dump(work(), file)
             status = 0
-        except BaseException as error:  # the child must end here, whatever it was
+        except BaseException as error:  # the child must end here after any exception
             os.write(2, f"bootseal: {error.__class__.__name__}: {error}\n".encode(errors="replace"))
         os._exit(status)
     os.close(writer)

@@ -20,7 +20,7 @@ def compute(path: str, algorithm: str, hint: str, directory: int | None = None) 
 
     Raises Failure, also if the file changes meanwhile.
 
-    `hint` is for a missing image. With `directory`, the file is in a directory that nobody vouches for.
+    `hint` is for a missing image. With `directory`, the file is in an untrusted directory.
     """
     try:
         fd = _open(path, directory)

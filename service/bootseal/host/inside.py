@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Open files of a disk that nobody vouches for, without leaving the directory that the user named.
+"""Open files of an untrusted disk, without leaving the directory that the user named.
 
 The first step opens a place (a deployment, the objects, /boot, the ESP) below that directory. It follows no link, but the
 place may be a mount point. The second step opens a path below the place, and leaves the place neither by "..", nor by a link,

@@ -86,7 +86,7 @@ def measure(fd: int) -> tuple[int, bytes]:
 def stored_signature(fd: int, limit: int) -> bytes:
     """Return at most `limit` bytes of a file's built-in signature; empty without one.
 
-    The kernel reads it from the disk again, so it is not to be trusted. Raises OSError.
+    The kernel reads it from the disk again, so do not trust it. Raises OSError.
     """
     blob = ctypes.create_string_buffer(limit)
     arg = _ReadMetadataArg(metadata_type=_METADATA_TYPE_SIGNATURE, length=limit, buf_ptr=ctypes.addressof(blob))

@@ -144,7 +144,7 @@ def unescape(field: str) -> str:
 
 
 def mounts(process: str = "self") -> list[MountInfo]:
-    """List the mounts of a process's namespace, in no useful order. Raises OSError."""
+    """List the mounts of a process's namespace, in arbitrary order. Raises OSError."""
     return parse(files.read_lines(f"/proc/{process}/mountinfo"))
 
 

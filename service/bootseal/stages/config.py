@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Read the configuration of the initrd, bootseal.conf(5) and ostree/prepare-root.conf, into a Policy.
 
-Nothing below the physical root is read. Precedence and masking are those of systemd. /etc comes before /usr/lib, and drop-ins
+It reads nothing below the physical root. Precedence and masking are those of systemd. /etc comes before /usr/lib, and drop-ins
 are sorted by name. A file in /etc replaces the one of the same name in /usr/lib, and a link to /dev/null masks it.
 """
 

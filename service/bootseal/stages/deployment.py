@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Find the deployment that ostree= names and open its directories, without leaving the physical root.
 
-No file is read.
+It reads no file.
 """
 
 import errno

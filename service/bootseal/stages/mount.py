@@ -121,7 +121,7 @@ def _put_back(stack: list[mountapi.MountInfo], kept: list[mountapi.MountInfo]) -
 
 
 def _remove_stage() -> None:
-    """Remove the stage directory. What is mounted on it ends with the private namespace."""
+    """Remove the stage directory. The mount on it ends with the private namespace."""
     with suppress(OSError):
         os.rmdir(_STAGE)
 
@@ -161,7 +161,7 @@ def _clone_mount(path: str) -> int:
 
 
 def _stack(process: str = "self", *, at: str = SYSROOT) -> list[mountapi.MountInfo]:
-    """List the mounts at a place, the topmost last, by parent: mountinfo is in no useful order."""
+    """List the mounts at a place, the topmost last. The parents tell, because mountinfo has an arbitrary order."""
     by_parent = {m.parent: m for m in mountapi.mounts(process) if m.target == at}
     lowest = [m for parent, m in by_parent.items() if parent not in {other.id for other in by_parent.values()}]
     stack = lowest[:1]

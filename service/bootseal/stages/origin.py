@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where this initrd and its command line came from, and which of it nobody is known to vouch for.
+"""Find out where this initrd and its command line came from, and who vouches for them.
 
 The check is only as trustworthy as these. The record and the verdict name each one that Secure Boot does not cover.
 """
@@ -24,7 +24,7 @@ _STUB, _COMBINES = "systemd-stub", "261"  # since this version it adds its initr
 
 
 def look() -> Origin:
-    """Name everything that reached this initrd and that nobody is known to have authenticated."""
+    """Name everything that reached this initrd and that is not known to be authenticated."""
     extra = _listed(_EXTRA)
     names = unauthenticated()
     names += [CREDENTIALS] if credentials_imported() or not extra.isdisjoint(_CREDENTIAL_NAMES) else []

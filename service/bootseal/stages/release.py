@@ -14,8 +14,8 @@ from ..values import Release
 
 _PLACES = ("etc/os-release", "usr/lib/os-release")  # those of the image: the /etc of the disk is not mounted yet
 _KEYS = ("IMAGE_ID", "ID", "IMAGE_VERSION", "VERSION_ID")
-# What os-release(5) allows in these values, and upper case, '+', '~' and '^', which version numbers contain. No shell has to
-# quote any of them.
+# os-release(5) allows these characters, except upper case, '+', '~' and '^', which version numbers contain. Shells need no
+# quotes for any of them.
 _CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-+~^"
 _LENGTH = 64
 _SIZE = 1 << 16  # bytes

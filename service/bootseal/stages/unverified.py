@@ -22,8 +22,8 @@ _BARRED_BY_SIGNATURE = frozenset({errno.ENOKEY, errno.EKEYREJECTED, errno.EBADMS
 def read(deployment: Deployment, image_digest: Callable[[], Digest], sysroot: str = "/sysroot") -> Unverified:
     """Read both files.
 
-    `image_digest` returns the digest that the kernel enforces for the image. It replaces the content of a digest file that can
-    no longer be opened, and must have been signed as that would have been.
+    `image_digest` returns the digest that the kernel enforces for the image. It replaces the content of a digest file that
+    cannot be opened. The signature must then cover it like that content.
 
     Raises Refusal: `no-digest`, `no-signature`, `bad-digest`, `bad-signature`, `unsupported`, `io-error`, `mount-failed`.
     """

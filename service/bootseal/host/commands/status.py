@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
 
 
 def gather() -> Picture:
-    """Ask everybody. A missing answer becomes a line in `unknown`."""
+    """Ask systemd, the kernel, udev and the firmware. A missing answer becomes a line in `unknown`."""
     record, unknown = report.load(), list[str]()
     mounts, firmware = drift.mounts(), chain.firmware()
     verified = record.is_verified

@@ -49,7 +49,7 @@ class Tree:
     def contents(self, directories: Iterable[str], names: Iterable[str]) -> Contents:
         """Return the files directly in these directories, links followed, and whether these names exist.
 
-        In a directory "*" stands for any component; in a name's last component "*-" stands for any number.
+        In a directory "*" matches any component; in a name's last component "*-" matches any number.
         """
         files: dict[str, bytes | None] = {}
         expanded = (one for directory in directories for one in self._expand(directory))

@@ -44,7 +44,7 @@ MODULES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-# {name that an initrd has: module}; "*-" stands for a hook's number.
+# {name that an initrd has: module}; "*-" matches a hook's number.
 NAMES = {
     f"{directory}/{'*-' if directories is _HOOKS else ''}{name}": module
     for module, (directories, name) in MODULES.items()

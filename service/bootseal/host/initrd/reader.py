@@ -90,7 +90,7 @@ def main(question: str) -> None:
 
 
 def _is_asked(directory: str, directories: Sequence[str]) -> bool:
-    """Tell whether this is one of the directories; "*" stands for any one component."""
+    """Tell whether this is one of the directories; "*" matches any one component."""
     given = directory.split("/")
     return any(len(asked) == len(given) and all(map(_fits, asked, given)) for asked in (d.split("/") for d in directories))
 

@@ -27,7 +27,7 @@ TRUSTED, UNTRUSTED, UNKNOWN = "trusted", "untrusted", "unknown"
 # UEFI specification, 32.4.1; shim's MokVars.txt.
 _DB = "db-d719b2cb-3d3a-4596-a3bc-dad00e67656f"
 _SHIM = "605dab50-e046-4300-abb6-3dd810dd8b23"
-_X509 = bytes.fromhex("a159c0a5e494a74a87b5ab155c2bf072")  # EFI_CERT_X509_GUID, as it stands in memory
+_X509 = bytes.fromhex("a159c0a5e494a74a87b5ab155c2bf072")  # EFI_CERT_X509_GUID, as in memory
 _LIST = struct.Struct("<16sIII")  # type, sizes of the list, of its header, and of each signature
 _OWNER = 16
 _MAX_VARIABLE = 1 << 20

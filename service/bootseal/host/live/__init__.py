@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reading the running system. Nothing here changes it."""
+"""Read the running system without changing it."""

@@ -17,7 +17,7 @@ _MAX_DEPTH = 16
 
 
 class Device(NamedTuple):
-    """`below`: how many devices stand between it and the mounted file system.
+    """`below`: the number of devices between it and the mounted file system.
 
     `read_only` is None when unknown.
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Compare what is mounted and enrolled now with the record of this boot.
 
-Each check says `same`, `differs` or `unknown`. What only root may read is `unknown` to others, and says so.
+Each check says `same`, `differs` or `unknown`. Without root, it may be `unknown`, and its text gives this reason.
 """
 
 import os
@@ -73,7 +73,7 @@ def checks(record: Record, now: Mounts, sysroot: str = mount.SYSROOT) -> list[Ch
 def covering(now: Mounts) -> list[Mount]:
     """List the mounts that hide part of the verified root, except those that every system has.
 
-    Those right on it, and all below /usr: one on top of an extension has that for its parent.
+    These are the mounts right on the root, and all below /usr, whose parent may be an extension.
     """
     root = now.root
     if root is None:
