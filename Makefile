@@ -17,7 +17,7 @@ VENV := $(CACHE)/venv
 all: help
 
 help: ## list the targets
-	@echo "There is nothing to build. Targets:"
+	@echo "bootseal needs no build step. Targets:"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/  make \1\t\2/p' Makefile | expand -t 20
 
 install: ## install below DESTDIR and PREFIX (default: /usr)
@@ -51,7 +51,7 @@ install: ## install below DESTDIR and PREFIX (default: /usr)
 		install -D -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}" || exit 1; \
 	done
 
-setup: ## install what tests need (apt, a virtual environment)
+setup: ## install the packages and Python tools of the tests
 	@bash tests/setup.sh
 
 test: setup ## run all tests, boots in QEMU included (an hour)
@@ -66,12 +66,12 @@ demo: setup ## deploy, sign, boot and tamper with a small OS in QEMU
 bench: setup ## measure boots and commands
 	@"$(VENV)/bin/python" tests/vm/bench.py
 
-completions: setup ## write the options into the completions, after a change of an option
+completions: setup ## update the completions after a change of an option
 	@"$(VENV)/bin/python" packaging/completions/generate.py
 
 dist: ## build Debian and RPM packages, wheel and sources into dist/
 	@bash packaging/dist.sh dist
 
-clean: ## remove what was built here
+clean: ## remove the results of builds
 	rm -rf build dist
 	find . -name __pycache__ -prune -exec rm -rf '{}' +

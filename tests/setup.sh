@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Install what the tests need on Debian 12 or later: packages with apt, Python tools into a virtual environment.
-# Prints the directory of that environment on stdout, and progress on stderr. Idempotent.
+# Install packages (with apt) and Python tools (into a virtual environment) for the tests, on Debian 12 or later.
+# Print the directory of that environment on stdout, and progress on stderr. Idempotent.
 set -eu
 cache=${BOOTSEAL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bootseal}
 venv=$cache/venv

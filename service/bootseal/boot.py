@@ -58,8 +58,8 @@ def boot(seen: Trail) -> None:
 
 def verified_image(place: Deployment, trusted: BootKeyring, seen: Trail, sysroot: str = "/sysroot") -> Pinned:
     """Open the image whose enforced digest a trusted key has signed. Raises Refusal."""
-    claimed = seen(unverified.read(place, lambda: image.enforced_digest(place, sysroot), sysroot))
-    verified = seen(verify.verify(claimed, trusted))
+    untrusted = seen(unverified.read(place, lambda: image.enforced_digest(place, sysroot), sysroot))
+    verified = seen(verify.verify(untrusted, trusted))
     return seen(image.pin(place, verified, sysroot))
 
 

@@ -41,7 +41,7 @@ class Noted(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """The verdict of a boot. `details` says what was compared with what."""
+    """The verdict of a boot. `details` has the compared values."""
 
     verdict: Verdict
     message: str
@@ -254,7 +254,7 @@ def success(trail: Trail) -> Ending:
 
 
 def notes(trail: Trail) -> list[Noted]:
-    """Return everything that the boot went on without."""
+    """Return the notes: failures that did not refuse the boot."""
     return [note for step in trail.steps for note in _notes(step.value)]
 
 
