@@ -38,7 +38,7 @@ def main() -> int:
     except Refusal as refusal:
         return report.refuse(seen, refusal)
     except BaseException as error:  # a bug must not boot, nor exit with 0, and must say so
-        return report.refuse(seen, _unforeseen(error))
+        return report.refuse(seen, _make_refusal(error))
 
 
 def boot(seen: Trail) -> None:
@@ -76,15 +76,15 @@ def _is_done(machine: Machine) -> bool:
     return record.is_verified and record.boot_id == machine.boot_id and digest != "" and mount.attached_digest() == digest
 
 
-def _unforeseen(error: BaseException) -> Refusal:
+def _make_refusal(error: BaseException) -> Refusal:
     """Return the Refusal for what no stage handles: `internal`, unless the disk or the machine failed at that moment."""
     if isinstance(error, OSError):
         name = f" ({error.filename})" if error.filename else ""
-        return failed(error, verdicts.INTERNAL, f"unexpected {error.__class__.__name__}{name}", _place(error))
-    return Refusal(verdicts.INTERNAL, f"{error.__class__.__name__}: {error}", _place(error))
+        return failed(error, verdicts.INTERNAL, f"unexpected {error.__class__.__name__}{name}", _find_place(error))
+    return Refusal(verdicts.INTERNAL, f"{error.__class__.__name__}: {error}", _find_place(error))
 
 
-def _place(error: BaseException) -> str:
+def _find_place(error: BaseException) -> str:
     """Return file and line of ours where an exception came from. Other modules have no line numbers in an initrd."""
     place, trace = "bootseal", error.__traceback__
     while trace:

@@ -18,12 +18,12 @@ def check() -> int:
     """
     try:
         policy = config.load()
-        found = keyring.load(config.certificates("/", keyring.DIRECTORY, keyring.SUFFIXES, policy.voa))
+        trusted = keyring.load(config.certificates("/", keyring.DIRECTORY, keyring.SUFFIXES, policy.voa))
     except Refusal as refusal:
         print(f"{refusal.what}: {refusal.path}", file=sys.stderr)
         return refusal.verdict.exit_status
-    if found.skipped:
-        print(f"no usable certificate: {'; '.join(found.skipped)}", file=sys.stderr)
+    if trusted.skipped:
+        print(f"no usable certificate: {'; '.join(trusted.skipped)}", file=sys.stderr)
         return 78
     if policy.voa and not config.voa("/", policy.voa):
         print(f"[Keyring] VOA={policy.voa}: no certificate in voa/{policy.voa}/{config.VOA_PURPOSE}", file=sys.stderr)

@@ -33,7 +33,7 @@ def cleanup() -> int:
             why = reason(error) if isinstance(error, OSError) else repr(error)
             trail(Noted(verdicts.NOT_PUT_BACK, f"could not put back what was begun: {why}"))
     if not _is_reported():
-        report.refuse(trail, _early_end(result))
+        report.refuse(trail, _explain_early_end(result))
     return 0
 
 
@@ -60,12 +60,12 @@ def greeting() -> int:
     """Repeat the report of a refused boot above the emergency shell's prompt, on every console. Return 0."""
     record = report.load()
     if record.verdict and not record.is_verified:
-        for line in _greeting(record):
+        for line in _format_greeting(record):
             report.console(line)
     return 0
 
 
-def _early_end(result: str) -> Refusal:
+def _explain_early_end(result: str) -> Refusal:
     """Explain an end without a verdict. An exit is a defect of bootseal or of the initrd, such as a missing module."""
     status = os.environ.get("EXIT_STATUS", "")
     if result == "exit-code":
@@ -80,7 +80,7 @@ def _is_reported() -> bool:
     return ended and report.load().verdict is not None
 
 
-def _greeting(record: Record) -> list[str]:
+def _format_greeting(record: Record) -> list[str]:
     rows = [
         ("", record.message or ""),
         *((detail.name, detail.value) for detail in record.details or ()),

@@ -198,7 +198,7 @@ def of(trail: Trail, ending: Ending | None = None) -> Record:
         boot_id=machine.boot_id if machine else None,
         kernel=machine.kernel if machine else None,
         bootseal=machine.bootseal if machine else None,
-        milliseconds=_milliseconds(trail, ended=ending is not None) if machine else None,
+        milliseconds=_measure_stages(trail, ended=ending is not None) if machine else None,
         keyring=_keyring(trail),
         deployment=_deployment(trail.last(Deployment)),
         image=_image(trail.last(Pinned), mounted),
@@ -247,7 +247,7 @@ def success(trail: Trail) -> Ending:
     if record.deployment and record.signature and record.enrollment and record.not_covered is not None:
         message = (
             f"verified {record.identity} (deployment {record.deployment.name}, as the disk names it), "
-            f"signed by {record.signature.subject}, {_checked_how(record.enrollment)}; "
+            f"signed by {record.signature.subject}, {_describe_check(record.enrollment)}; "
             f"not covered: {', '.join(record.not_covered)}"
         )
     return Ending(verdicts.VERIFIED, message)
@@ -255,10 +255,10 @@ def success(trail: Trail) -> Ending:
 
 def notes(trail: Trail) -> list[Noted]:
     """Return the notes: failures that did not refuse the boot."""
-    return [note for step in trail.steps for note in _notes(step.value)]
+    return [note for step in trail.steps for note in _note(step.value)]
 
 
-def _notes(value: object) -> Iterator[Noted]:
+def _note(value: object) -> Iterator[Noted]:
     if isinstance(value, BootKeyring):
         yield from (Noted(verdicts.CERTIFICATE_SKIPPED, f"certificate skipped: {line}") for line in value.skipped)
     elif isinstance(value, KernelKeys):
@@ -273,19 +273,19 @@ def _notes(value: object) -> Iterator[Noted]:
         yield value
 
 
-def _milliseconds(trail: Trail, *, ended: bool) -> dict[str, float]:
+def _measure_stages(trail: Trail, *, ended: bool) -> dict[str, float]:
     """Return the time of each stage; that of the running one up to now if the boot has ended."""
-    found, since = {}, trail.began
+    times, since = {}, trail.began
     for name, ends in STAGES:
         step = next((step for step in trail.steps if isinstance(step.value, ends)), None)
         if step is None and not ended:
             break
         until = step.when if step else time.monotonic()
-        found[name] = round((until - since) * 1000, 1)
+        times[name] = round((until - since) * 1000, 1)
         since = until
         if step is None:
             break
-    return found
+    return times
 
 
 def _keyring(trail: Trail) -> Keyring | None:
@@ -341,7 +341,7 @@ def _not_covered(mounted: Mounted | None, origin: Origin | None) -> tuple[str, .
     return (*mounted.not_covered, *(origin.unauthenticated if origin else ())) if mounted else None
 
 
-def _checked_how(enrollment: Enrollment) -> str:
+def _describe_check(enrollment: Enrollment) -> str:
     words = ["checked by the kernel" if enrollment.kernel_checked else "checked by userspace alone"]
     words += [f"method {enrollment.method}"]
     words += ["first boot"] if enrollment.first_boot else []
@@ -390,7 +390,7 @@ def _list(read: Callable[[object], Any]) -> Callable[[object], tuple[Any, ...] |
     def members(value: object) -> tuple[Any, ...] | None:
         if not isinstance(value, list):
             return None
-        return tuple(found for member in value if (found := read(member)) is not None)
+        return tuple(one for member in value if (one := read(member)) is not None)
 
     return members
 
@@ -401,9 +401,9 @@ def _part(kind: Any) -> Callable[[object], Any]:
     def members(value: object) -> Any:
         if not isinstance(value, dict):
             return None
-        found = {name: read(value.get(name)) for name, read in _READERS[kind].items()}
+        parts = {name: read(value.get(name)) for name, read in _READERS[kind].items()}
         empty = {name: _EMPTY[_READERS[kind][name]] for name in kind._fields if name not in kind._field_defaults}
-        return kind(**(empty | {name: member for name, member in found.items() if member is not None}))
+        return kind(**(empty | {name: member for name, member in parts.items() if member is not None}))
 
     return members
 

@@ -62,9 +62,9 @@ def rehearse(directory: str) -> None:
 
     example = digest.of_bytes(b"example", "sha256")
     config.load(directory)
-    found = keyring.load([f"{directory}/rsa.crt", f"{directory}/ecdsa.crt"])
-    assert len(found.certificates) == 2, found.skipped
-    for kind, certificate in zip(("rsa", "ecdsa"), found.certificates, strict=True):
+    trusted = keyring.load([f"{directory}/rsa.crt", f"{directory}/ecdsa.crt"])
+    assert len(trusted.certificates) == 2, trusted.skipped
+    for kind, certificate in zip(("rsa", "ecdsa"), trusted.certificates, strict=True):
         with open(f"{directory}/{kind}.sig", "rb") as file:
             value = file.read()
         info = pkcs7.SignerInfo(certificate.issuer, certificate.serial, kind, "sha256", value)

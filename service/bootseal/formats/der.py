@@ -44,13 +44,13 @@ def oid(text: str) -> bytes:
 
 def items(data: bytes) -> list[Item]:
     """Split `data` into the elements that fill it exactly, at most 16. Raises Malformed."""
-    found: list[Item] = []
+    read: list[Item] = []
     while data:
-        if len(found) == MAX_ITEMS:
+        if len(read) == MAX_ITEMS:
             raise Malformed(f"more than {MAX_ITEMS} elements in one place", STRUCTURE)
         item, data = first(data)
-        found.append(item)
-    return found
+        read.append(item)
+    return read
 
 
 def only(data: bytes, tag: int) -> Item:
@@ -67,10 +67,10 @@ def sequence(item: Item, *tags: int) -> list[Item]:
     """Return the elements of a SEQUENCE that has exactly these tags in this order. Raises Malformed."""
     if item.tag != SEQUENCE:
         raise Malformed(f"tag 0x{item.tag:02x} where a SEQUENCE belongs", STRUCTURE)
-    found = items(item.content)
-    if [i.tag for i in found] != list(tags):
+    fields = items(item.content)
+    if [i.tag for i in fields] != list(tags):
         raise Malformed("elements missing, added, or in another order", STRUCTURE)
-    return found
+    return fields
 
 
 def unsigned(item: Item) -> int:

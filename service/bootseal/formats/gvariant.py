@@ -12,10 +12,10 @@ class Malformed(ValueError):
 def vardict(data: bytes) -> dict[str, tuple[str, bytes]]:
     """Return {key: (type, serialized value)} of an a{sv}. Raises Malformed."""
     values, start = {}, 0
-    for end in _ends(data):
+    for end in _find_ends(data):
         entry = data[start + -start % 8 : end]
-        name_end = _number(entry[-_width(len(entry)) :])
-        value = entry[name_end + -name_end % 8 : len(entry) - _width(len(entry))]
+        name_end = _read_number(entry[-_choose_width(len(entry)) :])
+        value = entry[name_end + -name_end % 8 : len(entry) - _choose_width(len(entry))]
         content, _, kind = value.rpartition(b"\0")
         values[string(entry[:name_end])] = (kind.decode("ascii", "replace"), content)
         start = end
@@ -24,7 +24,7 @@ def vardict(data: bytes) -> dict[str, tuple[str, bytes]]:
 
 def strings(data: bytes) -> list[str]:
     """Return the strings of an as. Raises Malformed."""
-    ends = _ends(data)
+    ends = _find_ends(data)
     return [string(data[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
@@ -39,20 +39,20 @@ def write_vardict(values: dict[str, tuple[str, bytes]]) -> bytes:
     """Serialize {key: (type, serialized value)} as a{sv}. Entries begin at multiples of 8."""
     body, ends = b"", []
     for key, (kind, value) in values.items():
-        body = _padded(body) + _write_entry(key, kind, value)
+        body = _pad(body) + _write_entry(key, kind, value)
         ends.append(len(body))
     return body + _write_offsets(ends, len(body))
 
 
-def _ends(data: bytes) -> list[int]:
+def _find_ends(data: bytes) -> list[int]:
     """Return where each element of an array ends. This table follows the last element."""
     if not data:
         return []
-    width = _width(len(data))
-    table = _number(data[-width:])
+    width = _choose_width(len(data))
+    table = _read_number(data[-width:])
     if table >= len(data) or (len(data) - table) % width:
         raise Malformed("an array whose table does not fit")
-    ends = [_number(data[i : i + width]) for i in range(table, len(data), width)]
+    ends = [_read_number(data[i : i + width]) for i in range(table, len(data), width)]
     if ends != sorted(ends) or ends[-1] != table:
         raise Malformed("an array whose elements overlap")
     return ends
@@ -60,23 +60,23 @@ def _ends(data: bytes) -> list[int]:
 
 def _write_entry(key: str, kind: str, value: bytes) -> bytes:
     name = key.encode() + b"\0"
-    body = _padded(name) + value + b"\0" + kind.encode()
+    body = _pad(name) + value + b"\0" + kind.encode()
     return body + _write_offsets([len(name)], len(body))
 
 
 def _write_offsets(offsets: list[int], size: int) -> bytes:
     """Serialize framing offsets, as wide as the container of `size` bytes needs together with them."""
-    width = _width(size, len(offsets))
+    width = _choose_width(size, len(offsets))
     return b"".join(offset.to_bytes(width, "little") for offset in offsets)
 
 
-def _width(size: int, offsets: int = 0) -> int:
+def _choose_width(size: int, offsets: int = 0) -> int:
     return next(width for width in (1, 2, 4, 8) if size + width * offsets < 1 << (8 * width))
 
 
-def _padded(data: bytes) -> bytes:
+def _pad(data: bytes) -> bytes:
     return data + bytes(-len(data) % 8)
 
 
-def _number(data: bytes) -> int:
+def _read_number(data: bytes) -> int:
     return int.from_bytes(data, "little")

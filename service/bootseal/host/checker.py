@@ -97,25 +97,25 @@ class Checker:
 
     def _add_initrd(self, deployed: Deployed, record: Judgement) -> None:
         """Add a UKI's signature and the changed keys to the record; neither changes the verdict."""
-        paths = self._initrd_files(deployed)
+        paths = self._find_initrds(deployed)
         signature = ukisignature.look(paths[0]) if len(paths) == 1 else None
         if signature:
             record["uki_signature"] = signature._asdict()
         if signature and signature.state == ukisignature.UNKNOWN:
             record["missing"].append(f"not known whether the firmware would start {paths[0]}: {signature.text}")
         then = continuity.read_keys(record)
-        if then is not None and (now := self._trusted_now()):
+        if then is not None and (now := self._find_trusted()):
             record["key_changes"] = continuity.compare(now.keys, then, now.against)
 
-    def _trusted_now(self) -> Trusted | None:
+    def _find_trusted(self) -> Trusted | None:
         """Return what the running boot trusts; None on another root, and where it cannot be known."""
         if self._running or self._sysroot != deployments.default_sysroot() or not os.path.exists(ostreebooted.PATH):
             return self._running
         keys = continuity.read_verified_keys(report.load())
-        self._running = Trusted(keys, "record") if keys is not None else self._trusted_by_booted()
+        self._running = Trusted(keys, "record") if keys is not None else self._read_booted_initrd()
         return self._running
 
-    def _trusted_by_booted(self) -> Trusted | None:
+    def _read_booted_initrd(self) -> Trusted | None:
         if self._key_source.initrd:
             return None
         with suppress(Failure, Refusal, StopIteration):
@@ -133,12 +133,12 @@ class Checker:
             with written_out(Contents({}, {})) as empty:
                 yield Source(empty, keys, keys=keys)
         else:
-            paths = self._initrd_files(deployed)
+            paths = self._find_initrds(deployed)
             initrd = self._read(paths, deployed)
             with written_out(initrd) as directory:
                 yield Source(directory, " ".join(map(str, paths)), initrd=initrd)
 
-    def _initrd_files(self, deployed: Deployed) -> tuple[File, ...]:
+    def _find_initrds(self, deployed: Deployed) -> tuple[File, ...]:
         given = self._key_source.initrd
         return (File("", "", given),) if given else deployments.find_initrds(deployed, self._sysroot)
 

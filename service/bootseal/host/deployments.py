@@ -124,12 +124,12 @@ def find_initrds(deployed: Deployed, sysroot: str) -> tuple[File, ...]:
 
 def find_marked(sysroot: str) -> list[str]:
     """List the deployments that a killed process may have left mutable, by path below the physical root."""
-    found: list[str] = []
+    marked: list[str] = []
     with suppress(OSError), inside.opened(sysroot, paths.DEPLOYMENTS) as top:
         for stateroot in inside.list_names(top, "."):
             marks = (paths.deployment_of_mark(stateroot, name) for name in inside.list_names(top, f"{stateroot}/deploy"))
-            found += [path for path in marks if path]
-    return found
+            marked += [path for path in marks if path]
+    return marked
 
 
 def find_staged() -> Deployed | None:

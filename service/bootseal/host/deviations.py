@@ -104,24 +104,24 @@ def certificate(path: str) -> list[Finding]:
         data = files.read_start(path, keyring.MAX_SIZE + 1)
     except (OSError, files.NotRegular):
         return []
-    names = ["private-key"] if b"PRIVATE KEY-----" in data else list(dict.fromkeys(_certificates(data)))
+    names = ["private-key"] if b"PRIVATE KEY-----" in data else list(dict.fromkeys(_check_certificates(data)))
     return [Finding(f"{os.path.basename(path)}: {name}", *CERTIFICATE[name]) for name in names]
 
 
-def _certificates(data: bytes) -> Iterator[str]:
+def _check_certificates(data: bytes) -> Iterator[str]:
     try:
         encoded = keyring.split(data)
         for one in encoded:
             der.only(one, der.SEQUENCE)
         parsed = [x509.load_der_x509_certificate(one) for one in encoded]
         for one_parsed in parsed:
-            yield from _key(one_parsed)
-            yield from _extensions(one_parsed)
+            yield from _check_key(one_parsed)
+            yield from _check_extensions(one_parsed)
     except Exception:  # the library raises many kinds, and the boot's message gives the reason
         yield "not-a-certificate"
 
 
-def _key(parsed: x509.Certificate) -> Iterator[str]:
+def _check_key(parsed: x509.Certificate) -> Iterator[str]:
     key = parsed.public_key()
     if isinstance(key, rsa.RSAPublicKey):
         if not 2048 <= key.key_size <= 4096:
@@ -134,7 +134,7 @@ def _key(parsed: x509.Certificate) -> Iterator[str]:
         yield "curve"
 
 
-def _extensions(parsed: x509.Certificate) -> Iterator[str]:
+def _check_extensions(parsed: x509.Certificate) -> Iterator[str]:
     for extension in parsed.extensions:
         value = extension.value
         if isinstance(value, x509.KeyUsage) and not value.digital_signature:

@@ -57,12 +57,12 @@ def _judge(deployed: Deployed, sysroot: str, source: Source) -> Judgement:
         _rehearse_boot(deployed, sysroot, source, seen, missing)
         ending: Judgement = {"verdict": verdicts.VERIFIED.name, "message": "would boot", "exit_status": 0}
     except Refusal as refusal:
-        ending = _refused(refusal, source)
+        ending = _describe_refusal(refusal, source)
     judged = {**records.as_json(records.of(seen)), "bootseal": __version__} | ending
     return judged | {"keys": source.name, "missing": missing + [one.text for one in records.notes(seen)]}
 
 
-def _refused(refusal: Refusal, source: Source) -> Judgement:
+def _describe_refusal(refusal: Refusal, source: Source) -> Judgement:
     # Files of the initrd were copied to a temporary directory, whose name means nothing to people.
     message = str(refusal).replace(source.directory + "/", "/") if source.initrd else str(refusal)
     unprivileged = os.geteuid() != 0 and isinstance(refusal.__cause__, PermissionError)
@@ -125,12 +125,12 @@ def _check_writable(deployment: Deployment, policy: Policy, path: str, seen: Tra
 def certificates(source: Source) -> list[str]:
     """List the paths of the boot keyring's files."""
     if source.keys is None:
-        return config.certificates(source.directory, keyring.DIRECTORY, keyring.SUFFIXES, _voa(source))
+        return config.certificates(source.directory, keyring.DIRECTORY, keyring.SUFFIXES, _read_voa(source))
     names = sorted(name for name in os.listdir(source.keys) if name.endswith(keyring.SUFFIXES) and not name.startswith("."))
     return [os.path.join(source.keys, name) for name in names]
 
 
-def _voa(source: Source) -> str:
+def _read_voa(source: Source) -> str:
     with suppress(Refusal):  # which has its own verdict
         return config.load(source.directory).voa
     return ""
@@ -151,7 +151,7 @@ def _check_initrd(contents: Contents, name: str) -> None:
 
 def _check_kernel(deployed: Deployed, sysroot: str, policy: Policy, missing: list[str]) -> None:
     """Check the options of the deployment's own kernel. Raises Refusal."""
-    path, content = _kernel_config(deployed, sysroot)
+    path, content = _read_kernel_config(deployed, sysroot)
     if not path:
         missing.append("no configuration of the deployment's kernel found: its options are not known")
         return
@@ -163,7 +163,7 @@ def _check_kernel(deployed: Deployed, sysroot: str, policy: Policy, missing: lis
         missing.append("the kernel lacks CONFIG_FS_VERITY_BUILTIN_SIGNATURES: it will not hold the digest itself")
 
 
-def _kernel_config(deployed: Deployed, sysroot: str) -> tuple[str, bytes]:
+def _read_kernel_config(deployed: Deployed, sysroot: str) -> tuple[str, bytes]:
     """Return path and content of the kernel's configuration; both empty if it is missing."""
     with suppress(OSError, Failure), inside.opened(sysroot, deployed.path) as tree:
         releases = inside.list_names(tree, "usr/lib/modules")

@@ -31,7 +31,7 @@ def compute(path: str, algorithm: str, hint: str, directory: int | None = None) 
         if directory is not None and before.st_size > MAX_SIZE:
             raise Failure(DATA, f"Failed to read the image {path}: larger than {MAX_SIZE} bytes")
         with Progress(f"Computing the digest of {os.path.basename(path)}", before.st_size) as progress:
-            computed = digest.of_blocks(_chunks(fd, progress), algorithm)
+            computed = digest.of_blocks(_read_chunks(fd, progress), algorithm)
         _check_unchanged(before, os.fstat(fd), path)
     except OSError as error:
         raise os_failure(IO_ERROR, f"Failed to read the image {path}", error) from error
@@ -77,7 +77,7 @@ def _check_unchanged(before: os.stat_result, after: os.stat_result, path: str) -
         raise Failure(DATA, f"Failed to compute the digest of {path}: it changed meanwhile", "wait until the image is complete")
 
 
-def _chunks(fd: int, progress: Progress) -> Iterator[memoryview]:
+def _read_chunks(fd: int, progress: Progress) -> Iterator[memoryview]:
     view = memoryview(bytearray(_CHUNK))
     while size := _fill(fd, view):
         yield view[:size]

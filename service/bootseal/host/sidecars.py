@@ -37,7 +37,7 @@ class Place(NamedTuple):
 def read(place: Place) -> Pair | None:
     """Read the pair; None unless both files can be read."""
     try:
-        return Pair(_content(place, DIGEST_SUFFIX), _content(place, SIGNATURE_SUFFIX))
+        return Pair(_read_content(place, DIGEST_SUFFIX), _read_content(place, SIGNATURE_SUFFIX))
     except OSError:
         return None
 
@@ -115,25 +115,25 @@ def _keep(place: Place, suffix: str) -> None:
     """
     fds = {"src_dir_fd": place.directory, "dst_dir_fd": place.staging}
     try:
-        os.link(place.name + suffix, _old(place, suffix), follow_symlinks=False, **fds)
+        os.link(place.name + suffix, _name_old(place, suffix), follow_symlinks=False, **fds)
     except FileNotFoundError:
         raise
     except OSError:
-        _write(place.staging, _old(place, suffix), _content(place, suffix))
+        _write(place.staging, _name_old(place, suffix), _read_content(place, suffix))
 
 
 def _restore(place: Place, suffix: str) -> None:
     try:
-        os.rename(_old(place, suffix), place.name + suffix, src_dir_fd=place.staging, dst_dir_fd=place.directory)
+        os.rename(_name_old(place, suffix), place.name + suffix, src_dir_fd=place.staging, dst_dir_fd=place.directory)
     except FileNotFoundError:
         os.unlink(place.name + suffix, dir_fd=place.directory)
 
 
-def _old(place: Place, suffix: str) -> str:
+def _name_old(place: Place, suffix: str) -> str:
     return place.prefix + suffix + ".old"
 
 
-def _content(place: Place, suffix: str) -> bytes:
+def _read_content(place: Place, suffix: str) -> bytes:
     with _opened(place, suffix) as file:
         return file.read(MAX_SIZE + 1)
 

@@ -40,8 +40,8 @@ def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
 
 def parts(path: str, where: str) -> tuple[str, str, int]:
     """Split the path of a deployment into stateroot, checksum and serial. Raises Refusal `no-deployment`."""
-    if found := paths.parts_of(path):
-        return found
+    if split := paths.parts_of(path):
+        return split
     _, _, rest = path.removeprefix(_TOP).partition("/")
     if path.startswith(_TOP) and paths.parts_of(f"{_TOP}x/{rest}"):
         what = "the name of the stateroot is not of the form [A-Za-z0-9._-]{1,64}"

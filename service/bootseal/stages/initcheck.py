@@ -33,11 +33,11 @@ def check(root_fd: int, init: str, image_path: str) -> None:
         except files.NotRegular as error:
             raise Refusal(verdicts.MOUNT_FAILED, f"{_UNREADABLE}: not a regular file", path) from error
         except OSError as error:
-            raise _unreadable(error, path) from error
+            raise _make_refusal(error, path) from error
     raise Refusal(verdicts.MOUNT_FAILED, "no init in the image", image_path)
 
 
-def _unreadable(error: OSError, path: str) -> Refusal:
+def _make_refusal(error: OSError, path: str) -> Refusal:
     """Return the Refusal.
 
     EIO does not blame the disk: overlay and fs-verity also give it for a changed object.

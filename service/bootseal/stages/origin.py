@@ -25,7 +25,7 @@ _STUB, _COMBINES = "systemd-stub", "261"  # since this version it adds its initr
 
 def look() -> Origin:
     """Name everything that reached this initrd and that is not known to be authenticated."""
-    extra = _listed(_EXTRA)
+    extra = _list_names(_EXTRA)
     names = unauthenticated()
     names += [CREDENTIALS] if credentials_imported() or not extra.isdisjoint(_CREDENTIAL_NAMES) else []
     names += [EXTENSIONS] if not extra.isdisjoint(_EXTENSION_NAMES) else []
@@ -46,7 +46,7 @@ def unauthenticated(variables: str = efi.VARIABLES) -> list[str]:
 
 def credentials_imported() -> bool:
     """Tell whether systemd(1) imported credentials from outside the initrd."""
-    return not _listed(_IMPORTED).isdisjoint(_IMPORTED_NAMES)
+    return not _list_names(_IMPORTED).isdisjoint(_IMPORTED_NAMES)
 
 
 def _takes_no_other_initrd(stub: str) -> bool:
@@ -55,7 +55,7 @@ def _takes_no_other_initrd(stub: str) -> bool:
     return name == _STUB and len(number) == len(_COMBINES) and number < _COMBINES
 
 
-def _listed(directory: str) -> set[str]:
+def _list_names(directory: str) -> set[str]:
     """List a directory. An unreadable one may hold anything."""
     try:
         return set(os.listdir(directory))

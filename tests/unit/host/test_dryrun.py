@@ -153,7 +153,7 @@ def test_the_configuration_of_the_kernel_is_the_deployments_own(
 ) -> None:
     (outside / "config").write_text(OPTIONS)
     make(tree / "usr/lib/modules/6.12/config", outside)
-    assert dryrun._kernel_config(root.found()[0], str(root.top)) == ("", b"")
+    assert dryrun._read_kernel_config(root.found()[0], str(root.top)) == ("", b"")
 
 
 def test_a_configuration_within_the_deployment_may_be_linked(root: Root, tree: Path) -> None:
@@ -161,16 +161,16 @@ def test_a_configuration_within_the_deployment_may_be_linked(root: Root, tree: P
     (tree / "usr/lib/ostree-boot/config-6.12").write_text(OPTIONS)
     path = tree / "usr/lib/modules/6.12/config"
     found = root.found()[0]
-    assert dryrun._kernel_config(found, str(root.top))[0] == str(tree / "usr/lib/ostree-boot/config-6.12")
+    assert dryrun._read_kernel_config(found, str(root.top))[0] == str(tree / "usr/lib/ostree-boot/config-6.12")
     path.symlink_to("/usr/lib/ostree-boot/config-6.12")
-    assert dryrun._kernel_config(found, str(root.top)) == (str(path), OPTIONS.encode())
+    assert dryrun._read_kernel_config(found, str(root.top)) == (str(path), OPTIONS.encode())
 
 
 def test_a_configuration_without_end(root: Root, tree: Path) -> None:
     with (tree / "usr/lib/modules/6.12/config").open("w") as file:
         file.write(OPTIONS)
         file.truncate(1 << 40)
-    assert len(dryrun._kernel_config(root.found()[0], str(root.top))[1]) == dryrun._CONFIG_SIZE
+    assert len(dryrun._read_kernel_config(root.found()[0], str(root.top))[1]) == dryrun._CONFIG_SIZE
 
 
 @pytest.mark.parametrize("end", "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
@@ -182,4 +182,4 @@ def test_only_newlines_end_a_line_of_the_configuration(end: str, root: Root, tre
 
 def test_a_full_directory_of_kernels_is_no_bug_of_the_judge(root: Root, tree: Path) -> None:
     fill(tree / "usr/lib/modules", inside.MAX_NAMES)
-    assert dryrun._kernel_config(root.found()[0], str(root.top)) == ("", b"")
+    assert dryrun._read_kernel_config(root.found()[0], str(root.top)) == ("", b"")

@@ -144,7 +144,7 @@ def test_a_signature_outside_is_not_explained(tmp_path: Path, outside: Path) -> 
 def test_a_linked_deployment_is_not_compared(tmp_path: Path, outside: Path) -> None:
     (tmp_path / "d").symlink_to(outside)
     record = {"deployment": {"path": "d"}, "image": {"algorithm": "sha256", "digest": "00"}}
-    found = drift._image(parse(record), str(tmp_path))
+    found = drift._check_image(parse(record), str(tmp_path))
     assert (found.state, "ELOOP" in found.text) == (drift.DIFFERS, True)
 
 

@@ -55,7 +55,7 @@ def gather() -> Picture:
     verified = record.is_verified
     checks = drift.checks(record, mounts) if verified else []
     unknown += [check.text for check in checks if check.state == drift.UNKNOWN]
-    answer = _asked(unknown)
+    answer = _ask_systemd(unknown)
     soft_reboots = answer.soft_reboots if answer else None
     if verified and answer and soft_reboots is None:
         unknown.append("whether there was a soft reboot since: systemd counts them since version 256")
@@ -65,7 +65,7 @@ def gather() -> Picture:
         links=chain.links(record, firmware, checks, mounts) if verified else [],
         checks=checks,
         not_covered=chain.not_covered(record, firmware, mounts, soft_reboots) if verified else [],
-        devices=_behind(mounts, unknown),
+        devices=_find_devices(mounts, unknown),
         unknown=unknown,
     )
 
@@ -79,11 +79,11 @@ def as_json(picture: Picture) -> dict[str, Any]:
             members["soft_reboots"] = picture.answer.soft_reboots
     members["status"] = {
         "version": VERSION,
-        "result": _result(picture),
+        "result": _name_result(picture),
         "chain": [link._asdict() for link in picture.links],
         "checks": [check._asdict() for check in picture.checks],
         "not_covered": [place._asdict() for place in picture.not_covered],
-        "devices": [_known(device._asdict()) for device in picture.devices],
+        "devices": [_omit_unknown(device._asdict()) for device in picture.devices],
         "unknown": picture.unknown,
     }
     return members
@@ -91,13 +91,13 @@ def as_json(picture: Picture) -> dict[str, Any]:
 
 def as_text(picture: Picture) -> str:
     """Return one screen: the verdict, the chain, what is not covered, the devices."""
-    parts = [_head(picture)]
+    parts = [_format_head(picture)]
     if picture.links:
-        parts.append(_tree(picture.links))
+        parts.append(_draw_chain(picture.links))
     if picture.not_covered:
         parts.append("Not covered by the signature:\n" + table([[f"  {p.what}", p.why] for p in picture.not_covered], {}))
     if picture.devices:
-        parts.append("Block devices behind the root:\n" + table([_device_row(device) for device in picture.devices], {}))
+        parts.append("Block devices behind the root:\n" + table([_format_device(device) for device in picture.devices], {}))
     return "\n\n".join(parts)
 
 
@@ -121,7 +121,7 @@ def _conclude(picture: Picture) -> int:
     return NO_INPUT
 
 
-def _asked(unknown: list[str]) -> Answer | None:
+def _ask_systemd(unknown: list[str]) -> Answer | None:
     try:
         return systemd.ask()
     except systemd.Unavailable as unavailable:
@@ -129,7 +129,7 @@ def _asked(unknown: list[str]) -> Answer | None:
         return None
 
 
-def _behind(mounts: drift.Mounts, unknown: list[str]) -> list[Device]:
+def _find_devices(mounts: drift.Mounts, unknown: list[str]) -> list[Device]:
     """Return the devices behind the physical root, or behind the root if it has none."""
     top = {m.target: m for m in mounts.everything}
     mounted = top.get(mount.SYSROOT) or mounts.root
@@ -137,15 +137,15 @@ def _behind(mounts: drift.Mounts, unknown: list[str]) -> list[Device]:
         unknown.append("the block devices behind the root: no mount of it in the mount table")
         return []
     try:
-        found, notes = blockdevices.behind(mounted)
+        devices, notes = blockdevices.behind(mounted)
     except blockdevices.Unavailable as unavailable:
         unknown.append(str(unavailable))
         return []
     unknown += notes
-    return found
+    return devices
 
 
-def _result(picture: Picture) -> str:
+def _name_result(picture: Picture) -> str:
     """Return verified (and still so), differs (verified, but changed since), refused, or none (no record)."""
     if any(check.state == drift.DIFFERS for check in picture.checks):
         return "differs"
@@ -154,26 +154,26 @@ def _result(picture: Picture) -> str:
     return "refused" if picture.record.verdict else "none"
 
 
-def _head(picture: Picture) -> str:
+def _format_head(picture: Picture) -> str:
     words = {
         "verified": "verified, and still so as far as can be seen",
         "differs": "verified at boot, but not so any more",
         "refused": f"refused ({picture.record.verdict})",
         "none": "not verified by bootseal, as far as can be seen",
     }
-    result = _result(picture)
+    result = _name_result(picture)
     colours = {text: "green" if name == "verified" else "red" for name, text in words.items()}
     if any(link.name == "root" and link.mark == chain.NOT_VERIFIED for link in picture.links):
         words["verified"] = "verified; what is merged over it since is not"
         colours[words["verified"]] = "yellow"
-    lines = [["Boot", words[result]], *_recorded(picture.record)]
+    lines = [["Boot", words[result]], *_describe_record(picture.record)]
     if picture.answer:
-        lines.append(["Unit", _unit_text(picture.answer)])
+        lines.append(["Unit", _format_unit(picture.answer)])
         lines += [["Status", picture.answer.unit.status_text]] if result == "none" and picture.answer.unit.status_text else []
     return table(lines, colours)
 
 
-def _recorded(record: Record) -> list[list[str]]:
+def _describe_record(record: Record) -> list[list[str]]:
     """Describe the deployment, as far as the boot came."""
     lines = []
     if record.image:
@@ -182,11 +182,11 @@ def _recorded(record: Record) -> list[list[str]]:
     if record.deployment:
         lines.append(["Root", f"{record.deployment.name}, as the disk names it; bootseal {record.bootseal or 'unknown'}"])
     if record.enrollment:
-        lines.append(["Method", _method(record.enrollment)])
+        lines.append(["Method", _format_method(record.enrollment)])
     return lines + [["Note", text] for text in record.notes or ()]
 
 
-def _method(enrollment: Enrollment) -> str:
+def _format_method(enrollment: Enrollment) -> str:
     words = [enrollment.method]
     words += ["checked by the kernel" if enrollment.kernel_checked else "checked by userspace alone"]
     words += ["first boot"] if enrollment.first_boot else []
@@ -194,14 +194,14 @@ def _method(enrollment: Enrollment) -> str:
     return ", ".join(words if written is None else [*words, f"{written or 'no'} bytes written"])
 
 
-def _unit_text(answer: Answer) -> str:
+def _format_unit(answer: Answer) -> str:
     unit = answer.unit
     if unit.load_state != "loaded":
         return f"{systemd.UNIT}: {unit.load_state}: it is not installed in the booted system"
     return f"{systemd.UNIT}: {unit.active_state} ({unit.sub_state}), result {unit.result}, exit status {unit.exit_status}"
 
 
-def _tree(links: list[chain.Link]) -> str:
+def _draw_chain(links: list[chain.Link]) -> str:
     """Draw each link below the one that vouches for it. The mark comes first, so a long digest moves nothing."""
     corner = "└ " if (sys.stdout.encoding or "").lower().startswith("utf") else "` "
     marks = max(len(link.mark) for link in links)
@@ -212,11 +212,11 @@ def _tree(links: list[chain.Link]) -> str:
     return "\n".join(lines)
 
 
-def _device_row(device: Device) -> list[str]:
+def _format_device(device: Device) -> list[str]:
     access = {True: "read-only", False: "writable", None: ""}[device.read_only]
     return [f"  {'  ' * device.below}{device.node}", device.kind, access, device.model]
 
 
-def _known(members: dict[str, Any]) -> dict[str, Any]:
+def _omit_unknown(members: dict[str, Any]) -> dict[str, Any]:
     """Leave out what is unknown, as boot.json does."""
     return {key: value for key, value in members.items() if value is not None}

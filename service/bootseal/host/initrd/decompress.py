@@ -88,7 +88,7 @@ def _use_program(name: str, data: memoryview) -> Iterator[memoryview]:
     """Decompress with a program. Raises ValueError with its error message."""
     if not shutil.which(name):
         raise ValueError(f"the program {name} is not installed")
-    with _memory(data) as packed, _memory(b"") as said:
+    with _make_memory_file(data) as packed, _make_memory_file(b"") as said:
         with subprocess.Popen([name, "-dcq"], stdin=packed, stdout=subprocess.PIPE, stderr=said, bufsize=0) as process:
             buffer = memoryview(bytearray(_BUFFER))
             try:
@@ -103,7 +103,7 @@ def _use_program(name: str, data: memoryview) -> Iterator[memoryview]:
             raise ValueError(f"{name}: {what or f'exit status {process.returncode}'}")
 
 
-def _memory(content: Chunk) -> BinaryIO:
+def _make_memory_file(content: Chunk) -> BinaryIO:
     """Make a file in memory, which is faster than a pipe."""
     file = open(os.memfd_create("bootseal"), "w+b")
     file.write(content)

@@ -84,7 +84,7 @@ def main(question: str) -> None:
     task, descriptors, words = json.loads(question)
     # Seeking tells the size of a disk; fstat() does not.
     sizes = [min(os.lseek(fd, 0, os.SEEK_END), archive.MAX_SIZE + 1) for fd in descriptors]
-    tasks: dict[str, Callable[..., Iterator[_Record]]] = {"contents": _contents, "command-lines": _command_lines}
+    tasks: dict[str, Callable[..., Iterator[_Record]]] = {"contents": _answer_contents, "command-lines": _answer_command_lines}
     work = tasks[task]
     confined.answer(lambda: _pack(work(_map(descriptors, sizes), **words)), Damaged, sum(sizes))
 
@@ -176,7 +176,7 @@ def _map(descriptors: Iterable[int], sizes: Iterable[int]) -> list[memoryview]:
     return [memoryview(mmap.mmap(fd, size, prot=mmap.PROT_READ) if size else b"") for fd, size in pairs]
 
 
-def _contents(files: Sequence[memoryview], directories: Sequence[str], names: Sequence[str]) -> Iterator[_Record]:
+def _answer_contents(files: Sequence[memoryview], directories: Sequence[str], names: Sequence[str]) -> Iterator[_Record]:
     if sum(map(len, files)) > archive.MAX_SIZE:
         raise Damaged(f"larger than {archive.MAX_SIZE} bytes")
     answer = archive.unpack(*map(pe.find_initrd, files)).contents(directories, names)
@@ -184,7 +184,7 @@ def _contents(files: Sequence[memoryview], directories: Sequence[str], names: Se
     yield from ((_MASKED if content is None else _FILE, path, content or b"") for path, content in answer.files.items())
 
 
-def _command_lines(files: Sequence[memoryview]) -> Iterator[_Record]:
+def _answer_command_lines(files: Sequence[memoryview]) -> Iterator[_Record]:
     for number, content in enumerate(files):
         with suppress(Damaged):
             line = pe.find_sections(content, (".cmdline",)).get(".cmdline", b"")

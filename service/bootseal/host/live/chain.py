@@ -79,83 +79,83 @@ def _true(ask: Callable[[str], object], variables: str) -> bool:
 def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> list[Link]:
     """List the links from the firmware down to the root; each vouches for the next."""
     results = {check.name: check for check in checks}
-    start, signed = _initrd_mark(now), BOOTSEAL
+    start, signed = _mark_initrd(now), BOOTSEAL
     if record.enrollment and record.enrollment.kernel_checked:
         signed = KERNEL
     return [
-        Link("Secure Boot", _secure_boot(now), _firmware_mark(now)),
-        Link("initrd", _initrd(now), start),
-        Link("boot keyring", _keyring(record), start),
-        Link("signer", _signer(record), signed),
-        Link("digest file", _digest(record), _held(signed, results.get("keyring"))),
-        _checked("image", os.path.basename(record.image.path) if record.image else "", results.get("image")),
-        _checked("overlay", "", results.get("root")),
-        _root(_checked("root", "", results.get("tree")), results.get("root"), table),
+        Link("Secure Boot", _describe_secure_boot(now), _mark_firmware(now)),
+        Link("initrd", _describe_initrd(now), start),
+        Link("boot keyring", _describe_keyring(record), start),
+        Link("signer", _describe_signer(record), signed),
+        Link("digest file", _describe_digest(record), _mark_digest(signed, results.get("keyring"))),
+        _make_link("image", os.path.basename(record.image.path) if record.image else "", results.get("image")),
+        _make_link("overlay", "", results.get("root")),
+        _mark_root(_make_link("root", "", results.get("tree")), results.get("root"), table),
     ]
 
 
 def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int | None) -> list[Uncovered]:
     """List what boot.json lists, as it is now, and what came later."""
     merged, generated = extensions(table), gptauto.units()
-    found = [Uncovered(_short(name), _REASONS.get(name) or _other_reason(name)) for name in _names(record, now)]
-    found += [Uncovered(printable(m.target), f"{m.source} merged over it: see 'systemd-{m.source} status'") for m in merged]
+    places = [Uncovered(_shorten(name), _REASONS.get(name) or _explain(name)) for name in _list_names(record, now)]
+    places += [Uncovered(printable(m.target), f"{m.source} merged over it: see 'systemd-{m.source} status'") for m in merged]
     others = [m for m in covering(table) if m.id not in {merged_.id for merged_ in merged}]
     others += [m for m in table.everything if gptauto.mounted(m, generated) and m not in others]
-    found += [_mounted(m, gptauto.WHO if gptauto.mounted(m, generated) else "") for m in others]
-    found += [_swap(device, gptauto.WHO if device in generated else "") for device in gptauto.swaps()]
+    places += [_describe_mount(m, gptauto.WHO if gptauto.mounted(m, generated) else "") for m in others]
+    places += [_describe_swap(device, gptauto.WHO if device in generated else "") for device in gptauto.swaps()]
     if soft_reboots:
         times = "once" if soft_reboots == 1 else f"{soft_reboots} times"
-        found.append(Uncovered("soft reboot", f"{times} since this boot: userspace restarted without the initrd's check"))
-    return found
+        places.append(Uncovered("soft reboot", f"{times} since this boot: userspace restarted without the initrd's check"))
+    return places
 
 
-def _other_reason(name: str) -> str:
+def _explain(name: str) -> str:
     return "a link of the image, to where code is looked for" if " -> " in name else "named by the record of this boot"
 
 
-def _names(record: Record, now: Firmware) -> list[str]:
+def _list_names(record: Record, now: Firmware) -> list[str]:
     """Name the uncovered places of the record, with firmware and credentials as they are now."""
-    names = [*(name for name in record.not_covered or () if _short(name) not in _FIRMWARE_LINKS), *now.unauthenticated]
+    names = [*(name for name in record.not_covered or () if _shorten(name) not in _FIRMWARE_LINKS), *now.unauthenticated]
     if origin.CREDENTIALS not in names and origin.credentials_imported():
         names.append(origin.CREDENTIALS)
     return sorted(names, key=(origin.CREDENTIALS, origin.EXTENSIONS).__contains__)  # these last, as in the record
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     return name.removesuffix(origin.NOT_KNOWN)
 
 
-def _mounted(mounted: Mount, who: str) -> Uncovered:
+def _describe_mount(mounted: Mount, who: str) -> Uncovered:
     return Uncovered(printable(mounted.target), printable(f"{described(mounted)}, mounted over it{who}"))
 
 
-def _swap(device: str, who: str) -> Uncovered:
+def _describe_swap(device: str, who: str) -> Uncovered:
     return Uncovered("swap", printable(f"memory that was written to {device} is read back unverified{who}"))
 
 
-def _root(link: Link, overlay: Check | None, table: Mounts) -> Link:
+def _mark_root(link: Link, overlay: Check | None, table: Mounts) -> Link:
     """Mark a root that an extension or another overlay hides as not verified."""
     another = overlay is not None and overlay.state == DIFFERS
     return link._replace(mark=NOT_VERIFIED) if link.mark == KERNEL and (another or extensions(table)) else link
 
 
-def _secure_boot(now: Firmware) -> str:
+def _describe_secure_boot(now: Firmware) -> str:
     if now.shim_insecure:
         return "shim's validation is off"
     return {True: "on", False: "off", None: "not known"}[now.secure_boot]
 
 
-def _firmware_mark(now: Firmware) -> str:
+def _mark_firmware(now: Firmware) -> str:
     return {True: FIRMWARE, False: NOT_VERIFIED, None: UNKNOWN}[now.secure_boot]
 
 
-def _initrd_mark(now: Firmware) -> str:
+def _mark_initrd(now: Firmware) -> str:
     if now.secure_boot is None or _INITRD in now.unauthenticated:
         return UNKNOWN
     return NOT_VERIFIED if origin.INITRD in now.unauthenticated else FIRMWARE
 
 
-def _initrd(now: Firmware) -> str:
+def _describe_initrd(now: Firmware) -> str:
     if _INITRD in now.unauthenticated:
         return "in a unified kernel image; whether a boot loader added to it is not known"
     if now.unified is None:
@@ -163,7 +163,7 @@ def _initrd(now: Firmware) -> str:
     return "in a unified kernel image" if now.unified else "no unified kernel image, no sign of authentication"
 
 
-def _keyring(record: Record) -> str:
+def _describe_keyring(record: Record) -> str:
     if record.keyring is None:
         return "not known"
     count, sealed = record.keyring.certificates, record.keyring.sealed
@@ -171,21 +171,21 @@ def _keyring(record: Record) -> str:
     return f"{count} certificate{'' if count == 1 else 's'}; kernel .fs-verity {text}"
 
 
-def _signer(record: Record) -> str:
+def _describe_signer(record: Record) -> str:
     signature = record.signature
     return f"{signature.subject} ({signature.algorithm}, until {signature.not_after[:10]})" if signature else "not known"
 
 
-def _digest(record: Record) -> str:
+def _describe_digest(record: Record) -> str:
     value = f"{record.image.algorithm}:{record.image.digest[:12]}" if record.image else "not known"
     return f"{value}, method {record.enrollment.method}" if record.enrollment else value
 
 
-def _held(mark: str, check: Check | None) -> str:
+def _mark_digest(mark: str, check: Check | None) -> str:
     return DIFFERS if check and check.state == DIFFERS else mark
 
 
-def _checked(name: str, text: str, check: Check | None) -> Link:
+def _make_link(name: str, text: str, check: Check | None) -> Link:
     """Make a link that the kernel enforces from the result of its check."""
     if check is None:
         return Link(name, printable(text), UNKNOWN)

@@ -66,8 +66,13 @@ def mounts() -> Mounts:
 
 def checks(record: Record, now: Mounts, sysroot: str = mount.SYSROOT) -> list[Check]:
     """Make every check of a verified boot."""
-    found = [_boot(record), _root(record, now.root), _tree(record, now, sysroot), _image(record, sysroot)]
-    return found if record.enrollment and record.enrollment.method == "none" else [*found, _keyring(record)]
+    made = [
+        _check_boot(record),
+        _check_root(record, now.root),
+        _check_tree(record, now, sysroot),
+        _check_image(record, sysroot),
+    ]
+    return made if record.enrollment and record.enrollment.method == "none" else [*made, _check_keyring(record)]
 
 
 def covering(now: Mounts) -> list[Mount]:
@@ -103,7 +108,7 @@ def _shows_itself(mounted: Mount, root: Mount) -> bool:
     return mounted.device == root.device and mounted.root == mounted.target
 
 
-def _boot(record: Record) -> Check:
+def _check_boot(record: Record) -> Check:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         running = file.read().strip()
     if record.boot_id != running:
@@ -111,7 +116,7 @@ def _boot(record: Record) -> Check:
     return Check("boot", SAME, "the record is of this boot")
 
 
-def _root(record: Record, root: MountInfo | None) -> Check:
+def _check_root(record: Record, root: MountInfo | None) -> Check:
     if root is None:
         return Check("root", UNKNOWN, "the mount at / is not in the mount table of this process")
     expected = f"{mount.SOURCE_PREFIX}{record.image.digest if record.image else 'none'}"
@@ -123,13 +128,13 @@ def _root(record: Record, root: MountInfo | None) -> Check:
     return Check("root", SAME, f"{expected[:22]}..., verity=require")
 
 
-def _tree(record: Record, now: Mounts, sysroot: str) -> Check:
+def _check_tree(record: Record, now: Mounts, sysroot: str) -> Check:
     if now.root is None:
         return Check("tree", UNKNOWN, "the mount table of this process does not have the mount at /")
     merged = {m.id for m in extensions(now)}
     replaced = [m for m in covering(now) if (m.target == "/" or _is_below_usr(m)) and m.id not in merged]
     try:
-        replaced += _other_etc(record, now, sysroot)
+        replaced += _find_other_etc(record, now, sysroot)
     except OSError as error:
         why = _NEEDS_ROOT if isinstance(error, PermissionError) else reason(error)
         if not replaced:
@@ -142,7 +147,7 @@ def _tree(record: Record, now: Mounts, sysroot: str) -> Check:
     return Check("tree", SAME, "only extensions are mounted over it" if merged else "nothing is mounted over / or /usr")
 
 
-def _other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
+def _find_other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
     """List a mount at /etc that neither the boot nor an extension made. Raises OSError."""
     mounted = [m for m in now.everything if m.target == "/etc"]
     top = [m for m in mounted if m.id not in {other.parent for other in mounted}]
@@ -156,10 +161,10 @@ def _other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
     return [] if same else top
 
 
-def _image(record: Record, sysroot: str) -> Check:
+def _check_image(record: Record, sysroot: str) -> Check:
     path, expected = _path(record), _digest(record)
     try:
-        enforced = str(_enforced(path, sysroot))
+        enforced = str(_measure(path, sysroot))
     except Refusal as refusal:
         if isinstance(refusal.__cause__, PermissionError):
             return Check("image", UNKNOWN, f"the image was not measured: {_NEEDS_ROOT}")
@@ -174,42 +179,42 @@ def _image(record: Record, sysroot: str) -> Check:
     return Check("image", SAME, "measured now, and the same")
 
 
-def _enforced(path: str, sysroot: str) -> object:
+def _measure(path: str, sysroot: str) -> object:
     with inside.opened(sysroot, path) as fd:
         return image.enforced_digest(Deployment("ostree", "", "", 0, path, -1, fd, -1, -1, -1), sysroot)
 
 
-def _keyring(record: Record) -> Check:
+def _check_keyring(record: Record) -> Check:
     if os.geteuid() != 0:
         return Check("keyring", UNKNOWN, f"the digest in the kernel was not read: {_NEEDS_ROOT}")
     try:
-        return _enrolled(record)
+        return _check_enrolled(record)
     except OSError as error:
         return Check("keyring", UNKNOWN, f"the digest in the kernel cannot be read: {reason(error)}")
 
 
-def _enrolled(record: Record) -> Check:
+def _check_enrolled(record: Record) -> Check:
     keyring = kernelkeys.find_fsverity_keyring()
     if keyring is None:
-        return _unless_missing(record, f"the kernel lacks the keyring {kernelkeys.FSVERITY_KEYRING}")
+        return _report_absence(record, f"the kernel lacks the keyring {kernelkeys.FSVERITY_KEYRING}")
     if record.keyring and record.keyring.sealed and not kernelkeys.is_locked(keyring):
         return Check("keyring", DIFFERS, f"{kernelkeys.FSVERITY_KEYRING} was sealed at boot, and can be written now")
     ring = kernelkeys.list_members(keyring).get(kernelkeys.DIGEST_KEYRING)
     if ring is None:
-        return _unless_missing(record, f"{kernelkeys.FSVERITY_KEYRING} holds no keyring '{kernelkeys.DIGEST_KEYRING}'")
-    return _held(record, ring)
+        return _report_absence(record, f"{kernelkeys.FSVERITY_KEYRING} holds no keyring '{kernelkeys.DIGEST_KEYRING}'")
+    return _check_digest(record, ring)
 
 
-def _held(record: Record, ring: int) -> Check:
+def _check_digest(record: Record, ring: int) -> Check:
     expected = _digest(record)
     held = [keyctl.read(key).decode(errors="replace") for key in keyctl.members(ring)]
     if held != [expected]:
         what = f"the kernel keyring holds {', '.join(held) or 'no digest'}, verified was {expected}"
-        return _unless_missing(record, printable(what)) if not held else Check("keyring", DIFFERS, printable(what))
+        return _report_absence(record, printable(what)) if not held else Check("keyring", DIFFERS, printable(what))
     return Check("keyring", SAME, f"the kernel keyring holds {expected}")
 
 
-def _unless_missing(record: Record, what: str) -> Check:
+def _report_absence(record: Record, what: str) -> Check:
     """Report an absence: a difference, unless the boot already reported incomplete enrolling."""
     if record.enrollment and record.enrollment.missing:
         return Check("keyring", UNKNOWN, f"{what}; enrolling was incomplete at boot")

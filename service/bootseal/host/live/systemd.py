@@ -62,7 +62,7 @@ def _ask(bus: Any) -> Answer:
     try:
         import pydbus
     except (ImportError, ValueError) as error:  # ValueError: PyGObject without the type library
-        raise Unavailable(f"pydbus cannot be used: install python3-pydbus ({_first_line(error)})") from error
+        raise Unavailable(f"pydbus cannot be used: install python3-pydbus ({_take_first_line(error)})") from error
     try:
         connected = pydbus.SystemBus() if bus is None else bus
         manager = connected.get(_SERVICE, "/org/freedesktop/systemd1", timeout=_TIMEOUT)
@@ -70,7 +70,7 @@ def _ask(bus: Any) -> Answer:
         return Answer(_read_unit(connected.get(_SERVICE, path, timeout=_TIMEOUT)), _count_soft_reboots(manager))
     # GLib.Error; and AttributeError or KeyError, if the object lacks the interface or property
     except Exception as error:
-        raise Unavailable(f"systemd gives no answer over D-Bus: {_first_line(error)}") from error
+        raise Unavailable(f"systemd gives no answer over D-Bus: {_take_first_line(error)}") from error
 
 
 def _read_unit(proxy: Any) -> Unit:
@@ -91,7 +91,7 @@ def _count_soft_reboots(proxy: Any) -> int | None:
         return None
 
 
-def _first_line(error: BaseException) -> str:
+def _take_first_line(error: BaseException) -> str:
     """Return the first line of a message, which GLib.Error has as an attribute."""
     text = str(getattr(error, "message", error)) or error.__class__.__name__
     return printable(text.splitlines()[0])
