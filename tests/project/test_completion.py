@@ -219,7 +219,7 @@ def test_commands_and_arguments(shell: str, here: Path) -> None:
 
 @in_each_shell
 def test_the_build_is_completed_as_a_command(shell: str, here: Path) -> None:
-    """And its own completion is not asked, which might run something: that of make expands the Makefile, for one."""
+    """Never ask that command's own completion, which may run something. That of make expands the Makefile."""
     (here / "file").touch()
     words = "sign --ephemeral keys image --"
     command, file, options, _ = _offered(shell, f"{words} bas", f"{words} build fil", f"{words} build --", f"{words} build ")
@@ -246,7 +246,7 @@ def test_an_option_of_an_unknown_kind_is_an_error(arguments: list[str], error: s
 
 
 def test_help_is_quoted_for_each_shell(here: Path) -> None:
-    """Text that a shell reads as text, whatever it holds."""
+    """Quote all text so that the shell reads it as text."""
     text = "a'b\"c$(>ran)`>ran`\\d[e]:f"
     for shell, quoted in (("zsh", "_zsh_quoted"), ("fish", "_fish_quoted")):
         if shutil.which(shell):
@@ -355,7 +355,7 @@ INTERACTIVE = {
 
 @in_each_shell
 def test_in_an_interactive_shell(shell: str, hostile: Path, here: Path, tmp_path: Path) -> None:
-    """The whole way, with the keyboard: TAB lists and inserts deployments and files, and nothing runs."""
+    """Type at a terminal: TAB lists and inserts deployments and files, and runs nothing."""
     if not shutil.which(shell):
         pytest.skip(f"the program {shell} is not installed")
     for name in HOSTILE:

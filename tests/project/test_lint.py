@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The linters, as tests. Each says what it would say on the command line."""
+"""The linters, as tests. Each failure shows the output of the linter."""
 
 import shutil
 import subprocess

@@ -50,7 +50,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def ours(path: Path) -> set[str]:
-    """Modules of bootseal that a file imports anywhere, functions included: "linux.files", "errors", ..."""
+    """Return the modules of bootseal that a file imports, also in functions: "linux.files", "errors", ..."""
     found = set()
     package = ["bootseal", *path.relative_to(PACKAGE).parent.parts]
     for node in ast.walk(parsed(path)):
@@ -65,7 +65,7 @@ def ours(path: Path) -> set[str]:
 
 
 def foreign(path: Path) -> set[str]:
-    """Top-level modules of others that a file imports, but for type checking alone."""
+    """Return the foreign top-level modules that a file imports, except for type checking alone."""
     tree, found = parsed(path), set()
     typing_only = {
         id(node)
@@ -152,7 +152,7 @@ NAMED_TUPLE = {"_replace", "_asdict", "_make", "_fields"}  # public, whatever th
 
 
 def private_names(path: Path) -> Iterator[str]:
-    """Names with an underscore that a file takes from another module of bootseal."""
+    """Yield the names with an underscore that a file takes from another module of bootseal."""
     modules = {name_of(p).removesuffix(".__init__").rpartition(".")[2] for p in PACKAGE.rglob("*.py")}
     imported: set[str] = set()
     for node in ast.walk(parsed(path)):
@@ -189,7 +189,7 @@ MAKERS = {
 
 
 def makers(name: str) -> Iterator[str]:
-    """Files that call this type or its _make, derive from it, or import it under another name."""
+    """Yield the files that call this type or its _make, derive from it, or import it under another name."""
     for path in BOOT_PATH:
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call):
@@ -208,7 +208,7 @@ def test_who_makes_it(name: str) -> None:
 
 
 def test_nothing_of_the_boot_changes_a_value() -> None:
-    """_replace would make a Verified out of another one, and tuple.__new__ out of nothing; so would their kin."""
+    """Forbid _replace, tuple.__new__ and similar calls, which would make a Verified without verifying anything."""
     makes = r"\._replace\b|__replace__|\bcopy\b\.|import copy\b|tuple\.__new__|__class__\(|\btype\(\w+\)\(|\bcast\("
     for path in BOOT_PATH:
         assert not re.search(makes, path.read_text()), path
@@ -287,7 +287,7 @@ def test_what_a_boot_imports() -> None:
 
 
 def test_what_the_list_of_verdicts_imports() -> None:
-    """verdicts.py and errors.py, hence the part of failure.py that is its own, cost next to nothing."""
+    """Keep the imports of verdicts.py and errors.py small, because failure.py needs only these."""
     added = modules_after("import bootseal.errors") - modules_after("import enum, typing, re")
     assert {name for name in added if not name.startswith("bootseal")} <= {"errno"}
 
@@ -364,12 +364,12 @@ def test_no_directive_that_makes_a_mount_namespace(unit: Path) -> None:
 
 
 def test_the_service_keeps_openat2() -> None:
-    """RestrictSUIDSGID= makes it ENOSYS: systemd cannot look into its arguments."""
+    """Forbid RestrictSUIDSGID=: openat2() would fail with ENOSYS, because systemd cannot filter its arguments."""
     assert "RestrictSUIDSGID" not in dict(directives(TREE / "units/bootseal.service"))
 
 
 def test_the_filter_names_every_call_that_linux_makes() -> None:
-    """Groups of systemd change with its version; these calls are what the service is there for."""
+    """Name each call of linux/ in the filter, because systemd's groups depend on its version."""
     sources = "".join(path.read_text() for path in (PACKAGE / "linux").glob("*.py"))
     by_number = {
         name.lower() for name, value in vars(syscall).items() if name.isupper() and type(value) is int and name[0] != "_"
@@ -389,7 +389,7 @@ def test_no_directive_that_hides_a_failure(unit: Path) -> None:
 
 
 def test_the_service_has_no_condition() -> None:
-    """A condition that fails skips the check in silence."""
+    """Forbid conditions: a failed one would silently skip the check."""
     assert [key for key, _ in directives(TREE / "units/bootseal.service") if key.startswith("Condition")] == []
 
 
@@ -447,7 +447,7 @@ def test_the_gate_has_room_for_the_process_that_reads_initrds() -> None:
 
 
 def test_who_parses_an_initrd() -> None:
-    """Only the confined process. Others may use its answers."""
+    """Parse initrds in the confined process only. Other modules may use its answers."""
     parser = re.compile(r"\barchive\.unpack\b|\bpe\.find_\w+|\bdecompress\.decompress\b")
     everything = sorted(PACKAGE.rglob("*.py"))
     assert [name_of(path) for path in everything if parser.search(path.read_text())] == ["host.initrd.reader"]
@@ -461,7 +461,7 @@ CLOCKS = re.compile(r"\btime\.(?:monotonic|perf_counter|process_time|time)(?:_ns
 
 
 def test_no_test_looks_at_the_clock() -> None:
-    """On a busy machine it would fail; see at_most() for code that must be quick."""
+    """Forbid clocks in tests, because they fail on a busy machine. at_most() counts lines instead."""
     assert {
         path.name: found
         for directory in ("unit", "project")
@@ -505,7 +505,7 @@ def test_no_registry_and_no_path_of_a_machine() -> None:
 
 
 def test_no_file_is_left_out_of_git() -> None:
-    """Vectors and helpers that only this clone has would make the tests of another one fail."""
+    """Check that git does not ignore vectors and helpers, because another clone would lack them."""
     names = {path.relative_to(TREE).as_posix() for path in project_files()}
     assert "tests/vectors/keys/p256.pem" in names
     assert "tests/unit/support.py" in names

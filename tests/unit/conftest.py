@@ -40,7 +40,7 @@ def _time_limit() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_consoles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of this machine are not for tests."""
+    """Keep tests from writing to this machine's consoles."""
     monkeypatch.setattr(console, "CONSOLES", "/proc/none")
     monkeypatch.setattr(console, "CONSOLE", "/proc/none")
 
@@ -53,7 +53,7 @@ def sysroot(tmp_path: Path) -> Sysroot:
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Path of an EROFS image with a small root, for unit/mounting.py."""
+    """Make an EROFS image with a small root; return its path. unit/mounting.py mounts it."""
     tool = shutil.which("mkfs.erofs")
     if not tool:
         pytest.skip("no mkfs.erofs program")

@@ -55,7 +55,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
 def refusal(call: Callable[..., object], *arguments: Any, **named: Any) -> Refusal:
-    """The Refusal that a call must raise."""
+    """Return the Refusal that a call must raise."""
     with pytest.raises(Refusal) as caught:
         call(*arguments, **named)
     return caught.value
@@ -82,7 +82,7 @@ def at_most(lines: int) -> Iterator[None]:
 
 
 def verdict(call: Callable[..., object], *arguments: Any, **named: Any) -> str:
-    """The verdict's name of a call: "accepted" if it returns."""
+    """Return the name of a call's verdict, or "accepted" if it returns."""
     try:
         call(*arguments, **named)
     except Refusal as error:
@@ -95,7 +95,7 @@ def oserror(number: int) -> OSError:
 
 
 def raising(number: int) -> Callable[..., Any]:
-    """A stand-in for a system call that always fails with this errno."""
+    """Make a stand-in for a system call that always fails with this errno."""
 
     def fail(*_: object, **__: object) -> Any:
         raise oserror(number)
@@ -234,7 +234,7 @@ class Message(NamedTuple):
 
 
 def message(made_by: Certificate, key: PrivateKey, data: bytes, hash_name: str = "sha256") -> Message:
-    """A message inside the profile over these bytes."""
+    """Make a message inside the profile over these bytes."""
     is_rsa = isinstance(key, rsa.RSAPrivateKey)
     scheme = tlv(0x30, oid(RSA_ENCRYPTION), NULL) if is_rsa else tlv(0x30, oid(ECDSA_OIDS[hash_name]))
     return Message(
@@ -260,7 +260,7 @@ def make_certificate(
     serial: int = 7,
     days: tuple[int, int] = (-1, 365),
 ) -> bytes:
-    """The DER of a self-signed certificate."""
+    """Make the DER of a self-signed certificate."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime(2025, 6, 1, tzinfo=datetime.UTC)
     builder = (
@@ -277,7 +277,7 @@ def make_certificate(
 
 
 def verified(name: str = "A-fsv-p256", trust: str = "p256", algorithm: str = "ecdsa-sha256") -> Verified:
-    """A Verified as verify.py makes it; for the stages after it."""
+    """Make a Verified as verify.py does, to test the stages after it."""
     digest_ = digest.from_bytes(content())
     return Verified(  # made outside verify.py: a test's fake
         digest_,
@@ -371,7 +371,7 @@ EVERY_ERRNO = sorted(errno.errorcode)
 
 
 def errno_name(number: int) -> str:
-    """The name by which the manual pages call it."""
+    """Return the name of an errno in the manual pages."""
     return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode[number]
 
 
@@ -386,7 +386,7 @@ def elf(interpreter: str, *, order: str = "<", size: int = 9000) -> bytes:
 
 
 def seen_boot(**changes: Any) -> Trail:
-    """The trail of a whole boot."""
+    """Make the trail of a whole boot."""
     trail = Trail()
     values = {
         "machine": Machine("11111111-2222-3333-4444-555555555555", "6.12", "0.1"),

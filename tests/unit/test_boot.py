@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""boot.py: the order of the stages, who gets what from whom, and that whatever is raised ends in a verdict."""
+"""boot.py: the order of the stages, their arguments, and a verdict for each exception."""
 
 import errno
 import json
@@ -196,7 +196,7 @@ def test_an_error_that_no_stage_handles(error: OSError, verdict: str, what: str,
 
 
 def test_the_place_of_a_bug_is_a_line_of_ours(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last one on the way to the error, and not one of the standard library or of a test."""
+    """Name the last line of bootseal before the error, never one of the standard library or of a test."""
     monkeypatch.setattr(cmdline, "parse", lambda text: json.loads("no JSON"))
     boot.main()
     assert re.fullmatch(r".*: boot\.py:\d+", stages.record()["message"])

@@ -89,7 +89,7 @@ def test_link_to_a_deployment_outside_the_root_is_no_deployment(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", ["etc", "var", "objects", "deployment"])
 def test_link_instead_of_a_directory_is_no_deployment(name: str, tmp_path: Path, sysroot: Sysroot) -> None:
-    """A link that stays inside is refused because its target may change between two reads."""
+    """Refuse a link even if it stays inside, because its target may change between two reads."""
     paths = {"etc": sysroot.deploy / "etc", "var": sysroot.path / "ostree/deploy/os/var", "deployment": sysroot.deploy}
     path = paths.get(name, sysroot.path / "ostree/repo/objects")
     path.rename(path.with_name("real"))

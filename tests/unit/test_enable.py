@@ -65,7 +65,7 @@ class Disk:
         self._save(self.state | changes)
 
     def forget(self, name: str, dir_fd: int) -> None:
-        """A name goes away, and with the last one all that was said of its inode: the number will be used again."""
+        """Remove a name. With the last one, forget the inode, because its number will be reused."""
         try:
             found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -76,7 +76,7 @@ class Disk:
             self.change(verity=state["verity"], gone=[i for i in state["gone"] if i != found.st_ino])
 
     def step(self, name: str = "") -> None:
-        """Before everything that changes something: here the power may go, or the disk may fail."""
+        """Mark a step before each change. Here the power may fail, or the disk."""
         if self.steps == self.kill_at:
             os._exit(KILLED)
         self.steps += 1
@@ -309,14 +309,14 @@ def test_bytes_written(figures: list[int | None], written: int | None, disk: Dis
 
 @pytest.mark.parametrize("scenario", ["other", "gone immutable"])
 def test_a_new_file_is_written_out_before_its_name(scenario: str, disk: Disk) -> None:
-    """The directory's fsync alone may bring the name to the disk, and not the content: btrfs."""
+    """Sync the file first. On btrfs, an fsync of the directory may write the name without the content."""
     prepared(disk, scenario)
     enroll(disk)
     assert disk.order[-2:] == [enable.FILE, disk.root.deploy.name]
 
 
 def steps_of(disk: Disk) -> int:
-    """How many steps a whole run takes, tried in a process whose disk is thrown away."""
+    """Count the steps of a whole run, in a process whose disk is discarded."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         enroll(disk)
@@ -438,7 +438,7 @@ def test_a_superblock_that_stays_read_only(number: int, disk: Disk) -> None:
 
 
 def test_a_refusal_outlives_a_superblock_that_stays_writable(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one is a refusal, the other merely impossible: the boot would go on."""
+    """Keep the refusal. The other error only makes enrolling impossible, and the boot would continue."""
     prepared(disk, "plain read-only")
     disk.enable_fails = [errno.EKEYREJECTED]
 
@@ -456,7 +456,7 @@ def test_a_refusal_outlives_a_superblock_that_stays_writable(disk: Disk, monkeyp
 
 @pytest.mark.root
 def test_an_immutable_physical_root_is_not_read_only(tmp_path: Path) -> None:
-    """As image builders leave it. Taken for read-only, it would be made so at the end, /var included."""
+    """Image builders leave the root immutable. If it counted as read-only, /var would become read-only at the end."""
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         files.set_immutable(fd, immutable=True)
@@ -510,7 +510,7 @@ def test_no_regular_file_any_more(kind: str, disk: Disk) -> None:
 
 
 def test_enabled_with_this_signature_over_another_digest_does_not_count(disk: Disk) -> None:
-    """The kernel's answers come from the disk: `done` must agree in all parts."""
+    """Compare the digest and the signature, because the kernel reads both from the disk."""
     disk.mark_enrolled(GOOD.signature)
     entry = {str(disk.file.stat().st_ino): {"algorithm": 1, "digest": "00" * 32, "signature": GOOD.signature.hex()}}
     disk.change(verity=entry)

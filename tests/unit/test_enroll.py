@@ -284,7 +284,7 @@ def test_the_signer_s_certificate_is_not_in_the_kernel(number: int, method: str,
 
 
 def test_a_signer_s_certificate_that_the_kernel_rejects(kernel: Kernel) -> None:
-    """EKEYREJECTED: the kernel has revoked that key."""
+    """Refuse after EKEYREJECTED, which means that the kernel has revoked the key."""
     assert (
         outcome(kernel_keys(loaded={}, unloaded={SHA256: errno.EKEYREJECTED}, in_fsverity_keyring=frozenset()))
         == "enroll-failed"

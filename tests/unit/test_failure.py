@@ -76,7 +76,7 @@ RESULTS = {
 @pytest.mark.parametrize(("result", "what"), RESULTS.items())
 @pytest.mark.parametrize("before", ["", "verified", "wrong-signature"])
 def test_interrupted(result: str, what: str, before: str, world: World) -> None:
-    """Also when an earlier start left a record: that was another one."""
+    """Report an interruption even if an earlier start left a record."""
     world.ended(result, "killed", "KILL")
     if before:
         world.reported_before(before)

@@ -39,7 +39,7 @@ def check(root: Path, init: str = "") -> None:
 
 
 def read_files(root: Path, monkeypatch: pytest.MonkeyPatch, init: str = "") -> dict[str, int]:
-    """Which files were read, and how far."""
+    """Record the files that are read, and how far."""
     seen: dict[str, int] = {}
     real = os.pread
 
@@ -113,7 +113,7 @@ def test_init_is_a_directory(root: Path) -> None:
 def test_an_object_that_cannot_be_opened(
     name: str, number: int, verdict: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name is in the image, and overlay fails to open what is behind it: EIO if changed, ENOENT if removed."""
+    """Refuse if the image has the name but overlay cannot open the object: EIO if changed, ENOENT if removed."""
     place(root, "bin/sh", b"still there")
     real = os.open
 
@@ -166,7 +166,7 @@ def test_a_block_that_cannot_be_read(name: str, root: Path, monkeypatch: pytest.
 
 
 def test_a_loader_that_is_missing(root: Path) -> None:
-    """The next init in the list would be tried with a root that is broken."""
+    """Refuse instead of trying the next init, because the root is damaged."""
     (root / "lib64/ld.so").unlink()
     place(root, "bin/sh", b"still there")
     assert refusal(check, root).verdict.name == "mount-failed"

@@ -347,7 +347,7 @@ keyctl._keyctl(9, found.digest_keyring, keyctl.USER_KEYRING)
 
 @pytest.mark.root
 def test_real_keyring_that_systemd_sealed() -> None:
-    """A boot goes on, with notes, and Required=yes refuses it; the kernel still checks the signature."""
+    """Continue the boot with notes, or refuse it with Required=yes. The kernel still checks the signature."""
     code = (
         SCRIPT
         + """

@@ -55,7 +55,7 @@ class Keys:
     "extra", ["", "zz\nabc: 1\n", "\n", "zzzzzzzz\n", "0000dead I--Q---     1 perm 3f010000     0     0 user gone: 1\n"]
 )
 def test_listed_keys(extra: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A malformed line, or one of a key that expired, is skipped."""
+    """Skip a malformed line, and that of an expired key."""
     lines = [line for line, _ in LINES.values()]
     Keys(monkeypatch, tmp_path, lines[0] + extra + "".join(lines[1:]))
     assert {tuple(key) for key in keyctl.listed_keys()} == DESCRIBED

@@ -506,7 +506,7 @@ except Refusal as refusal: print(refusal.verdict.name)
 
 @pytest.mark.parametrize("name", ["etc", "var", "sysroot"])
 def test_link_instead_of_a_mount_point_is_refused(name: str, image: str, tmp_path: Path) -> None:
-    """The link is refused because following it would mount somewhere else."""
+    """Refuse the link, because following it would mount somewhere else."""
     root = tmp_path / "root"
     for directory in {"usr/lib/systemd", "etc", "var", "sysroot"} - {name}:
         (root / directory).mkdir(parents=True)

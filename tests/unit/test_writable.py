@@ -114,7 +114,7 @@ def test_complete_without_a_mark_changes_nothing(directory: Directory) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "fifo", "link"])
 def test_complete(directory: Directory, kind: str) -> None:
-    """A mark that is not a regular file is never opened, and never waited for."""
+    """Never open a mark that is not a regular file, because a FIFO would block."""
     directory.immutable = False
     directory.leave(NEW)
     mark = directory.parent / MARK

@@ -60,7 +60,7 @@ def _home() -> Path:
 
 @cache
 def key(name: str) -> Path:
-    """A private key of this test run, in PEM."""
+    """Make a private key for this test run, in PEM; return its path."""
     path = _home() / f"{name}.key"
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     path.write_bytes(_MAKERS[name]().private_bytes(*form))
@@ -69,7 +69,7 @@ def key(name: str) -> Path:
 
 @cache
 def certificate(name: str, encoding: str = "pem", *, usage: str = "digital_signature", expired: bool = False) -> Path:
-    """A self-signed certificate of that key."""
+    """Make a self-signed certificate of that key; return its path."""
     private: Any = serialization.load_pem_private_key(key(name).read_bytes(), None)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test {name}")])
     builder = x509.CertificateBuilder(subject, subject, private.public_key(), int.from_bytes(name.encode()))
@@ -84,7 +84,7 @@ def certificate(name: str, encoding: str = "pem", *, usage: str = "digital_signa
 
 
 def bootseal(*arguments: str | Path, stdin: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs the program as it is installed: isolated, from its directory."""
+    """Run the program as it is installed: isolated, from its directory."""
     command = [sys.executable, "-I", str(TREE / "service"), *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=HANG, cwd=cwd)
 
@@ -99,7 +99,7 @@ def signed(*arguments: str | Path) -> str:
 
 
 def tool(name: str, *arguments: str | Path) -> str:
-    """The output of another program, which must succeed; a test without it is skipped by name."""
+    """Return the output of another program, which must succeed. Without that program, skip the test."""
     if not shutil.which(name):
         pytest.skip(f"the program {name} is not installed")
     result = subprocess.run([name, *map(str, arguments)], capture_output=True, text=True, check=False)
@@ -108,19 +108,19 @@ def tool(name: str, *arguments: str | Path) -> str:
 
 
 def image(directory: Path, size: int = 100_001) -> Path:
-    """A file to sign; its content does not repeat."""
+    """Make a file to sign, whose content does not repeat."""
     path = directory / "image.cfs"
     path.write_bytes(b"".join(number.to_bytes(4, "big") for number in range(size // 4 + 1))[:size])
     return path
 
 
 def beside(path: Path) -> tuple[bytes, bytes]:
-    """Digest and signature of an image."""
+    """Read digest and signature of an image."""
     return Path(f"{path}.digest").read_bytes(), Path(f"{path}.sig").read_bytes()
 
 
 def files_of(path: Path) -> set[str]:
-    """Names of an image's files, temporary ones included."""
+    """List the names of an image's files, including temporary ones."""
     return {entry.name for entry in path.parent.iterdir() if path.name in entry.name}
 
 

@@ -37,7 +37,7 @@ def table(*lines: str) -> drift.Mounts:
 
 
 def recorded(*not_covered: str, missing: tuple[Any, ...] = (), **changes: Any) -> dict[str, Any]:
-    """The content of boot.json after a good boot, as the boot itself makes it."""
+    """Make the content of boot.json after a good boot, with the boot's own code."""
     seen = Trail()
     release = changes.pop("release", Release("edge", "41.3"))
     for value in (

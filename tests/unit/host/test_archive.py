@@ -226,7 +226,7 @@ def test_a_name_that_no_filesystem_takes_is_not_there() -> None:
 
 
 def test_hard_links_are_one_inode() -> None:
-    """Whichever of them has the content; if several have, the last one's is written over the others'."""
+    """Any of the links may have the content. If several have it, the last one counts."""
     links = [aligned(member_header(b"%07d\0" % number, links=2, size=4)) + b"%04d" % number for number in range(8000)]
     tree = unpack(b"".join(links) + aligned(member_header(b"last\0", links=2)))
     assert len({id(member) for member in tree._members.values()}) == 1
@@ -249,7 +249,7 @@ def test_a_hard_link_replaces_a_file_of_an_earlier_archive() -> None:
 
 
 def test_a_later_archive_writes_into_a_file_and_its_hard_links() -> None:
-    """The kernel opens what has the name; it removes only what is of another type."""
+    """Write into the existing file, as the kernel does. It removes only files of another type."""
     pair = aligned(member_header(b"a\0", links=2)) + aligned(member_header(b"b\0", links=2, size=4)) + b"old\n"
     end = aligned(member_header(b"TRAILER!!!\0"))
     tree = unpack(pair + end + flat_archive({"a": b"new"}))
@@ -301,7 +301,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch, limit: str, value: int, content
 
 
 def test_a_farm_of_links_ends() -> None:
-    """Each member costs 32,768 steps: a few dozen of them are too many."""
+    """Limit the steps: each member here costs 32,768, so a few dozen exceed the limit."""
     farm: dict[str, Content] = {f"l{n}": Symlink("./" * 2040 + f"l{n + 1}") for n in range(15)}
     with pytest.raises(Damaged, match="steps to follow its paths and links"):
         unpack(cpio_archive(farm | {"l15": b""}) + flat_archive({f"l0/{n}": b"" for n in range(100)}))

@@ -92,7 +92,7 @@ def test_firmware_is_read(changes: dict[str, bytes | None], expected: tuple[obje
 
 def test_firmware_without_efi_is_unknown(tmp_path: Path) -> None:
     assert chain.firmware(str(tmp_path / "none")) == (None, None, BOTH, False)
-    assert chain.firmware(str(tmp_path)) == (None, None, BOTH, False)  # not mounted
+    assert chain.firmware(str(tmp_path)) == (None, None, BOTH, False)  # without its mount
 
 
 def test_firmware_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:

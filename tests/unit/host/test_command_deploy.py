@@ -190,7 +190,7 @@ def test_sha512_digest(target: Target, tmp_path: Path) -> None:
 
 
 def _steps(patch: pytest.MonkeyPatch, before: Callable[[], None]) -> None:
-    """Calls `before` ahead of everything that changes the disk, or brings it there."""
+    """Call `before` ahead of each step that changes or syncs the disk."""
 
     def wrapped(real: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -206,7 +206,7 @@ def _steps(patch: pytest.MonkeyPatch, before: Callable[[], None]) -> None:
 
 
 def _killed(target: Target, step: int) -> bool:
-    """A run in a child that SIGKILL ends before this step; False if it has not so many."""
+    """Run in a child that SIGKILL ends before this step. Return False if the run has fewer steps."""
     child = os.fork()
     if child == 0:
         count = iter(range(step, 0, -1))
@@ -226,7 +226,7 @@ def _killed(target: Target, step: int) -> bool:
 
 
 def _last_step(target: Target) -> str:
-    """The last thing that a whole run does to the disk."""
+    """Return the last step of a whole run that changes the disk."""
     last = ""
 
     def step() -> None:
@@ -252,7 +252,7 @@ BEFORE = pytest.mark.parametrize("before", [False, True], ids=["first", "another
 @BEFORE
 @KILLS
 def test_killed_at_every_step_is_completed_by_the_next_run(target: Target, step: int, before: bool) -> None:  # noqa: FBT001
-    """And whatever the next run found done, it ends with all of it on the disk."""
+    """Kill a run at each step. The next run completes the work and brings all of it to the disk."""
     if before:
         _deploy_another(target)
     killed = _killed(target, step)
@@ -333,7 +333,7 @@ def test_a_link_for_a_deployment_is_not_followed(target: Target, tmp_path: Path,
 
 
 def test_a_run_at_work_is_left_alone(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
-    """The gate may look while 'bootseal deploy' has the directory mutable; so may another 'bootseal deploy'."""
+    """Leave the directory to a running 'bootseal deploy', in the gate and in another 'bootseal deploy'."""
     path = os.path.relpath(target.directory, target.root.top)
     with writable.opened_below(str(target.root.top), path) as where, writable.mutable(where, path):
         gate._complete(str(target.root.top))
@@ -361,7 +361,7 @@ def test_sync_is_the_kernels() -> None:
 
 
 def _deploy_another(target: Target) -> None:
-    """A pair with another digest (only the recorder takes it) and another signature is there already."""
+    """Deploy another pair first: another digest, which only the recorder accepts, and another signature."""
     target.run()
     target.set_immutable(False)
     for kind in (".digest", ".sig"):
@@ -435,7 +435,7 @@ def test_objects_through_a_link_are_not_sealed(target: Target) -> None:
 
 
 def test_sealing_does_not_follow_a_link_either(target: Target) -> None:
-    """It was made after the objects were looked at."""
+    """Make the link after the search for objects, before the sealing."""
     foreign = _outside(target, "foreign") / target.object.name
     foreign.touch()
     directory = os.open(target.object.parents[1], os.O_RDONLY | os.O_DIRECTORY)

@@ -25,7 +25,7 @@ from .roots import (
 
 @pytest.mark.parametrize("name", [EVIL, "..", "a/b", "\u0661"])
 def test_a_staged_deployment_with_such_a_stateroot(root: Root, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The gate holds it, and says why."""
+    """Hold the deployment, and report the reason."""
     target = gvariant.write_vardict({"name": ("s", f"{B}.0\0".encode()), "osname": ("s", name.encode() + b"\0")})
     Path(deployments.STAGED).write_bytes(gvariant.write_vardict({"target": ("a{sv}", target)}))
     with pytest.raises(Failure, match=r"name of the stateroot|leads to no ostree/deploy/") as caught:

@@ -54,7 +54,7 @@ def test_round_trip(tmp_path: Path, name: str, algorithm: str) -> None:
 
 
 def _without_value(message: bytes) -> tuple[object, ...]:
-    """All that a message says, but for an ECDSA value, which is another one each time."""
+    """Return a message without its ECDSA value, which differs each time."""
     info = pkcs7.parse(message)
     head, _, tail = message.partition(info.value)
     assert not tail

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""host/commands/status.py: a good boot, a bad one, and less to see."""
+"""bootseal status: a good boot, a refused one, and missing information."""
 
 import json
 import os

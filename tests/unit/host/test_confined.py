@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""confined.py: the process has no privileges and limits, and gives a reason however it ends."""
+"""confined.py: the process lacks privileges, has limits, and gives a reason for each end."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Key continuity, in verify and in the gate: certificates that come and go, and from where the old ones are known."""
+"""Key continuity in verify and in the gate: added and removed certificates, and the origin of the old list."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ SEALED = {"verdict": "verified", "exit_status": 0, "image": {"algorithm": "sha25
 
 
 def _judged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fs-verity, which this machine need not have, is all that the staged deployment lacks."""
+    """Let the staged deployment count as sealed, because this machine may lack fs-verity."""
     monkeypatch.setattr(checker, "judge", lambda *a: dryrun.judge(*a) | SEALED)
     monkeypatch.setattr(checker.Checker, "_check_objects", lambda *_: [])
 
@@ -184,7 +184,7 @@ def test_the_gate_warns_and_lets_pass(
 def test_the_gate_holds_what_the_firmware_would_not_start(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str
 ) -> None:
-    """And lets everything pass of which that is not known."""
+    """Hold only deployments that the firmware would not start. If the answer is unknown, let them pass."""
     world.remember("p384")
     _judged(world, monkeypatch)
     monkeypatch.setattr(ukisignature, "look", lambda file: ukisignature.Signature(state, f"why: {Path(file.path).name}"))

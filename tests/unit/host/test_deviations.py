@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every refused vector is explained by name, no accepted one is, and what the kernel says was measured."""
+"""deviations.py: it explains every refused vector by name, and quotes the measured answers of the kernel."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_empty_and_too_long() -> None:
 
 
 def test_the_table_has_every_name_of_the_reader() -> None:
-    """A name without an entry would be a KeyError in front of a user."""
+    """Require an entry for each name; without one, a user would see a KeyError."""
     named = set()
     for node in ast.walk(ast.parse(inspect.getsource(pkcs7))):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Malformed" and isinstance(node.args[1], ast.Constant):
@@ -161,7 +161,7 @@ def test_every_deviation_says_what_to_do(names: dict[str, tuple[str, str]]) -> N
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "fifo", "device"])
 def test_what_cannot_be_read_is_not_explained(tmp_path: Path, kind: str) -> None:
-    """The boot gives the reason; a FIFO must not be waited for."""
+    """Leave the reason to the boot, and do not block on a FIFO."""
     path = tmp_path / ".ostree.cfs.sig"
     make = {"directory": os.mkdir, "fifo": os.mkfifo, "device": lambda p: os.symlink("/dev/zero", p)}
     make.get(kind, lambda _: None)(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""No link, FIFO, device, huge file or full directory of a disk leads the program astray: host/inside.py and its users."""
+"""inside.py and its users: links, FIFOs, devices, huge files and full directories of a hostile disk."""
 
 from __future__ import annotations
 

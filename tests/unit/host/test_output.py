@@ -88,7 +88,7 @@ def test_no_bar_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 def _in_shell(command: str) -> subprocess.CompletedProcess[str]:
-    """A command of bash; `bootseal` is the program."""
+    """Run a command of bash, in which `bootseal` is the program."""
     script = f'bootseal() {{ {sys.executable} -I {TREE / "service"} "$@"; }}; {command}'
     return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=HANG)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Digest and signature: the one never without the other, at whichever step it ends."""
+"""sidecars.py: it installs digest and signature together or not at all, even if a step fails."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_written(tmp_path: Path, place: Place, before: Pair | None) -> None:
 
 
 def _calls(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None]) -> list[int]:
-    """Calls `before` ahead of each system call that changes the directory; returns the count."""
+    """Call `before` ahead of each system call that changes the directory; return the count."""
     count = [0]
 
     def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -148,7 +148,7 @@ def _fsyncs(monkeypatch: pytest.MonkeyPatch, place: Place, failing: int = 0) -> 
 def test_a_disk_that_fails_at_the_last_fsync(
     tmp_path: Path, place: Place, before: Pair | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Taken back, and that is on the disk: else a power cut would show what was reported as not done."""
+    """Restore the previous files and sync that, because the user is told that nothing was written."""
     if before:
         _write(place, before)
     seen = _fsyncs(monkeypatch, place, failing=2)  # the first is the staging's

@@ -118,7 +118,7 @@ def test_a_certificate_of_shims(machine: Machine, part: str) -> None:
 
 @pytest.mark.parametrize("entry", [esl(SHA256, bytes(32), bytes(32)), esl(X509, b"no certificate")], ids=["hash", "unreadable"])
 def test_whoever_else_is_trusted_leaves_it_open(machine: Machine, entry: bytes) -> None:
-    """Never a refusal by what bootseal cannot tell."""
+    """Answer unknown instead of untrusted if something else may be trusted, such as a hash."""
     machine.set(DB, entry + esl(X509, der("rsa2048")))
     tool("sbverify", "--help")
     assert _state(machine) == UNKNOWN
