@@ -51,11 +51,11 @@ def main() -> None:
         clock, files = eval(disk.read())
     time.clock_settime(time.CLOCK_REALTIME, clock)
     # systemd makes /usr of an initrd read-only, by a mount over itself.
-    in_usr = any(name.startswith("usr/") for name in files)
-    if in_usr:
+    closed = any(name.startswith("usr/") for name in files) and bool(os.statvfs("/usr").f_flag & os.ST_RDONLY)
+    if closed:
         run("/usr/bin/mount", "-o", "remount,bind,rw", "/usr")
     place(files)
-    if in_usr:
+    if closed:
         run("/usr/bin/mount", "-o", "remount,bind,ro", "/usr")
     if any("/systemd/" in name for name in files):
         run("/usr/bin/systemctl", "daemon-reload")
