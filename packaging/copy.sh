@@ -1,12 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# copy.sh TREE TO EPOCH: the files that git knows in TREE, or would add, with that time; a copy without git is taken as it is.
+# copy.sh TREE TO EPOCH: copy the files of TREE that git tracks or would add, dated EPOCH. Without git, copy all files.
 set -eu
 tree=$1 to=$2 epoch=$3
 mkdir -p "$to"
 cd "$tree"
 # shellcheck disable=SC2016  # $file is the inner shell's
-# A removed file that git still lists is no file of this tree.
+# Skip removed files, which git still lists.
 {
     if [ -e .git ]; then
         git -c safe.directory="$tree" ls-files -z --cached --others --exclude-standard

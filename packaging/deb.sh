@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# deb.sh [--source] OUTDIR: the Debian packages of this tree, into OUTDIR; with --source the source package, too.
-# What is uncommitted goes in, what git ignores does not. Packages that the build needs are installed by apt.
+# deb.sh [--source] OUTDIR: build the Debian packages of this tree into OUTDIR; with --source also the source package.
+# Includes uncommitted files, but not those that git ignores. Installs build dependencies with apt.
 set -eu
 
 build=--build=binary
@@ -36,10 +36,10 @@ fi
 
 "$tree/packaging/copy.sh" "$tree" "$work/bootseal-$version" "$SOURCE_DATE_EPOCH"
 cp -a "$tree/packaging/deb" "$work/bootseal-$version/debian"
-# Files of this tree may come with the modes of a stranger's umask.
+# The modes of the files depend on the umask of the clone.
 chmod -R u=rwX,go=rX "$work/bootseal-$version"
 chmod 755 "$work/bootseal-$version/debian/rules"
-# -d: nothing is compiled, so there is no need for the compiler that every build is taken to need.
+# -d: the build does not need the compiler that dpkg-buildpackage requires by default.
 if ! (cd "$work/bootseal-$version" && umask 022 && dpkg-buildpackage -us -uc -d $build >"$work/deb.log" 2>&1); then
     cat "$work/deb.log" >&2
     exit 1

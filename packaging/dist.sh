@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# dist.sh OUTDIR: Debian and RPM packages, a wheel and a source distribution of this tree, into OUTDIR.
-# What is uncommitted goes in, what git ignores does not. Packages that the build needs are installed by apt.
+# dist.sh OUTDIR: build Debian and RPM packages, a wheel and a source distribution of this tree into OUTDIR.
+# Includes uncommitted files, but not those that git ignores. Installs build dependencies with apt.
 set -eu
 
 if [ $# -ne 1 ]; then

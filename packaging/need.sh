@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Sourced by scripts that have a say(). need PACKAGE...: those that are missing are installed by apt.
+# For scripts that define say(). need PACKAGE...: install missing packages with apt.
 need() {
     missing=""
     for package; do
@@ -16,8 +16,8 @@ need() {
         say "only root can install them: apt-get install --no-install-recommends$missing"
         exit 1
     fi
-    # Package lists from before the last point release name versions that are gone, and apt then says that
-    # a dependency "is not going to be installed".
+    # Package lists from before the last point release name removed versions. apt would then report that a
+    # dependency "is not going to be installed".
     $as_root apt-get -q update >&2
     # shellcheck disable=SC2086
     $as_root DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing >&2

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# rpm.sh [--check] OUTDIR: the RPM packages of this tree, and their source package, into OUTDIR; with --check after the unit tests.
-# What is uncommitted goes in, what git ignores does not. Packages that the build needs are installed by apt.
+# rpm.sh [--check] OUTDIR: build the RPM packages of this tree and their source package into OUTDIR; with --check run the unit
+# tests first. Includes uncommitted files, but not those that git ignores. Installs build dependencies with apt.
 set -eu
 
 check=--without=check needs=
@@ -36,12 +36,12 @@ if ! grep -qx "Version: *$version" "$spec"; then
 fi
 
 "$tree/packaging/copy.sh" "$tree" "$work/bootseal-$version" "$SOURCE_DATE_EPOCH"
-# Files of this tree may come with the modes of a stranger's umask.
+# The modes of the files depend on the umask of the clone.
 chmod -R u=rwX,go=rX "$work/bootseal-$version"
 tar -C "$work" -c --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 "bootseal-$version" |
     gzip -n >"$work/bootseal-$version.tar.gz"
-# --nodeps: what the build needs has other names in Debian, and dpkg has installed it. HOME: no macros of the user. Debian's
-# brp-compress compresses nothing when dash runs it, and its rpm puts the version into the names of directories.
+# --nodeps: the dependencies have other names in Debian and are already installed. HOME: ignore the user's macros. Debian's
+# brp-compress needs bash, and its rpm puts the version into the names of directories.
 build() {
     umask 022
     HOME=$work rpmbuild --nodeps "$@" \
@@ -49,7 +49,7 @@ build() {
         --define "__brp_compress /bin/bash %{_rpmconfigdir}/brp-compress %{?_prefix}" --define "_buildhost localhost" \
         --define "use_source_date_epoch_as_buildtime 1" --define "clamp_mtime_to_source_date_epoch 1" "$spec"
 }
-# Not -ba: the source package names the directory it was made in, and packages made with it would bear its digest.
+# Not -ba: binary packages would record the digest of the source package, which contains the name of the build directory.
 if ! (build -bs && build -bb "$check") >"$work/rpm.log" 2>&1; then
     cat "$work/rpm.log" >&2
     exit 1

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Install what the tests need on a Debian 12 or later: packages by apt, Python tools into a virtual environment.
-# Prints the directory of that environment on stdout, progress on stderr. Quick when all is there.
+# Install what the tests need on Debian 12 or later: packages with apt, Python tools into a virtual environment.
+# Prints the directory of that environment on stdout, and progress on stderr. Idempotent.
 set -eu
 cache=${BOOTSEAL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bootseal}
 venv=$cache/venv
@@ -18,7 +18,7 @@ say() { echo "setup: $*" >&2; }
 # shellcheck disable=SC2086
 need $packages
 
-# The distribution's own interpreter: another one, first in PATH, may lack ensurepip or be gone tomorrow.
+# Use the distribution's interpreter. Another one in PATH may lack ensurepip or may be removed later.
 wanted="$tools $(/usr/bin/python3 --version)"
 if [ "$(cat "$venv/.made-for" 2>/dev/null)" != "$wanted" ]; then
     say "making a virtual environment: $venv"

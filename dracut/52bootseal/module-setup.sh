@@ -1,25 +1,25 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# bootseal: verifies the signed digest of a composefs root, and mounts nothing else. See bootseal.service(8).
+# Installs the service that verifies the signed digest of a composefs root and then mounts it. See bootseal.service(8).
 #
-# dracut ignores what install() returns. An initrd without its check must not come to be, so install() ends dracut itself.
+# dracut ignores the status of install(). install() exits dracut, because an initrd without the check must not be built.
 #
-# shellcheck disable=SC2154  # initdir, systemdsystemunitdir and others are dracut's
+# shellcheck disable=SC2154  # dracut sets initdir, systemdsystemunitdir and others
 
 _bootseal_libdir=/usr/lib/bootseal
 
-# Ends the build with one line.
+# Ends the build with a message.
 _bootseal_fatal() {
     dfatal "bootseal: $*"
     exit 1
 }
 
-# inst_simple(), which says nothing of a file that is not there.
+# inst_simple() ignores a missing file.
 _bootseal_install_file() {
     inst_simple "$@" || _bootseal_fatal "cannot install $1"
 }
 
-# Whether a kernel configuration option is y or m; also when no configuration is to be found.
+# Succeeds if a kernel configuration option is y or m, or if the configuration is missing.
 _bootseal_kernel_has() {
     local _file
     for _file in "/usr/lib/modules/$kernel/config" "/lib/modules/$kernel/config" "/boot/config-$kernel"; do
@@ -27,13 +27,13 @@ _bootseal_kernel_has() {
         grep -q "^CONFIG_$1=[ym]" "${dracutsysrootdir-}$_file"
         return
     done
-    dwarn "bootseal: no configuration of kernel $kernel found: whether it has CONFIG_$1 is not known"
+    dwarn "bootseal: cannot check CONFIG_$1: configuration of kernel $kernel not found"
 }
 
 # called by dracut
 check() {
     require_binaries python3 findmnt "$systemdutildir"/systemd || return 1
-    # Only on request: add_dracutmodules+=" bootseal "
+    # On request only: add_dracutmodules+=" bootseal "
     return 255
 }
 
@@ -45,14 +45,14 @@ depends() {
 # called by dracut
 installkernel() {
     local _module
-    # With hostonly only what this machine uses now would be installed; the next boot uses these.
+    # Without hostonly=, which selects the modules that this machine uses now. The next boot uses these.
     hostonly='' instmods erofs overlay loop
-    # The kernel's own check: whichever of these it has as modules.
+    # For the kernel's own check of the signature. Some kernels have some of these as modules.
     hostonly='' instmods -s ecdsa_generic ecdsa rsa_generic sha256_generic sha512_generic crypto_engine || :
-    # For PID 1 to mount; without it nothing tells that Secure Boot vouches for this initrd.
+    # PID 1 mounts efivarfs. Without it, the service cannot read the state of Secure Boot.
     hostonly='' instmods -s efivarfs || :
     for _module in erofs overlay; do
-        # In the initrd, and not only on this machine: omit_drivers+= may keep it out.
+        # Look into the initrd, because omit_drivers+= may exclude a module.
         [[ $(find "$initdir/usr/lib/modules/$kernel" "$initdir/lib/modules/$kernel/" -name "$_module.ko*" 2> /dev/null) ]] && continue
         [[ $(modinfo -k "$kernel" -F filename "$_module" 2> /dev/null) == "(builtin)" ]] && continue
         dfatal "bootseal: kernel module $_module of $kernel is not in the initrd"
@@ -73,27 +73,27 @@ install() {
     return 0
 }
 
-# No other module may mount the root, and none may mount or run something from the disk after us. bootseal/host/initrd/bypasses.py
-# knows the same modules by the files that they leave in an initrd.
+# No other module may mount the root, and no module may mount or run anything from the disk after the check.
+# host/initrd/bypasses.py recognizes the same modules by the files that they install.
 _bootseal_check_modules() {
     local _module
     for _module in $modules_loaded $mods_to_load; do
         case $_module in
-            # Named by whoever ships it: 51bootc, 37composefs and others.
+            # Names differ between projects: 51bootc, 37composefs and others.
             ostree | *bootc* | *composefs*) _bootseal_refuse "$_module" "mounts the root without this check" ;;
         esac
     done
-    # These are in an initrd only where somebody asked for them. A module comes before those that it depends on.
+    # Users request these modules explicitly. A module comes before its own dependencies, so that the message names it.
     for _module in ignition-ostree selinux masterkey integrity ecryptfs convertfs; do
         dracut_module_included "$_module" && _bootseal_refuse "$_module" "runs a file of the disk's /etc as root"
     done
     for _module in livenet dmsquash-live-autooverlay dmsquash-live overlayfs-crypt overlayfs lvmmerge kernel-modules-export ignition; do
         dracut_module_included "$_module" && _bootseal_refuse "$_module" "changes the verified root before the switch"
     done
-    # fstab-sys mounts what the disk's /etc/fstab.sys says, nfs its rpc_pipefs where links in the disk's /var lead, overlay-root
-    # an overlay over the root.
+    # fstab-sys mounts the entries of the disk's /etc/fstab.sys. nfs mounts rpc_pipefs where links in the disk's /var lead.
+    # overlay-root mounts an overlay over the root.
     for _module in usrmount resume fstab-sys nfs overlay-root; do
-        # dracut installs modules by number, so these, which come later, can still be left out.
+        # dracut installs modules by number. These come later, so they can still be omitted.
         mods_to_load=${mods_to_load// $_module / }
         [[ " $modules_loaded " == *" $_module "* ]] && _bootseal_refuse "$_module" "undoes the check"
     done
@@ -111,14 +111,14 @@ _bootseal_install_python() {
     _out=$(mktemp -d --tmpdir="$DRACUT_TMPDIR" bootseal.XXXXXX) || _bootseal_fatal "cannot make a directory in $DRACUT_TMPDIR"
     /usr/bin/python3 -ISB "$moddir/python-deps" "$_bootseal_libdir" "$_site" "$_out" > "$_out.objects" \
         || _bootseal_fatal "the boot path does not run on this machine's Python: see above"
-    # Copied onto the initrd's own directories, whose modes they would replace: mktemp's 0700 must not become that of /.
+    # The copy below replaces the modes of the initrd's own directories: mktemp's 0700 must not become that of /.
     chmod -R u=rwX,go=rX "$_out"
     inst /usr/bin/python3 || _bootseal_fatal "cannot install python3"
     while read -r _source _target; do
         inst "$_source" "$_target" || _bootseal_fatal "cannot install $_source"
     done < "$_out.objects"
-    # dracut looks for libraries at the end of the build, and for those of a file that is not executable in some versions
-    # only; the check below runs what was installed.
+    # dracut resolves libraries at the end of the build, and in some versions only those of executable files. The check below
+    # needs them now.
     while read -r _source; do
         inst "$_source" || _bootseal_fatal "cannot install $_source"
     done < <({ echo /usr/bin/python3 && cut -d ' ' -f 1 "$_out.objects"; } | LD_PRELOAD='' xargs ldd \
@@ -135,7 +135,7 @@ _bootseal_install_configuration() {
             _bootseal_install_or_mask "$_file"
         done
     done
-    # If several files name one, config.py knows which counts, and reads no other.
+    # If several files set VOA=, config.py knows which one counts.
     while read -r _os; do
         [[ $_os == no ]] && continue
         for _file in {/etc,/usr/local/share,/usr/share}/voa/"$_os"/kernel-keyring/fs-verity/x509/*-certificate.pem; do
@@ -145,7 +145,7 @@ _bootseal_install_configuration() {
         "$initdir"/{usr/lib,etc}/bootseal/{bootseal.conf,bootseal.conf.d/*.conf} 2> /dev/null | sort -u)
 }
 
-# A file where there is one; a link to /dev/null masks files of the same name.
+# Installs a file if it exists. A link to /dev/null masks files of the same name.
 _bootseal_install_or_mask() {
     [[ -e $1 || -L $1 ]] || return 0
     if [[ $(readlink -f "$1") == /dev/null ]]; then
@@ -166,13 +166,13 @@ _bootseal_install_units() {
     for _unit in emergency dracut-emergency; do
         _bootseal_install_file "$moddir/emergency.conf" "$systemdsystemunitdir/$_unit.service.d/50-bootseal.conf"
     done
-    # Required, not wanted: without it the target is not reached.
+    # Required, because the target must not be reached without it.
     mkdir -p "$initdir$systemdsystemunitdir/initrd-root-fs.target.requires" "$initdir$systemdsystemunitdir/initrd.target.wants"
     ln_r "$systemdsystemunitdir/bootseal.service" "$systemdsystemunitdir/initrd-root-fs.target.requires/bootseal.service"
     ln_r "$systemdsystemunitdir/bootseal-guard.service" "$systemdsystemunitdir/initrd.target.wants/bootseal-guard.service"
 }
 
-# The last look: initrd-switch-root.service runs its command only if nothing was mounted or unmounted since the check.
+# With the last look, initrd-switch-root.service runs its command only if the mounts are unchanged since the check.
 _bootseal_install_last_look() {
     local _unit=$systemdsystemunitdir/initrd-switch-root.service _command
     inst_multiple findmnt sh || _bootseal_fatal "cannot install findmnt and sh"
@@ -183,14 +183,14 @@ _bootseal_install_last_look() {
     sed "s|@COMMAND@|$_command|" "$moddir/initrd-switch-root.conf" > "$initdir$_unit.d/50-bootseal.conf"
 }
 
-# What others bring by themselves that would put something else in place of what was verified.
+# Other modules install these without a request. They would replace parts of the verified root.
 _bootseal_remove_bypasses() {
     local _hook
     rm -f "$initdir$systemdutildir"/system-generators/systemd-{debug,hibernate-resume}-generator \
         "$initdir$systemdsystemunitdir"/{,*.wants/,*.requires/}systemd-{sysext,confext}*.service \
         "$initdir"/etc/systemd/system/{,*.wants/,*.requires/}systemd-{sysext,confext}*.service
-    # In every initrd where crypto-policies is installed, and before us. With fips=1 it mounts over the root what links in the
-    # disk's /etc lead to.
+    # The hook is in every initrd where crypto-policies is installed. With fips=1, it mounts over the root the targets of links
+    # in the disk's /etc.
     for _hook in "$initdir"/{var/lib,usr/lib,etc}/dracut/hooks/pre-pivot/*-fips-crypto-policies.sh; do
         [[ -e $_hook ]] || continue
         rm -f "$_hook"
@@ -198,10 +198,10 @@ _bootseal_remove_bypasses() {
     done
 }
 
-# The boot's own code reads the boot's own configuration and keyring, in the tree that was made.
+# Runs the boot's own code in the new tree, which reads its configuration and keyring.
 _bootseal_check_result() {
     local _said _on_refusal _needed _option
-    # What image builders preload (eatmydata, nosync) is not in the initrd, and the loader says so.
+    # Image builders preload libraries (eatmydata, nosync) that are missing in the initrd. The loader would complain.
     _said=$(LD_PRELOAD='' chroot "$initdir" /usr/bin/python3 -ISB /usr/lib/bootseal check-initrd 2>&1) \
         || _bootseal_fatal "$_said"
     read -r _on_refusal _needed <<< "$_said"

@@ -1,42 +1,31 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal [COMMAND]: `boot`, `cleanup`, `guard`, `changed` and `greeting` belong to the units, `check-initrd` to dracut.
+"""bootseal [COMMAND]. `boot` and those of failure.py belong to the units, `check-initrd` to dracut, all others to people.
 
-Every other command belongs to the running system.
-
-No argparse here: this is the way that each boot goes.
+This runs at every boot, so it imports neither argparse nor the program's commands.
 """
 
 import sys
+from collections.abc import Callable
 
 
 def main() -> int:
-    command = sys.argv[1:2]
-    if command == ["boot"]:
-        from . import lazyre
+    """Run the command that the command line names; return its exit status."""
+    match sys.argv[1:2]:
+        case ["boot"]:
+            from . import lazyre
 
-        with lazyre.Later():
-            from . import boot
-        return boot.main()
-    if command == ["cleanup"]:
-        from . import failure
+            with lazyre.Later():
+                from . import boot
+            return boot.main()
+        case ["cleanup" | "guard" | "changed" | "greeting" as name]:
+            from . import failure
 
-        return failure.main()
-    if command == ["guard"]:
-        from . import failure
+            run: Callable[[], int] = getattr(failure, name)
+            return run()
+        case ["check-initrd"]:
+            from . import checkinitrd
 
-        return failure.guard()
-    if command == ["changed"]:
-        from . import failure
-
-        return failure.changed()
-    if command == ["greeting"]:
-        from . import greeting
-
-        return greeting.main()
-    if command == ["check-initrd"]:
-        from . import checkinitrd
-
-        return checkinitrd.check()
+            return checkinitrd.check()
     from .host import cli
 
     return cli.main(sys.argv[1:])

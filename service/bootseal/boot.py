@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One boot, in order. The only file that knows the stages' order, and the only one that catches a Refusal.
+"""One boot, in order. This file alone knows the order of the stages; `bootseal verify` runs the same functions.
 
 Each stage takes what the ones before it returned (values.py) and raises Refusal; none knows another.
 """
@@ -8,66 +8,72 @@ import os
 
 from . import report, verdicts
 from .errors import Refusal, failed
-from .stages import cmdline, config, deployment, enroll, image, kernelkeys, keyring, mount, unverified, verify
+from .record import Machine, Trail
+from .stages import (
+    cmdline,
+    config,
+    deployment,
+    enroll,
+    image,
+    kernelkeys,
+    keyring,
+    mount,
+    origin,
+    unverified,
+    verify,
+)  # fmt: skip
+from .values import BootKeyring, Deployment, KernelKeys, Mounted, Pinned, Policy, Request
 
 
 def main() -> int:
-    """Verifies and mounts the root at /sysroot; returns the exit status. See bootseal.service(8)."""
-    recorder = report.Recorder()
+    """Verify and mount the root at /sysroot; return the exit status. See bootseal.service(8)."""
+    machine = report.this_machine()
+    seen = report.Progress(machine)
     try:
-        if _already_done():
-            return report.again()
-        return _boot(recorder)
+        if _is_done(machine):
+            return report.repeat()
+        seen.tell()
+        boot(seen)
+        return report.succeed(seen)
     except Refusal as refusal:
-        return report.refused(recorder, refusal)
+        return report.refuse(seen, refusal)
     except BaseException as error:  # a bug must not boot, nor exit with 0, and must say so
-        return report.refused(recorder, _unforeseen(error))
+        return report.refuse(seen, _unforeseen(error))
 
 
-def _boot(recorder: report.Recorder) -> int:
-    # No disk until the keyring is sealed.
-    recorder.begin("configuration", "Reading the configuration and the boot keyring...")
-    policy = config.load()
-    boot_keyring = keyring.load(config.certificates("/", keyring.DIRECTORY, keyring.SUFFIXES, policy.voa))
-    recorder.keyring(boot_keyring)
-
-    recorder.begin("keyring", "Loading and sealing the kernel keyring...")
-    kernel_keys = kernelkeys.load(boot_keyring, ring=policy.method != "none", seal=policy.seal)
-    recorder.kernel_keys(kernel_keys)
-
-    recorder.begin("locate", "Looking for the deployment...")
-    request = cmdline.parse(cmdline.read())
-    recorder.debug = request.debug
+def boot(seen: Trail) -> None:
+    """Load and seal the keys before anything is read from the disk; verify and mount the root. Raises Refusal."""
+    policy = seen(config.load())
+    trusted = seen(keyring.load(config.certificates("/", keyring.DIRECTORY, keyring.SUFFIXES, policy.voa)))
+    keys = seen(kernelkeys.load(trusted, digest_keyring=policy.method != "none", seal=policy.seal))
+    request = seen(cmdline.parse(cmdline.read()))
     namespace = mount.private_namespace()
-    found = deployment.locate(request)
-    recorder.deployment(found)
-
-    recorder.begin("verify", "Verifying the composefs digest...")
-    claimed = unverified.read(found, lambda: image.enforced_digest(found))
-    recorder.candidate(claimed)
-    verified = verify.verify(claimed, boot_keyring)
-    recorder.verified(verified)
-    pinned = image.pin(found, verified)
-    recorder.pinned(pinned)
-
-    recorder.begin("enroll", "Enrolling the digest...")
-    enrolled = enroll.enroll(pinned, found, kernel_keys, policy)
-    recorder.enrolled(enrolled)
-
-    recorder.begin("mount", "Mounting the verified root...")
-    mounted = mount.mount(enrolled, found, policy.root, request)
+    place = seen(deployment.locate(request))
+    pinned = verified_image(place, trusted, seen)
+    mounted = mounted_root(pinned, place, keys, policy, request, seen)
     mount.attach(mounted, namespace)
-    recorder.mounted(mounted)
-    return report.verified(recorder)
+    seen(origin.look())
+    seen(mounted)
 
 
-def _already_done() -> bool:
-    """Whether this boot has been verified already and its root is still the one at /sysroot: a second start changes nothing."""
+def verified_image(place: Deployment, trusted: BootKeyring, seen: Trail, sysroot: str = "/sysroot") -> Pinned:
+    """Open the image whose enforced digest a trusted key has signed. Raises Refusal."""
+    claimed = seen(unverified.read(place, lambda: image.enforced_digest(place, sysroot), sysroot))
+    verified = seen(verify.verify(claimed, trusted))
+    return seen(image.pin(place, verified, sysroot))
+
+
+def mounted_root(pinned: Pinned, place: Deployment, keys: KernelKeys, policy: Policy, request: Request, seen: Trail) -> Mounted:
+    """Let the kernel check and keep the digest, and build the root, which nothing can see yet. Raises Refusal."""
+    enrolled = seen(enroll.enroll(pinned, place, keys, policy))
+    return mount.mount(enrolled, place, policy.root, request)
+
+
+def _is_done(machine: Machine) -> bool:
+    """Tell whether this boot has been verified already and its root is still at /sysroot: a restart changes nothing."""
     record = report.load()
-    same_boot = record.get("boot_id") == report.Recorder().record["boot_id"]
-    verified = record.get("verdict") == verdicts.VERIFIED.name
-    digest = record.get("image", {}).get("digest", "")
-    return same_boot and verified and bool(digest) and mount.attached_digest() == digest
+    digest = record.image.digest if record.image else ""
+    return record.is_verified and record.boot_id == machine.boot_id and digest != "" and mount.attached_digest() == digest
 
 
 def _unforeseen(error: BaseException) -> Refusal:
@@ -79,11 +85,11 @@ def _unforeseen(error: BaseException) -> Refusal:
 
 
 def _place(error: BaseException) -> str:
-    """File and line of ours where an exception came from; other modules have no line numbers in an initrd."""
+    """Return file and line of ours where an exception came from. Other modules have no line numbers in an initrd."""
     place, trace = "bootseal", error.__traceback__
     while trace:
         path = trace.tb_frame.f_code.co_filename
-        if os.path.dirname(path).endswith(("/bootseal", "/bootseal/stages", "/bootseal/formats", "/bootseal/linux")):
+        if path.startswith(os.path.dirname(__file__) + "/"):
             place = f"{os.path.basename(path)}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the initrd build runs inside the finished tree: the boot's own code reads the boot's own configuration and keyring.
+"""Check a finished initrd: the boot's own code reads its configuration and keyring there.
 
 So a build fails where a boot would, and a module that is missing from the initrd is found out at once.
 """
@@ -12,9 +12,9 @@ from .values import Policy
 
 
 def check() -> int:
-    """Prints the value of OnRefusal= and the kernel options that are needed; returns 0.
+    """Print the value of OnRefusal= and the required kernel options; return 0.
 
-    On an error prints one line to stderr and returns the exit status that the boot would have.
+    On an error, print one line to stderr and return the exit status that the boot would have.
     """
     try:
         policy = config.load()
@@ -33,7 +33,7 @@ def check() -> int:
 
 
 def kernel_options(policy: Policy) -> list[str]:
-    """Without CONFIG_: what no boot can do without, and with Required=yes what enrolling needs."""
+    """List, without CONFIG_, what every boot needs, and with Required=yes what enrolling needs."""
     options = ["FS_VERITY", "EROFS_FS", "OVERLAY_FS"]
     if policy.method != "none" and policy.required:
         options += ["FS_VERITY_BUILTIN_SIGNATURES", "ASYMMETRIC_PUBLIC_KEY_SUBTYPE"]

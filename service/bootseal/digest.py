@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""fs-verity digests: the value, its text form, the bytes that are signed, and computing one in userspace.
+"""Represent, format and compute fs-verity digests.
 
-Sources: Documentation/filesystems/fsverity.rst, include/uapi/linux/fsverity.h. Only SHA-256 and SHA-512 with 4096-byte
-blocks and no salt: what composefs uses.
+Sources: Documentation/filesystems/fsverity.rst, include/uapi/linux/fsverity.h. Like composefs, this module knows SHA-256 and
+SHA-512 with 4096-byte blocks and without salt only.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ SIZES = {"sha256": 32, "sha512": 64}
 
 
 class Digest(NamedTuple):
-    """An fs-verity digest: the hash of a file's fs-verity descriptor. `value` has 32 (sha256) or 64 (sha512) bytes."""
+    """The hash of a file's fs-verity descriptor. `value` has 32 (sha256) or 64 (sha512) bytes."""
 
     algorithm: str
     value: bytes
@@ -25,13 +25,13 @@ class Digest(NamedTuple):
         return f"{self.algorithm}:{self.value.hex()}"
 
     def formatted(self) -> bytes:
-        """struct fsverity_formatted_digest: magic, le16 algorithm, le16 size, digest. This is what a signature covers."""
+        """Return struct fsverity_formatted_digest, which a signature covers: magic, algorithm, size, digest."""
         number, size = NUMBERS[self.algorithm], len(self.value)
         return b"FSVerity" + number.to_bytes(2, "little") + size.to_bytes(2, "little") + self.value
 
 
 def from_bytes(value: bytes) -> Digest:
-    """The digest whose raw bytes these are, told apart by size. Raises ValueError unless there are 32 or 64."""
+    """Make a Digest of raw bytes, by their count. Raises ValueError unless there are 32 or 64."""
     for algorithm, size in SIZES.items():
         if len(value) == size:
             return Digest(algorithm, value)
@@ -39,14 +39,14 @@ def from_bytes(value: bytes) -> Digest:
 
 
 def of_bytes(content: bytes, algorithm: str) -> Digest:
-    """The fs-verity digest of a file with this content."""
+    """Compute the fs-verity digest of a file with this content."""
     return of_blocks([content], algorithm)
 
 
 def of_blocks(blocks: Iterable[bytes | memoryview], algorithm: str) -> Digest:
-    """The fs-verity digest of a file given as blocks of 4096 bytes, any number of them at once, the last one possibly shorter.
+    """Compute the fs-verity digest of a file from chunks of its content.
 
-    Holds one unfinished block per level of the Merkle tree, so memory stays flat.
+    All chunks but the last must be multiples of 4096 bytes. Memory use is one block per level of the Merkle tree.
     """
     tree = _MerkleTree(algorithm)
     size = 0
@@ -66,7 +66,7 @@ def of_blocks(blocks: Iterable[bytes | memoryview], algorithm: str) -> Digest:
 class _MerkleTree:
     def __init__(self, algorithm: str) -> None:
         self._algorithm = algorithm
-        # Not hashlib.new(): to look the name up for each block of a large image takes a quarter of the time.
+        # Not hashlib.new(), which looks the name up for each block: a quarter of the time for a large image.
         self._new = getattr(hashlib, algorithm)
         self._levels: list[bytearray] = []
 
@@ -77,7 +77,7 @@ class _MerkleTree:
             self._push(0, self._hash(bytes(chunk[full:])))
 
     def root(self) -> bytes:
-        """The root hash; of an empty file it is all zeros."""
+        """Return the root hash. That of an empty file is all zeros."""
         if not self._levels:
             return bytes(SIZES[self._algorithm])
         level = 0
@@ -89,12 +89,12 @@ class _MerkleTree:
         return bytes(self._levels[level])
 
     def _push(self, level: int, values: bytes) -> None:
-        """Adds digests, any number of them."""
+        """Add any number of digests to a level."""
         if values and level == len(self._levels):
             self._levels.append(bytearray())
         while values:
             if len(self._levels[level]) == BLOCK_SIZE:
-                # Only a full block that is followed by more has a parent: a tree of one block is its own root.
+                # A full block gets a parent only when more follows, because the last block is the root.
                 full, self._levels[level] = self._levels[level], bytearray()
                 self._push(level + 1, self._hash(full))
             room = BLOCK_SIZE - len(self._levels[level])

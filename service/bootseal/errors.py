@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The one way a boot is refused: a Refusal, raised by any stage, caught in boot.py alone."""
+"""Define Refusal, by which any stage refuses a boot, and turn errors of system calls into one."""
 
 import errno
 import os
@@ -9,10 +9,10 @@ from .verdicts import Verdict
 
 
 class Refusal(Exception):
-    """A boot that must not go on: which verdict, what was wrong, and where.
+    """A boot that must not continue.
 
-    `what` is one line without a trailing full stop; `path` is the file, directory or kernel argument that it is about.
-    `details` are (name, value): what was compared with what.
+    `what` is one line without a full stop; `path` is the file, directory or kernel argument concerned. `details` are pairs of
+    name and value, such as the digest and the signer that were compared.
     """
 
     def __init__(
@@ -26,25 +26,26 @@ class Refusal(Exception):
         super().__init__(f"refused ({verdict.name}): {self.what}: {self.path}")
 
 
-# A disk that fails: the errors of the kernel's block layer, and a device that is gone (ENXIO). A filesystem whose structures
-# make no sense (EUCLEAN, in the kernel EFSCORRUPTED) or have a wrong checksum (EBADMSG, in the kernel EFSBADCRC).
-# Without ENODEV: it also means a filesystem that the kernel does not have.
+# A failing disk: the errors of the kernel's block layer, and a device that is gone (ENXIO). A corrupted filesystem: EUCLEAN
+# (EFSCORRUPTED in the kernel), or EBADMSG for a wrong checksum (EFSBADCRC). Without ENODEV, which also means that the kernel
+# lacks a filesystem.
 DISK_FAILED = frozenset(
     {
         errno.EIO, errno.ETIMEDOUT, errno.ETIME, errno.ENOLINK, errno.EREMOTEIO, errno.EBADE, errno.ENODATA, errno.EILSEQ,
         errno.ENXIO, errno.EUCLEAN, errno.EBADMSG,
     }
 )  # fmt: skip
-# A machine that is short of memory or descriptors: the fault of neither the disk nor a path.
+# A machine out of memory or descriptors: neither the disk nor the path is at fault.
 EXHAUSTED = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
-# A path that leads to nothing below the directory where it starts.
+# A path that does not lead to anything below the directory where it starts.
 LEADS_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV})
 
 
 def failed(error: OSError, verdict: Verdict, what: str, path: str) -> Refusal:
-    """Return the Refusal for a failed system call: `io-error` for a failed disk, `mount-failed` for an exhausted machine.
+    """Return the Refusal for a failed system call.
 
-    Any other errno gets `verdict`. Callers must first handle an errno of DISK_FAILED that means something else to them.
+    A failing disk gets `io-error`, a machine out of resources `mount-failed`, any other errno `verdict`. Callers must first
+    handle an errno of DISK_FAILED that means something else to them.
     """
     if error.errno in DISK_FAILED:
         verdict = verdicts.IO_ERROR
@@ -54,7 +55,7 @@ def failed(error: OSError, verdict: Verdict, what: str, path: str) -> Refusal:
 
 
 def unreadable(error: OSError, bad: Verdict, path: str) -> Refusal:
-    """Return the Refusal for a file that cannot be opened or read; fs-verity may be enabled on it.
+    """Return the Refusal for a file, possibly with fs-verity, that cannot be opened or read.
 
     `bad` is the verdict for a file whose built-in signature the kernel rejects.
     """
@@ -63,21 +64,21 @@ def unreadable(error: OSError, bad: Verdict, path: str) -> Refusal:
         return Refusal(bad, f"{what}: {reason(error)}", path)
     if error.errno in (errno.EOPNOTSUPP, errno.ENOPKG):
         return failed(error, verdicts.UNSUPPORTED, "the kernel lacks the fs-verity that the file needs", path)
-    # fs-verity's words for its own metadata if they make no sense.
+    # How fs-verity reports that its own metadata is corrupted.
     damaged = error.errno in (errno.EINVAL, errno.EMSGSIZE)
     return failed(error, verdicts.IO_ERROR if damaged else verdicts.MOUNT_FAILED, "cannot be read", path)
 
 
 def reason(error: OSError) -> str:
-    """The error as 'Input/output error (EIO)'."""
+    """Format an error as in 'Input/output error (EIO)'."""
     number = error.errno or 0
     return f"{os.strerror(number)} ({_NAMES.get(number, number)})"
 
 
-# Of the two names that one number has on Linux, the one of the manual pages.
+# One number has two names on Linux. The manual pages use this one.
 _NAMES = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
 
 
 def printable(text: str) -> str:
-    """The text without control, non-ASCII or surrogate characters: names from the disk reach a terminal."""
+    """Escape control, non-ASCII and surrogate characters, because names from the disk reach a terminal."""
     return "".join(c if " " <= c <= "~" else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

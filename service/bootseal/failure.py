@@ -1,69 +1,93 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What systemd runs after the service ended otherwise than well: puts back what a kill left, and gives that end a verdict.
+"""The commands that run when a boot did not go well: undo what a kill left, give it a verdict, and tell people.
 
-ExecStopPost= of bootseal.service; $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS are systemd's, see systemd.exec(5). Also what
-bootseal-guard.service runs when the service never did.
+`cleanup` is ExecStopPost= of bootseal.service; systemd sets $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS, see
+systemd.exec(5). `guard` is bootseal-guard.service, `changed` runs before the switch, `greeting` before an emergency shell.
 """
 
 import os
 
 from . import report, verdicts
 from .errors import Refusal, reason
+from .record import Noted, Record, Trail
 from .stages import enable, lastlook, mount
 
 _SERVICE = "bootseal.service"
 _TEXTS = {"timeout": "out of time", "signal": "killed", "watchdog": "out of time", "oom-kill": "out of memory"}
+_INDENT = 18
+_GO_ON = "'systemctl restart bootseal.service' and leave this shell, or reboot and choose another boot entry"
+_REBOOT = "reboot"
+_MORE = "journalctl -b -u bootseal.service; /run/bootseal/boot.json; the manual page bootseal.service(8)"
 
 
-def main() -> int:
-    """ExecStopPost= of the service. Returns 0, whatever happened: the service has failed already."""
+def cleanup() -> int:
+    """Return 0 whatever happened: the service has failed already."""
     result = os.environ.get("SERVICE_RESULT", "")
     if result == "success":
         return 0
-    recorder = report.Recorder()
+    trail = Trail(report.this_machine())
     for undo in (mount.detach, enable.restore_read_only):
         try:
             undo()
-        except Exception as error:  # whatever it is, the other steps are tried and the end gets its verdict
+        except Exception as error:  # the other step must run, and the end needs its verdict
             why = reason(error) if isinstance(error, OSError) else repr(error)
-            recorder.note(verdicts.NOT_PUT_BACK, f"could not put back what was begun: {why}")
-    if not _reported():
-        report.refused(recorder, _end(result))
+            trail(Noted(verdicts.NOT_PUT_BACK, f"could not put back what was begun: {why}"))
+    if not _is_reported():
+        report.refuse(trail, _early_end(result))
     return 0
 
 
 def guard() -> int:
-    """bootseal-guard.service: the moment for a verdict has passed and no record of one is there.
-
-    Returns 0 only if a verified root is attached all the same: the record could not be written.
-    """
+    """Refuse the boot if the service left no record. Return 0 if a verified root is attached nevertheless."""
     if mount.attached_digest():
         return 0
     what = "it never ran: masked, missing, or the physical root could not be mounted"
-    return report.refused(report.Recorder(), Refusal(verdicts.INTERRUPTED, what, _SERVICE))
+    return report.refuse(Trail(report.this_machine()), Refusal(verdicts.INTERRUPTED, what, _SERVICE))
 
 
 def changed() -> int:
-    """initrd-switch-root.service: the last look found other mounts than were attached. Never returns 0."""
+    """Refuse the switch because the mounts are not those that were attached. Never return 0."""
     try:
         what = f"other mounts than bootseal.service attached: {lastlook.difference() or 'while they were compared'}"
     except (OSError, ValueError):
-        return report.refused(
-            report.Recorder(), Refusal(verdicts.INTERRUPTED, "no verified root is attached", lastlook.SYSROOT)
+        return report.refuse(
+            Trail(report.this_machine()), Refusal(verdicts.INTERRUPTED, "no verified root is attached", lastlook.SYSROOT)
         )
-    return report.refused(report.resumed(), Refusal(verdicts.CHANGED, what, lastlook.SYSROOT))
+    return report.overrule(Refusal(verdicts.CHANGED, what, lastlook.SYSROOT))
 
 
-def _end(result: str) -> Refusal:
-    """An end by itself, without a verdict, is an error of ours or of what the initrd holds: a module is missing there, say."""
+def greeting() -> int:
+    """Repeat the report of a refused boot above the emergency shell's prompt, on every console. Return 0."""
+    record = report.load()
+    if record.verdict and not record.is_verified:
+        for line in _greeting(record):
+            report.console(line)
+    return 0
+
+
+def _early_end(result: str) -> Refusal:
+    """Explain an end without a verdict. An exit is a defect of bootseal or of the initrd, such as a missing module."""
     status = os.environ.get("EXIT_STATUS", "")
     if result == "exit-code":
         return Refusal(verdicts.INTERNAL, f"it ended with status {status} and left no verdict", _SERVICE)
     return Refusal(verdicts.INTERRUPTED, _TEXTS.get(result, f"ended early ({result})"), _SERVICE)
 
 
-def _reported() -> bool:
-    """Whether the service exited by itself with a verdict's own status, and so has said everything."""
+def _is_reported() -> bool:
+    """Tell whether the service exited by itself with a verdict's own status, and so has reported it."""
     known = {str(verdict.exit_status) for verdict in verdicts.VERDICTS if verdict is not verdicts.INTERRUPTED}
     ended = os.environ.get("EXIT_CODE") == "exited" and os.environ.get("EXIT_STATUS") in known
-    return ended and bool(report.load())
+    return ended and report.load().verdict is not None
+
+
+def _greeting(record: Record) -> list[str]:
+    rows = [
+        ("", record.message or ""),
+        *((detail.name, detail.value) for detail in record.details or ()),
+        ("what to do", record.hint or ""),
+        *(("note", text) for text in record.notes or ()),
+        ("then", _REBOOT if record.verdict == verdicts.CHANGED.name else _GO_ON),
+        ("more", _MORE),
+    ]
+    lines = [f"  {name:{_INDENT}}{value}" if name else f"  {value}" for name, value in rows]
+    return ["", "bootseal: this boot was refused", *lines, ""]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Regular expressions that are compiled when they are first used, for modules imported within Later().
+"""Compile regular expressions of modules imported within Later() when they are first used.
 
-cryptography compiles the grammar of RFC 4514 when it is imported, which would be a seventh of a boot's time. No boot parses
-such a name. Imports nothing of ours.
+cryptography compiles the grammar of RFC 4514 when it is imported, which takes a seventh of a boot's time. A boot never parses
+such names.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Later:
-    """Context manager: re.compile() only notes down what it was given."""
+    """A context manager in which re.compile() only stores its arguments."""
 
     def __enter__(self) -> None:
         re.compile = _Pattern  # type: ignore[assignment]
@@ -21,7 +21,7 @@ class Later:
 
 
 class _Pattern:
-    """Becomes a real pattern with the first attribute that is asked for."""
+    """Compiles the pattern when an attribute is used."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._arguments, self._named = arguments, named

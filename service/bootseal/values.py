@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What one stage hands to the next. Immutable; no behaviour; descriptors are plain ints that live as long as the process.
+"""Values that one stage hands to the next: immutable, without behaviour.
 
-Trust grows along these types: a Candidate came from the disk, a Verified digest was signed by a key of the boot keyring, a
-Pinned image is the open file whose enforced digest is the verified one, an Enrolled one has been through the kernel. mount
-takes nothing less. `Verified`, `Pinned` and `Enrolled` are each built in one place (a test says so).
+Trust grows along these types. An Unverified came from the disk. A key of the boot keyring signed a Verified digest. A Pinned
+image is the open file whose enforced digest is the verified one. The kernel has taken the digest of an Enrolled image, and
+mount takes nothing less. A test allows one module to make each of Verified, Pinned and Enrolled.
+
+Descriptors live as long as the process.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,9 +15,12 @@ from .digest import Digest
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+# How configuration files and the kernel command line spell a truth value, as in systemd.
+BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+
 
 class RootConfig(NamedTuple):
-    """What the root looks like: ostree/prepare-root.conf of the initrd, see ostree-prepare-root(1)."""
+    """How the root is mounted: ostree/prepare-root.conf of the initrd, see ostree-prepare-root(1)."""
 
     sysroot_readonly: bool
     root_transient: bool
@@ -35,7 +40,7 @@ class Policy(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What the kernel command line asks for."""
+    """The arguments of the kernel command line that bootseal obeys."""
 
     ostree: str
     init: str
@@ -43,7 +48,7 @@ class Request(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """A usable certificate of the boot keyring. `issuer` is the DER of the name, `serial` that of the INTEGER's content."""
+    """A usable certificate of the boot keyring: `issuer` is the DER of a name, `serial` an INTEGER's content."""
 
     path: str
     der: bytes
@@ -65,23 +70,24 @@ class BootKeyring(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A step that failed and does not weaken what userspace verified. `unsupported`: the kernel has no such thing."""
+    """A step that failed without weakening what userspace verified. `unsupported`: the kernel lacks it."""
 
     what: str
     unsupported: bool
 
 
 class KernelKeys(NamedTuple):
-    """What the kernel holds of the boot keyring, by the SHA-256 of the certificate: a key's serial, or the errno instead.
+    """The keys of the boot keyring in the kernel.
 
-    `anchored` are the certificates that are in `.fs-verity`; `ring` is the keyring `bootseal`, if that is in it, too;
-    `gaps` is what else could not be done.
+    `loaded`, `unloaded`: by the SHA-256 of the certificate, the serial of its key, or the errno instead.
+    `in_fsverity_keyring`: the certificates that `.fs-verity` holds. `digest_keyring`: the keyring `bootseal`, if `.fs-verity`
+    holds it. `gaps`: steps that failed.
     """
 
     loaded: dict[str, int]
     unloaded: dict[str, int]
-    anchored: frozenset[str]
-    ring: int | None
+    in_fsverity_keyring: frozenset[str]
+    digest_keyring: int | None
     sealed: bool
     gaps: tuple[Gap, ...]
 
@@ -102,7 +108,7 @@ class Deployment(NamedTuple):
 
 
 class Unverified(NamedTuple):
-    """Bytes from the disk, read once, believed by nobody yet. `stands_in`: the digest is the one the image enforces."""
+    """Bytes from the disk, read once and not checked. `stands_in`: the digest is the image's own."""
 
     digest: bytes
     stands_in: bool
@@ -116,10 +122,10 @@ class Signer(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """A digest that a key of the boot keyring signed. Built in verify.py alone.
+    """A digest that a key of the boot keyring signed. verify.py alone makes one.
 
-    `signed` is the fs-verity digest of the digest file, which is what the signature covers; `signature` the PKCS#7 message,
-    `value` the bare signature within, `hash_name` the hash that it was made over.
+    `signed` is the fs-verity digest of the digest file, which the signature covers. `signature` is the PKCS#7 message, `value`
+    the bare signature in it, and `hash_name` the hash that was signed.
     """
 
     digest: Digest
@@ -131,7 +137,7 @@ class Verified(NamedTuple):
 
 
 class Pinned(NamedTuple):
-    """The open image whose fs-verity digest, enforced by the kernel, is the verified one. Built in image.py alone."""
+    """The open image for which the kernel enforces the verified digest. image.py alone makes one."""
 
     verified: Verified
     fd: int
@@ -140,7 +146,7 @@ class Pinned(NamedTuple):
 
 
 class Enrolled(NamedTuple):
-    """A pinned image, and how the kernel took its digest. Built in enroll.py alone."""
+    """A pinned image, and how the kernel took its digest. enroll.py alone makes one."""
 
     pinned: Pinned
     method: str
@@ -151,16 +157,16 @@ class Enrolled(NamedTuple):
 
 
 class Release(NamedTuple):
-    """The name of the image and its version, as the verified root's own os-release has them; empty: unknown."""
+    """Name and version of the image in the os-release file of the verified root; empty if unknown."""
 
     id: str
     version: str
 
 
 class Mounted(NamedTuple):
-    """The finished tree, detached from every namespace, and the options that the kernel reports for its overlay.
+    """The finished tree, detached from every namespace, and its overlay's options as the kernel has them.
 
-    `identities` is what the last look before the switch compares (lastlook.py).
+    The last look before the switch compares `identities` (lastlook.py).
     """
 
     tree_fd: int
@@ -169,3 +175,9 @@ class Mounted(NamedTuple):
     ostree_booted: bytes
     not_covered: tuple[str, ...]
     release: Release = Release("", "")
+
+
+class Origin(NamedTuple):
+    """Names of what reached this initrd, itself included, and is not known to be authenticated."""
+
+    unauthenticated: tuple[str, ...]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every verdict there is: exit status, journal MESSAGE_ID, and what to do about it; every note. Imports nothing of ours.
+"""Define every verdict, with exit status, journal MESSAGE_ID and hint, and every note.
 
-Exit statuses carry the sysexits(3) meanings that systemd.exec(5) lists; 0 to 78 only, since 200 and above belong to systemd.
-The ids are those of packaging/bootseal.catalog; a test compares the two.
+Exit statuses have the sysexits(3) meanings that systemd.exec(5) lists, because 200 and above belong to systemd. The ids are
+those of packaging/bootseal.catalog; a test compares the two.
 """
 
 from typing import NamedTuple
@@ -74,7 +74,7 @@ WRONG_SIGNATURE = Verdict(
     "wrong-signature",
     77,
     "12c6a28d7a2e4bf0a08336f15b2b1359",
-    "the signature belongs to another digest: sign this one, or boot another deployment",
+    "sign this digest, or boot another deployment: the signature belongs to another digest",
 )
 IMAGE_UNSEALED = Verdict(
     "image-unsealed",
@@ -86,7 +86,7 @@ IMAGE_MISMATCH = Verdict(
     "image-mismatch",
     77,
     "4e9dfd0ed81a4a7cb6e2fe0e24e9f270",
-    "the image is not the one that was signed: deploy again, or boot another deployment",
+    "deploy again, or boot another deployment: the image is not the one that was signed",
 )
 NO_KEYS = Verdict(
     "no-keys",
@@ -110,42 +110,42 @@ IO_ERROR = Verdict(
     "io-error",
     74,
     "a599ed6728bc4f09b5b5dfc966e69595",
-    "the disk failed or its content was changed: check the kernel log and the disk, then deploy again",
+    "check the kernel log and the disk, then deploy again: the disk failed, or its content was changed",
 )
 ENROLL_FAILED = Verdict(
     "enroll-failed",
     71,
     "494c7781051949c3a6214aca384073ac",
-    "see what the kernel said in 'dmesg'; [Enroll] Required=no lets a boot go on that the kernel merely cannot check",
+    "look for the kernel's reason in 'dmesg'; to boot where the kernel cannot check at all, set [Enroll] Required=no",
 )
 MOUNT_FAILED = Verdict(
     "mount-failed",
     71,
     "5e231683efbb480bb98da67268ec0893",
-    "see what the kernel said in 'dmesg'; a damaged image or object needs a new deployment",
+    "look for the kernel's reason in 'dmesg'; if the image or an object is damaged, deploy again",
 )
 CHANGED = Verdict(
     "changed",
     71,
     "fdb8335f91db4f18b40a17f45477fbb9",
-    "boot again; if it happens each time, find the dracut hook or unit that mounts there ('journalctl -b'), and leave it out",
+    "boot again; if it recurs, find the dracut hook or unit that mounts there ('journalctl -b'), and omit it",
 )
 INTERRUPTED = Verdict(
     "interrupted",
     1,
     "ec7f5ebfead04be28cc43346b8c31987",
-    "boot again; if it happens each time, 'systemctl status bootseal.service' and rd.bootseal.debug tell how far it came",
+    "boot again; if it recurs, find the last step with rd.bootseal.debug and 'systemctl status bootseal.service'",
 )
 INTERNAL = Verdict(
     "internal",
     70,
     "11cf2a8b89704812b573be687363a312",
-    "this is a bug of bootseal: boot another deployment and report the journal of this boot",
+    "boot another deployment, and report this bug of bootseal with the journal of this boot",
 )
 
 
 class Note(NamedTuple):
-    """Something that is said beside a verdict."""
+    """A message of a boot beside its verdict."""
 
     name: str
     message_id: str

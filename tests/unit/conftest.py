@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A fixture of several files; and tests that need root say so instead of failing."""
+"""Define fixtures of several files, and skip tests that need root."""
 
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bootseal import report
+from bootseal.linux import console
 from unit.support import Sysroot
 
 
@@ -22,13 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _too_long(*_: object) -> None:
-    # No OSError, which the code under test may catch.
+    # Not an OSError, which the code under test may catch.
     pytest.fail("the test hangs")
 
 
 @pytest.fixture(autouse=True)
 def _time_limit() -> Iterator[None]:
-    """A read that blocks (a FIFO in place of a file, say) is a failure, not a wait."""
+    """Fail a test that hangs, for example because it opens a FIFO instead of a file."""
     before = signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(900)
     yield
@@ -39,11 +41,29 @@ def _time_limit() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_consoles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of this machine are not for tests."""
-    monkeypatch.setattr(report, "_CONSOLES", "/proc/none")
-    monkeypatch.setattr(report, "_CONSOLE", "/proc/none")
+    monkeypatch.setattr(console, "CONSOLES", "/proc/none")
+    monkeypatch.setattr(console, "CONSOLE", "/proc/none")
 
 
 @pytest.fixture
 def sysroot(tmp_path: Path) -> Sysroot:
-    """A physical root with one deployment."""
+    """Make a physical root with one deployment."""
     return Sysroot(tmp_path / "sysroot")
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of an EROFS image with a small root, for unit/mounting.py."""
+    tool = shutil.which("mkfs.erofs")
+    if not tool:
+        pytest.skip("no mkfs.erofs program")
+    place = tmp_path_factory.mktemp("image")
+    for name in ("usr/lib/systemd", "usr/etc", "etc", "var", "sysroot", "boot"):
+        (place / "root" / name).mkdir(parents=True)
+    (place / "root/usr/lib/systemd/systemd").write_bytes(b"init" * 3000)
+    (place / "root/usr/etc/hostname").write_text("pristine")
+    (place / "root/usr/lib/os-release").write_text("ID=debian\nVERSION_ID=13\n")
+    (place / "root/usr/local").symlink_to("../var/usrlocal")
+    (place / "root/usr/etc/systemd").symlink_to("../var/systemd")
+    subprocess.run([tool, "-d0", place / "image", place / "root"], check=True, capture_output=True)
+    return str(place / "image")

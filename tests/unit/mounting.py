@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A root directory that looks like an initrd, in which a test mounts a whole root; its image holds its files itself."""
+"""Run code as root in a mount namespace and a root directory that look like an initrd.
 
-import shutil
-import subprocess
+The root directory has its own /run, and at /sysroot a physical root with a deployment. The rest of the machine is mounted
+into it.
+"""
+
 from pathlib import Path
-
-import pytest
 
 from unit.support import run_python
 
@@ -20,7 +20,7 @@ from unit import support
 from unit.support import request, verified, Sysroot
 from pathlib import Path
 
-mount._MANAGER = "self"  # that of this machine is elsewhere
+mount._MANAGER = "self"  # PID 1 of this machine is in another namespace
 
 def initrd(place):
     syscall.unshare(mountapi.CLONE_NEWNS)
@@ -34,7 +34,7 @@ def initrd(place):
             os.mkdir(place + path)
             syscall.mount(path, place + path, None, 4096 | mountapi.MS_REC)
     os.mkdir(place + "/run"); os.mkdir(place + "/sysroot")
-    # As switch_root does: setns() leads to the topmost mount at the namespace's root, and knows of no chroot.
+    # As switch_root does, because setns() leads to the topmost mount at the namespace's root, not to a chroot.
     os.chdir(place)
     syscall.mount(place, "/", None, 8192)
     os.chroot(".")
@@ -73,25 +73,7 @@ image = sys.argv[2]
 """
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Make an EROFS image with a small operating system."""
-    tool = shutil.which("mkfs.erofs")
-    if not tool:
-        pytest.skip("no mkfs.erofs program")
-    place = tmp_path_factory.mktemp("image")
-    for name in ("usr/lib/systemd", "usr/etc", "etc", "var", "sysroot", "boot"):
-        (place / "root" / name).mkdir(parents=True)
-    (place / "root/usr/lib/systemd/systemd").write_bytes(b"init" * 3000)
-    (place / "root/usr/etc/hostname").write_text("pristine")
-    (place / "root/usr/lib/os-release").write_text("ID=debian\nVERSION_ID=13\n")
-    (place / "root/usr/local").symlink_to("../var/usrlocal")
-    (place / "root/usr/etc/systemd").symlink_to("../var/systemd")
-    subprocess.run([tool, "-d0", place / "image", place / "root"], check=True, capture_output=True)
-    return str(place / "image")
-
-
 def in_initrd(code: str, image: str, tmp_path: Path) -> list[str]:
-    """Run code after INITRD in a process of its own, as root; return the lines that it printed."""
+    """Run code in an initrd on this machine, after INITRD; return the lines that it prints."""
     (tmp_path / "initrd").mkdir(exist_ok=True)
     return run_python(INITRD + code, str(tmp_path / "initrd"), image).splitlines()

@@ -5,6 +5,7 @@ import datetime
 import errno
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from bootseal import digest
 from bootseal.digest import Digest
 from bootseal.errors import Refusal
+from bootseal.record import Machine, Trail
 from bootseal.stages import keyring
 from bootseal.values import (
     BootKeyring,
@@ -31,8 +33,11 @@ from bootseal.values import (
     Enrolled,
     Gap,
     KernelKeys,
+    Mounted,
+    Origin,
     Pinned,
     Policy,
+    Release,
     Request,
     RootConfig,
     Signer,
@@ -305,8 +310,9 @@ def policy(**changes: Any) -> Policy:
 
 def kernel_keys(**changes: Any) -> KernelKeys:
     sha256 = verified().signer.certificate.sha256
-    anchored = frozenset({sha256})
-    made = KernelKeys(loaded={sha256: 11}, unloaded={}, anchored=anchored, ring=22, sealed=True, gaps=())
+    made = KernelKeys(
+        loaded={sha256: 11}, unloaded={}, in_fsverity_keyring=frozenset({sha256}), digest_keyring=22, sealed=True, gaps=()
+    )
     return made._replace(**changes)
 
 
@@ -367,6 +373,40 @@ EVERY_ERRNO = sorted(errno.errorcode)
 def errno_name(number: int) -> str:
     """The name by which the manual pages call it."""
     return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode[number]
+
+
+def elf(interpreter: str, *, order: str = "<", size: int = 9000) -> bytes:
+    """Return a 64-bit ELF file with a PT_LOAD and, if a name is given, a PT_INTERP header."""
+    name = interpreter.encode() + b"\0"
+    headers = struct.pack(order + "IIQQQQQQ", 1, 5, 0, 0, 0, 0, 0, 0)
+    headers += struct.pack(order + "IIQQQQQQ", 3 if interpreter else 4, 4, 176, 0, 0, len(name), len(name), 1)
+    head = b"\x7fELF\x02" + (b"\1" if order == "<" else b"\2") + b"\1" + bytes(9)
+    head += struct.pack(order + "HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    return (head + headers + name).ljust(size, b"\0")
+
+
+def seen_boot(**changes: Any) -> Trail:
+    """The trail of a whole boot."""
+    trail = Trail()
+    values = {
+        "machine": Machine("11111111-2222-3333-4444-555555555555", "6.12", "0.1"),
+        "keyring": trusting("p256", "p384")._replace(skipped=changes.pop("skipped", ())),
+        "kernel_keys": kernel_keys(),
+        "deployment": deployment(),
+        "unverified": candidate(b"", stands_in=changes.pop("stands_in", False)),
+        "verified": verified(),
+        "pinned": pinned(),
+        "enrolled": enrolled(),
+        "origin": Origin(("initrd", "kernel command line")),
+        "mounted": mounted(changes.pop("release", Release("edge", "41.3"))),
+    }
+    for value in (values | changes).values():
+        trail(value)
+    return trail
+
+
+def mounted(release: Release) -> Mounted:
+    return Mounted(-1, "ro,verity=require", b"", b"", ("/etc", "/var", "/opt -> /var/opt"), release)
 
 
 def project_files() -> list[Path]:

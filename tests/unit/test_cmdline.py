@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""cmdline.py: threats 1 to 12; quoting as next_arg() of the kernel's lib/cmdline.c does it."""
+"""Test cmdline.py: every malformed command line is refused, and quoting follows next_arg() of the kernel."""
 
 from pathlib import Path
 
@@ -73,24 +73,24 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", ACCEPTED.values(), ids=ACCEPTED)
-def test_accepted(text: str) -> None:
+def test_ostree_target_is_accepted(text: str) -> None:
     expected = text[text.index("/") :] if text.startswith("ostree=/ostree/aaa") else TARGET
     assert cmdline.parse(text).ostree == expected
 
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
-def test_refused(text: str) -> None:
+def test_malformed_command_line_is_refused(text: str) -> None:
     found = refusal(cmdline.parse, text)
     assert found.verdict.name == "bad-command-line"
     assert all(" " <= c <= "~" for c in str(found) + found.hint)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "root=/dev/vda rw", f"-- {OSTREE}", 'a="ostree=/ostree/x"'])
-def test_no_ostree_is_no_deployment(text: str) -> None:
+def test_missing_ostree_is_no_deployment(text: str) -> None:
     assert verdict(cmdline.parse, text) == "no-deployment"
 
 
-def test_a_quoted_space_belongs_to_the_path() -> None:
+def test_quoted_space_is_part_of_the_path() -> None:
     assert cmdline.parse('ostree="/ostree/boot.1/a b"').ostree == "/ostree/boot.1/a b"
 
 
@@ -109,18 +109,18 @@ def test_a_quoted_space_belongs_to_the_path() -> None:
         ("a --b", [("a", None), ("--b", None)]),
     ],
 )
-def test_split(text: str, expected: list[tuple[str, str | None]]) -> None:
+def test_split_into_keys_and_values(text: str, expected: list[tuple[str, str | None]]) -> None:
     assert cmdline.split(text) == expected
 
 
 @pytest.mark.parametrize("separator", [" ", "\t", "\n", "\v", "\f", "\r"])
-def test_whitespace_of_the_kernel(separator: str) -> None:
+def test_kernel_whitespace_separates_arguments(separator: str) -> None:
     assert cmdline.split(f"a{separator}b") == [("a", None), ("b", None)]
 
 
 @pytest.mark.parametrize("character", ["\x1c", "\x1f", "\x85", "\u2003", "\u3000"], ids=ascii)
-def test_other_whitespace_does_not_separate(character: str) -> None:
-    """Python takes more characters for white space than isspace() of the kernel does."""
+def test_other_whitespace_does_not_separate_arguments(character: str) -> None:
+    """Python's str.isspace() accepts more characters than isspace() of the kernel."""
     assert cmdline.split(f"a{character}b") == [(f"a{character}b", None)]
 
 
@@ -137,7 +137,7 @@ def test_other_whitespace_does_not_separate(character: str) -> None:
         ("xrd.bootseal.debug", False),
     ],
 )
-def test_debug(argument: str, *, debug: bool) -> None:
+def test_debug_argument(argument: str, *, debug: bool) -> None:
     assert cmdline.parse(f"{OSTREE} {argument}").debug is debug
 
 
@@ -152,29 +152,29 @@ def test_debug(argument: str, *, debug: bool) -> None:
         ("init=/a init=", "/a"),
     ],
 )
-def test_init(argument: str, init: str) -> None:
+def test_last_init_argument_counts(argument: str, init: str) -> None:
     assert cmdline.parse(f"{OSTREE} {argument}").init == init
 
 
-def test_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_keeps_invalid_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "cmdline"
     path.write_bytes(b"a=\xff b\n")
     monkeypatch.setattr(cmdline, "PATH", str(path))
     assert cmdline.read() == "a=\udcff b\n"
 
 
-def test_a_carriage_return_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_keeps_carriage_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "cmdline"
     path.write_bytes(b'a="b\rc\r\nd"\n')
     monkeypatch.setattr(cmdline, "PATH", str(path))
     assert cmdline.split(cmdline.read()) == [("a", "b\rc\r\nd")]
 
 
-def test_read_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_without_proc_is_internal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cmdline, "PATH", str(tmp_path / "missing"))
     assert verdict(cmdline.read) == "internal"
 
 
-def test_read_denied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_denied_is_internal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builtins.open", raising(13))
     assert verdict(cmdline.read) == "internal"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""config.py: precedence, masking, and that nothing misspelt is ever ignored."""
+"""Test config.py: precedence, masking, and that misspelt keys and values are never ignored."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def method(name: str) -> str:
     return f"[Enroll]\nMethod={name}\n"
 
 
-def test_without_a_file(tmp_path: Path) -> None:
+def test_missing_files_give_the_defaults(tmp_path: Path) -> None:
     assert config.load(str(tmp_path)) == DEFAULT
 
 
@@ -63,7 +63,7 @@ VALUES: dict[str, tuple[str, str, Any]] = {
 
 
 @pytest.mark.parametrize("line", VALUES)
-def test_value(line: str, tmp_path: Path) -> None:
+def test_valid_value_is_read(line: str, tmp_path: Path) -> None:
     section, name, value = VALUES[line]
     policy = config.load(write(tmp_path, {"etc/bootseal/bootseal.conf": f"{section}\n{line}\n"}))
     assert policy == DEFAULT._replace(**{name: value})
@@ -103,12 +103,12 @@ BAD = {
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("name", ["etc/bootseal/bootseal.conf", "usr/lib/bootseal/bootseal.conf.d/10-x.conf"])
-def test_refused(text: str, name: str, tmp_path: Path) -> None:
+def test_invalid_file_is_bad_config(text: str, name: str, tmp_path: Path) -> None:
     found = refusal(config.load, write(tmp_path, {name: text}))
     assert (found.verdict.name, found.path) == ("bad-config", str(tmp_path / name))
 
 
-def test_invalid_utf8(tmp_path: Path) -> None:
+def test_invalid_utf8_is_bad_config(tmp_path: Path) -> None:
     path = Path(write(tmp_path, {"etc/bootseal/bootseal.conf": ""}), "etc/bootseal/bootseal.conf")
     path.write_bytes(b"[Enroll]\nMethod=none\xff\n")
     found = refusal(config.load, str(tmp_path))
@@ -118,20 +118,20 @@ def test_invalid_utf8(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["etc/bootseal/bootseal.conf", "etc/bootseal/bootseal.conf.d/a.conf", "etc/ostree/prepare-root.conf"]
 )
-def test_dangling_link(name: str, tmp_path: Path) -> None:
+def test_dangling_link_is_bad_config(name: str, tmp_path: Path) -> None:
     assert verdict(config.load, write(tmp_path, {name: "-> /nonexistent"})) == "bad-config"
 
 
 @pytest.mark.parametrize("name", ["etc/bootseal/bootseal.conf", "usr/lib/bootseal/bootseal.conf.d/a.conf"])
-def test_a_directory_in_place_of_the_file(name: str, tmp_path: Path) -> None:
+def test_directory_is_bad_config(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir(parents=True)
     found = refusal(config.load, str(tmp_path))
     assert (found.verdict.name, found.what) == ("bad-config", "cannot be read: Is a directory (EISDIR)")
 
 
 @pytest.mark.parametrize("end", "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
-def test_only_a_newline_ends_a_line(end: str, tmp_path: Path) -> None:
-    """As ostree reads prepare-root.conf: what is a comment to it must not be a setting to us."""
+def test_only_newlines_end_lines(end: str, tmp_path: Path) -> None:
+    """ostree splits prepare-root.conf so: its comment must not be our setting."""
     path = Path(write(tmp_path, {"etc/bootseal/bootseal.conf": ""}), "etc/bootseal/bootseal.conf")
     path.write_bytes(f"[Enroll]\n# x{end}Method=none\n".encode())
     assert config.load(str(tmp_path)).method == "keyring"
@@ -141,7 +141,7 @@ def test_only_a_newline_ends_a_line(end: str, tmp_path: Path) -> None:
     assert verdict(config.load, str(tmp_path)) == ("accepted" if end == "\r" else "bad-config")
 
 
-def test_a_file_of_the_largest_size(tmp_path: Path) -> None:
+def test_largest_file_is_read_and_counted_in_bytes(tmp_path: Path) -> None:
     path = Path(write(tmp_path, {"etc/bootseal/bootseal.conf": ""}), "etc/bootseal/bootseal.conf")
     path.write_bytes(b"#" * config.MAX_SIZE)
     assert config.load(str(tmp_path)) == DEFAULT
@@ -183,7 +183,7 @@ def test_a_bad_file_that_is_masked_is_not_read(tmp_path: Path) -> None:
     assert config.load(write(tmp_path, files)) == DEFAULT
 
 
-def test_keys_of_several_files_add_up(tmp_path: Path) -> None:
+def test_keys_of_several_files_are_merged(tmp_path: Path) -> None:
     files = {ETC: method("fsverity"), ETC + ".d/1.conf": "[Enroll]\nRequired=yes", USR + ".d/2.conf": "[Keyring]\nSeal=no"}
     assert config.load(write(tmp_path, files)) == DEFAULT._replace(method="fsverity", required=True, seal=False)
 
@@ -260,11 +260,11 @@ PREPARE_ROOT: dict[str, tuple[str, RootConfig]] = {
 
 @pytest.mark.parametrize(("text", "expected"), PREPARE_ROOT.values(), ids=PREPARE_ROOT)
 @pytest.mark.parametrize("directory", ["etc", "usr/lib"])
-def test_prepare_root(directory: str, text: str, expected: RootConfig, tmp_path: Path) -> None:
+def test_prepare_root_conf_is_read(directory: str, text: str, expected: RootConfig, tmp_path: Path) -> None:
     assert config.load(write(tmp_path, {f"{directory}/ostree/prepare-root.conf": text})).root == expected
 
 
-def test_prepare_root_of_etc_replaces(tmp_path: Path) -> None:
+def test_prepare_root_conf_in_etc_replaces_usr_lib(tmp_path: Path) -> None:
     files = {"etc/ostree/prepare-root.conf": "", "usr/lib/ostree/prepare-root.conf": "[etc]\ntransient=true\n"}
     assert config.load(write(tmp_path, files)).root == ROOT
 
@@ -279,17 +279,17 @@ def test_prepare_root_of_etc_replaces(tmp_path: Path) -> None:
         "[root]\ntransient",
     ],
 )
-def test_prepare_root_refused(text: str, tmp_path: Path) -> None:
+def test_invalid_prepare_root_conf_is_bad_config(text: str, tmp_path: Path) -> None:
     found = refusal(config.load, write(tmp_path, {"usr/lib/ostree/prepare-root.conf": text}))
     assert (found.verdict.name, found.path) == ("bad-config", str(tmp_path / "usr/lib/ostree/prepare-root.conf"))
 
 
-def test_the_keys_are_those_of_the_contract() -> None:
+def test_keys_are_complete() -> None:
     names: Any = {"Keyring.Seal", "Keyring.VOA", "Enroll.Method", "Enroll.Required", "Policy.OnRefusal"}
     assert {".".join(key) for key in config.KEYS} == names
 
 
-def test_the_largest_file(tmp_path: Path) -> None:
+def test_file_above_the_size_limit_is_bad_config(tmp_path: Path) -> None:
     text = method("none").ljust(64 * 1024, "#")
     assert config.load(write(tmp_path, {ETC: text})).method == "none"
     (tmp_path / ETC).write_text(text + "#")

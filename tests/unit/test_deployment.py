@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""deployment.py: threats 13 to 27. Nothing on the disk leads out of the physical root."""
+"""Test deployment.py: no path on the disk leads out of the physical root."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ def verdict_of(root: Sysroot, ostree: str = Sysroot.BOOT) -> str:
     return refusal(deployment.locate, request(ostree), str(root.path)).verdict.name
 
 
-def test_what_is_found(sysroot: Sysroot) -> None:
+def test_deployment_is_located(sysroot: Sysroot) -> None:
     found = sysroot.located()
     assert found[:5] == ("ostree", "os", CHECKSUM, 0, DEPLOY)
     expected = [sysroot.path, sysroot.deploy, sysroot.deploy / "etc", sysroot.path / "ostree/deploy/os/var"]
@@ -39,16 +39,16 @@ GOOD_TARGETS = {
 
 
 @pytest.mark.parametrize("target", GOOD_TARGETS.values(), ids=GOOD_TARGETS)
-def test_links_that_stay_inside(target: str, sysroot: Sysroot) -> None:
+def test_link_inside_the_root_is_followed(target: str, sysroot: Sysroot) -> None:
     sysroot.point_to(target)
     assert sysroot.located().path == DEPLOY
 
 
-def test_a_directory_in_place_of_the_link(sysroot: Sysroot) -> None:
+def test_directory_instead_of_the_link_is_located(sysroot: Sysroot) -> None:
     assert deployment.locate(request(f"/{DEPLOY}"), str(sysroot.path)).path == DEPLOY
 
 
-def test_unknown_files_do_not_matter(sysroot: Sysroot) -> None:
+def test_unknown_files_are_ignored(sysroot: Sysroot) -> None:
     for number in range(200):
         (sysroot.deploy / f"x{number}").mkdir()
     os.symlink("/", sysroot.path / "ostree/evil")
@@ -73,14 +73,14 @@ BAD_TARGETS = {
 
 
 @pytest.mark.parametrize("target", BAD_TARGETS.values(), ids=BAD_TARGETS)
-def test_links_that_lead_elsewhere(target: str, sysroot: Sysroot) -> None:
+def test_link_to_anything_else_is_no_deployment(target: str, sysroot: Sysroot) -> None:
     (sysroot.path / "etc").mkdir()
     sysroot.point_to(target)
     assert verdict_of(sysroot) == "no-deployment"
 
 
-def test_a_link_out_of_the_root_never_finds_what_is_there(tmp_path: Path, sysroot: Sysroot) -> None:
-    """A whole deployment outside, and links that would lead there if they were followed as seen from the host."""
+def test_link_to_a_deployment_outside_the_root_is_no_deployment(tmp_path: Path, sysroot: Sysroot) -> None:
+    """Outside is a whole deployment, to which the links would lead without confinement."""
     outside = Sysroot(tmp_path / "outside")
     for target in (str(outside.deploy), f"../../../../../outside/{DEPLOY}"):
         sysroot.point_to(target)
@@ -88,8 +88,8 @@ def test_a_link_out_of_the_root_never_finds_what_is_there(tmp_path: Path, sysroo
 
 
 @pytest.mark.parametrize("name", ["etc", "var", "objects", "deployment"])
-def test_no_link_in_place_of_a_directory(name: str, tmp_path: Path, sysroot: Sysroot) -> None:
-    """Not even one that stays inside: where it leads may change between two looks."""
+def test_link_instead_of_a_directory_is_no_deployment(name: str, tmp_path: Path, sysroot: Sysroot) -> None:
+    """A link that stays inside is refused because its target may change between two reads."""
     paths = {"etc": sysroot.deploy / "etc", "var": sysroot.path / "ostree/deploy/os/var", "deployment": sysroot.deploy}
     path = paths.get(name, sysroot.path / "ostree/repo/objects")
     path.rename(path.with_name("real"))
@@ -99,7 +99,7 @@ def test_no_link_in_place_of_a_directory(name: str, tmp_path: Path, sysroot: Sys
 
 @pytest.mark.parametrize("name", ["etc", "var", "objects"])
 @pytest.mark.parametrize("kind", ["missing", "file", "fifo"])
-def test_what_must_be_a_directory(name: str, kind: str, sysroot: Sysroot) -> None:
+def test_missing_or_irregular_directory_is_no_deployment(name: str, kind: str, sysroot: Sysroot) -> None:
     paths = {"etc": sysroot.deploy / "etc", "var": sysroot.path / "ostree/deploy/os/var"}
     path = paths.get(name, sysroot.path / "ostree/repo/objects")
     path.rmdir()
@@ -113,7 +113,7 @@ def test_what_must_be_a_directory(name: str, kind: str, sysroot: Sysroot) -> Non
 
 
 @pytest.mark.parametrize("kind", ["file", "fifo", "socket"])
-def test_target_that_is_no_directory(kind: str, sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_irregular_target_is_no_deployment(kind: str, sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     sysroot.link.unlink()
     if kind == "file":
         sysroot.link.write_text("")
@@ -127,7 +127,7 @@ def test_target_that_is_no_directory(kind: str, sysroot: Sysroot, monkeypatch: p
 
 
 def chain(sysroot: Sysroot, length: int) -> None:
-    """The link leads to the deployment over this many links, itself included."""
+    """Reach the deployment over this many links, including that of the boot entry."""
     target = f"/{DEPLOY}"
     for number in range(length - 1):
         (sysroot.path / f"ostree/l{number}").symlink_to(target)
@@ -135,17 +135,17 @@ def chain(sysroot: Sysroot, length: int) -> None:
     sysroot.point_to(target)
 
 
-def test_chain_of_links(sysroot: Sysroot) -> None:
-    chain(sysroot, 39)  # boot.1 is one, too
+def test_chain_of_40_links_is_followed(sysroot: Sysroot) -> None:
+    chain(sysroot, 39)  # boot.1 is the fortieth
     assert sysroot.located().path == DEPLOY
 
 
-def test_chain_of_41_links(sysroot: Sysroot) -> None:
+def test_chain_of_42_links_is_no_deployment(sysroot: Sysroot) -> None:
     chain(sysroot, 41)
     assert verdict_of(sysroot) == "no-deployment"
 
 
-def test_loop_of_links(sysroot: Sysroot) -> None:
+def test_loop_of_links_is_no_deployment(sysroot: Sysroot) -> None:
     (sysroot.path / "ostree/a").symlink_to("b")
     (sysroot.path / "ostree/b").symlink_to("a")
     sysroot.point_to("/ostree/a")
@@ -168,7 +168,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_directories_that_are_no_deployment(name: str, sysroot: Sysroot) -> None:
+def test_malformed_deployment_name_is_no_deployment(name: str, sysroot: Sysroot) -> None:
     sysroot.deploy.rename(sysroot.deploy.with_name(name))
     sysroot.point_to(f"/ostree/deploy/os/deploy/{name}")
     assert verdict_of(sysroot) == "no-deployment"
@@ -181,7 +181,7 @@ def rename_stateroot(sysroot: Sysroot, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["os", "A.b_c-9", ".hidden", "...", "x" * 64])
-def test_names_of_stateroots(name: str, sysroot: Sysroot) -> None:
+def test_valid_stateroot_is_located(name: str, sysroot: Sysroot) -> None:
     rename_stateroot(sysroot, name)
     assert sysroot.located().stateroot == name
 
@@ -193,8 +193,8 @@ EVIL_NAMES = [
 
 
 @pytest.mark.parametrize("name", EVIL_NAMES, ids=ascii)
-def test_a_stateroot_whose_name_could_say_something(name: bytes, sysroot: Sysroot) -> None:
-    """It is refused before it is printed, and with a reason of its own that has nothing of it."""
+def test_malformed_stateroot_is_refused_without_its_name(name: bytes, sysroot: Sysroot) -> None:
+    """The message must not contain the name, which could fake other messages."""
     rename_stateroot(sysroot, os.fsdecode(name))
     found = refusal(deployment.locate, request(), str(sysroot.path))
     assert (found.verdict.name, found.path) == ("no-deployment", f"{sysroot.path}{Sysroot.BOOT}")
@@ -212,26 +212,26 @@ PATHS = {
 
 
 @pytest.mark.parametrize(("path", "what"), PATHS.values(), ids=PATHS)
-def test_paths_of_no_deployment(path: str, what: str) -> None:
+def test_malformed_path_names_the_reason(path: str, what: str) -> None:
     found = refusal(deployment.parts, path, "/where")
     assert (found.verdict.name, found.path, what in found.what) == ("no-deployment", "/where", True)
 
 
-def test_parts_of_a_path() -> None:
+def test_path_is_split_into_parts() -> None:
     assert deployment.parts(f"ostree/deploy/os/deploy/{CHECKSUM}.17", "") == ("os", CHECKSUM, 17)
 
 
-def test_nothing_mounted_at_the_physical_root(tmp_path: Path) -> None:
+def test_empty_physical_root_is_no_deployment(tmp_path: Path) -> None:
     found = refusal(deployment.locate, request(), str(tmp_path))
     assert (found.verdict.name, found.path) == ("no-deployment", f"{tmp_path}{Sysroot.BOOT}")
 
 
-def test_no_physical_root(tmp_path: Path) -> None:
+def test_missing_physical_root_is_no_deployment(tmp_path: Path) -> None:
     assert refusal(deployment.locate, request(), str(tmp_path / "x")).verdict.name == "no-deployment"
 
 
 LEAVES = "cannot be opened without leaving the physical root: "
-# The verdict, and what stands before the errno.
+# The verdict, and the text before the errno.
 ERRNOS = {
     errno.ENOENT: ("no-deployment", "no such directory below the physical root"),
     errno.ENOTDIR: ("no-deployment", "cannot be opened: "),
@@ -248,7 +248,7 @@ PLACES = [Sysroot.BOOT, f"/{DEPLOY}", f"/{DEPLOY}/etc", "/ostree/deploy/os/var",
 
 @pytest.mark.parametrize("place", range(5), ids=["link", "deployment", "etc", "var", "objects"])
 @pytest.mark.parametrize("number", ERRNOS, ids=errno_name)
-def test_errnos_of_opening(number: int, place: int, sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errno_of_opening_gives_the_verdict(number: int, place: int, sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     real = syscall.syscall
 
@@ -277,14 +277,14 @@ def test_errnos_of_opening(number: int, place: int, sysroot: Sysroot, monkeypatc
         (errno.EMFILE, "mount-failed"),
     ],
 )
-def test_errnos_of_the_physical_root(number: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errno_of_the_physical_root_gives_the_verdict(number: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", raising(number))
     found = refusal(deployment.locate, request(), "/x")
     assert (found.verdict.name, found.path) == (verdict, "/x")
     assert found.what.startswith("the physical root cannot be opened: ")
 
 
-def test_the_kernel_is_asked_for_confinement(sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openat2_is_called_with_confinement(sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = files.openat2
 
@@ -300,14 +300,14 @@ def test_the_kernel_is_asked_for_confinement(sysroot: Sysroot, monkeypatch: pyte
     assert {resolve for _, resolve in seen[1:]} == {confined | files.RESOLVE_NO_SYMLINKS}
 
 
-def test_descriptors_are_closed_on_exec_and_cannot_read(sysroot: Sysroot) -> None:
+def test_descriptors_are_o_path_and_close_on_exec(sysroot: Sysroot) -> None:
     for fd in sysroot.located()[5:]:
         assert not os.get_inheritable(fd)
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.listdir(fd)
 
 
-def test_only_what_is_handed_on_stays_open(sysroot: Sysroot) -> None:
+def test_other_descriptors_are_closed(sysroot: Sysroot) -> None:
     before = len(os.listdir("/proc/self/fd"))
     sysroot.located()
     assert len(os.listdir("/proc/self/fd")) == before + 5
@@ -315,7 +315,7 @@ def test_only_what_is_handed_on_stays_open(sysroot: Sysroot) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("where", ["deployment", "etc", "objects"])
-def test_a_nested_mount_is_not_entered(where: str, sysroot: Sysroot) -> None:
+def test_nested_mount_is_no_deployment(where: str, sysroot: Sysroot) -> None:
     paths = {"deployment": sysroot.deploy, "etc": sysroot.deploy / "etc", "objects": sysroot.path / "ostree/repo/objects"}
     code = (
         "import os,sys;from bootseal.linux import syscall,mountapi;syscall.unshare(mountapi.CLONE_NEWNS);"

@@ -126,6 +126,27 @@ def test_minimal_refuses(content: str) -> None:
         der.minimal(item)
 
 
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 255, 256, 65535, 65536])
+def test_element_is_read_back(size: int) -> None:
+    (item,) = der.items(der.element(der.OCTET_STRING, bytes(size)))
+    assert (item.tag, item.content) == (der.OCTET_STRING, bytes(size))
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 255, 256, 1 << 159, 1 << 160])
+def test_integer_is_read_back(value: int) -> None:
+    (item,) = der.items(der.integer(value))
+    assert der.unsigned(item) == value
+
+
+@pytest.mark.parametrize(
+    ("data", "name"), [(b"\x30\x80", "not-der"), (b"\5\0" * 17, "structure")], ids=["length", "too many elements"]
+)
+def test_the_deviation_has_a_name(data: bytes, name: str) -> None:
+    with pytest.raises(der.Malformed) as caught:
+        der.items(data)
+    assert caught.value.name == name
+
+
 def test_every_input_of_two_bytes_is_read_or_refused() -> None:
     accepted = []
     for number in range(1 << 16):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""digest.py: known answers, and the reference tool where it is installed."""
+"""Test digest.py against known answers and, if it is installed, the reference tool."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from bootseal import digest
 from bootseal.digest import Digest
 from unit.support import content
 
-# What 'fsverity digest' of fsverity-utils 1.5 prints for files of this many bytes, see made().
+# The output of 'fsverity digest' of fsverity-utils 1.5 for files of so many bytes, see made().
 KNOWN = {
     ("sha256", 0): "3d248ca542a24fc62d1c43b916eae5016878e2533c88238480b26128a1f1af95",
     ("sha256", 1): "b803429503d95915829b29fdbc8bbad142f3abfd11b1cadf5526582e685c0551",
@@ -62,18 +62,18 @@ SIZES = sorted({size for _, size in KNOWN if size < 1 << 23})
 
 
 def made(size: int) -> bytes:
-    """Content in which no two blocks are alike."""
+    """Make content in which all blocks differ."""
     return b"".join(number.to_bytes(4, "big") for number in range((size + 3) // 4))[:size]
 
 
 @pytest.mark.parametrize(("algorithm", "size"), KNOWN, ids=str)
-def test_known_answer(algorithm: str, size: int) -> None:
+def test_digest_is_the_known_answer(algorithm: str, size: int) -> None:
     assert digest.of_bytes(made(size), algorithm).value.hex() == KNOWN[algorithm, size]
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 @pytest.mark.parametrize("size", SIZES)
-def test_as_the_reference_tool(algorithm: str, size: int, tmp_path: Path) -> None:
+def test_digest_is_that_of_the_reference_tool(algorithm: str, size: int, tmp_path: Path) -> None:
     tool = shutil.which("fsverity")
     if not tool:
         pytest.skip("no fsverity program")
@@ -87,7 +87,7 @@ def test_as_the_reference_tool(algorithm: str, size: int, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 @pytest.mark.parametrize("name", ["digest-sha256", "digest-sha512", "digest-empty"])
-def test_signed_bytes_as_the_reference_tool(algorithm: str, name: str, tmp_path: Path) -> None:
+def test_signed_bytes_are_those_of_the_reference_tool(algorithm: str, name: str, tmp_path: Path) -> None:
     tool = shutil.which("fsverity")
     if not tool:
         pytest.skip("no fsverity program")
@@ -98,42 +98,42 @@ def test_signed_bytes_as_the_reference_tool(algorithm: str, name: str, tmp_path:
     assert digest.of_bytes(content(name), algorithm).formatted().hex() == said.stdout.strip()
 
 
-def test_of_the_vector_image() -> None:
-    """content/digest-sha256 is the digest of content/image.bin."""
+def test_digest_of_the_vector_images() -> None:
+    """The file content/digest-sha256 is the digest of content/image.bin."""
     assert digest.of_bytes(content("image.bin"), "sha256").value == content("digest-sha256")
     assert digest.of_bytes(content("image.bin"), "sha512").value == content("digest-sha512")
     assert digest.of_bytes(content("image2.bin"), "sha256").value == content("digest-sha256-other")
 
 
-def test_blocks_may_come_from_anywhere() -> None:
+def test_of_blocks_accepts_an_iterator() -> None:
     data = made(9000)
     assert digest.of_blocks(iter([data[:4096], data[4096:8192], data[8192:]]), "sha256") == digest.of_bytes(data, "sha256")
 
 
-def test_memory_stays_flat() -> None:
-    """Two levels of one block each for 2 GiB of 4096-byte blocks: no list of hashes is kept."""
+def test_memory_is_one_block_per_level() -> None:
+    """A tree of 160 MB has three levels of at most one block each."""
     tree = digest._MerkleTree("sha256")
     for number in range(40_000):
         tree.add(memoryview(number.to_bytes(4, "big")))
     assert sum(map(len, tree._levels)) <= 3 * 4096
 
 
-def test_text() -> None:
+def test_digest_as_text() -> None:
     assert str(Digest("sha256", bytes(32))) == "sha256:" + "00" * 32
 
 
 @pytest.mark.parametrize(("algorithm", "number", "size"), [("sha256", 1, 32), ("sha512", 2, 64)])
-def test_formatted(algorithm: str, number: int, size: int) -> None:
+def test_formatted_digest_is_the_kernel_s_structure(algorithm: str, number: int, size: int) -> None:
     value = os.urandom(size)
     assert Digest(algorithm, value).formatted() == b"FSVerity" + bytes([number, 0, size, 0]) + value
 
 
 @pytest.mark.parametrize(("size", "algorithm"), [(32, "sha256"), (64, "sha512")])
-def test_from_bytes(size: int, algorithm: str) -> None:
+def test_from_bytes_knows_the_algorithm_by_size(size: int, algorithm: str) -> None:
     assert digest.from_bytes(bytes(size)) == Digest(algorithm, bytes(size))
 
 
 @pytest.mark.parametrize("size", [0, 1, 16, 31, 33, 48, 63, 65, 128])
-def test_from_bytes_refuses(size: int) -> None:
+def test_from_bytes_of_another_size_raises(size: int) -> None:
     with pytest.raises(ValueError, match=f"^{size} bytes"):
         digest.from_bytes(bytes(size))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""builtin.py on plain files: fs-verity, immutable flags and the superblock are a model beside them that outlives a kill.
+"""enable.py, with writable.py, on plain files. A model of fs-verity, inode flags and the superblock outlives a kill.
 
 The model keeps the kernel's rules that matter: enabling is atomic and once for each inode (EEXIST), an immutable directory
 takes no new name (EPERM), a superblock that is read-only takes nothing (EROFS), and a file that was enrolled with another
@@ -16,7 +16,7 @@ import pytest
 
 from bootseal import digest
 from bootseal.linux import blockdev, files, fsverity, mountapi
-from bootseal.stages import enable
+from bootseal.stages import enable, writable
 from bootseal.values import Deployment, Verified
 from unit.support import CHECKSUM, Sysroot, content, oserror, raising, refusal, signature, verified
 
@@ -49,6 +49,7 @@ class Disk:
         monkeypatch.setattr(enable, "_superblock_is_read_only", lambda tree: self.state["read_only"])
         monkeypatch.setattr(enable, "MARKER", str(state.parent / "run/marker"))
         monkeypatch.setattr(enable, "os", self._os)
+        monkeypatch.setattr(writable, "os", self._os)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -101,7 +102,8 @@ class Disk:
         found = self._verity(fd)
         return found["algorithm"], bytes.fromhex(found["digest"])
 
-    def stored_signature(self, fd: int) -> bytes:
+    def stored_signature(self, fd: int, limit: int) -> bytes:
+        assert limit == 16128
         return bytes.fromhex(self._verity(fd)["signature"])
 
     def enable(self, fd: int, algorithm: int, block_size: int, sig: bytes) -> None:
@@ -301,7 +303,7 @@ def test_the_own_mount_is_writable(scenario: str, cleared: int, disk: Disk) -> N
     ("figures", "written"), [([10, 30], 20), ([None, 30], None), ([10, None], None), ([None, None], None), ([7, 7], 0)]
 )
 def test_bytes_written(figures: list[int | None], written: int | None, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enable, "_bytes_written", lambda fd: figures.pop(0))
+    monkeypatch.setattr(enable, "_count_bytes_written", lambda fd: figures.pop(0))
     assert enroll(disk) == (True, written)
 
 
@@ -575,13 +577,13 @@ def test_bytes_written_are_the_device_s(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "stat").write_text("   11  12  13  14  15  16  17  18  19 20 21\n")
     monkeypatch.setattr(enable, "open", stat_of, raising=False)
     monkeypatch.setattr(blockdev, "number", lambda fd: os.makedev(252, fd))
-    assert enable._bytes_written(3) == 17 * 512
+    assert enable._count_bytes_written(3) == 17 * 512
     assert opened == ["/sys/dev/block/252:3/stat"]
 
 
 def test_bytes_written_to_several_devices_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blockdev, "number", lambda _: _raise(errno.ENODEV))
-    assert enable._bytes_written(3) is None
+    assert enable._count_bytes_written(3) is None
 
 
 def _raise(number: int) -> int:

@@ -27,7 +27,7 @@ from unit.support import (
 
 SHA256 = verified().signer.certificate.sha256
 TEXT = str(verified().digest).encode()
-# The contract: "Enrolling is impossible on ...". LACKING is what a kernel does not have: `unsupported` with Required=yes.
+# Errnos for which enrolling is impossible, see bootseal.service(8). LACKING gives `unsupported` with Required=yes.
 LACKING = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOPKG}
 IMPOSSIBLE = LACKING | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
 IMPOSSIBLE_TO_ENABLE = IMPOSSIBLE | {errno.EINVAL, errno.EPERM}
@@ -161,7 +161,7 @@ def test_refused_before_the_digest_is_recorded_or_the_disk_written(kernel: Kerne
 
 
 def test_a_digest_that_the_kernel_refuses_to_enable_is_not_recorded(kernel: Kernel) -> None:
-    """A refusal leaves nothing in the keyring (threats, section 2)."""
+    """A refused boot must not leave a digest in the keyring, which software trusts later."""
     kernel.fail["enable"] = errno.EKEYREJECTED
     assert outcome(method="fsverity") == "enroll-failed"
     assert "add_key" not in kernel.names()
@@ -174,7 +174,7 @@ def test_a_digest_that_could_not_be_enabled_is_not_recorded_when_required(kernel
 
 
 def test_nothing_is_written_when_required_cannot_be_met(kernel: Kernel) -> None:
-    """A refusal leaves the disk as it was (threats, section 2)."""
+    """A refused boot must not change the disk."""
     kernel.fail["verify_signature"] = errno.ENOPKG
     assert outcome(method="fsverity", required=True) == "unsupported"
     assert "enable" not in kernel.names()
@@ -238,21 +238,21 @@ def test_fsverity_that_cannot_write(kernel: Kernel, monkeypatch: pytest.MonkeyPa
     assert outcome(method="fsverity", required=True) == "enroll-failed"
 
 
-NO_ANCHOR = Gap("no .fs-verity keyring: this kernel does not check built-in fs-verity signatures", True)
+NO_KEYRING = Gap("no .fs-verity keyring: this kernel does not check built-in fs-verity signatures", True)
 
 
 def test_without_the_kernel_s_keyring(kernel: Kernel) -> None:
-    keys = kernel_keys(ring=None, sealed=False, gaps=(NO_ANCHOR,))
-    assert run(keys).gaps == (NO_ANCHOR,)
+    keys = kernel_keys(digest_keyring=None, sealed=False, gaps=(NO_KEYRING,))
+    assert run(keys).gaps == (NO_KEYRING,)
     assert kernel.names() == ["verify_signature"]
     assert outcome(keys, required=True) == "unsupported"
 
 
 def test_without_the_kernel_s_keyring_nothing_is_enabled(kernel: Kernel) -> None:
-    """Such a kernel takes any signature (threats, finding 3)."""
-    keys = kernel_keys(ring=None, anchored=frozenset(), sealed=False, gaps=(NO_ANCHOR,))
+    """A kernel without the keyring enables fs-verity with any signature."""
+    keys = kernel_keys(digest_keyring=None, in_fsverity_keyring=frozenset(), sealed=False, gaps=(NO_KEYRING,))
     found = run(keys, method="fsverity")
-    assert found.gaps[0] == NO_ANCHOR
+    assert found.gaps[0] == NO_KEYRING
     assert "fs-verity is not enabled" in found.gaps[1].what
     assert "enable" not in kernel.names()
     assert outcome(keys, method="fsverity", required=True) == "unsupported"
@@ -261,20 +261,20 @@ def test_without_the_kernel_s_keyring_nothing_is_enabled(kernel: Kernel) -> None
 def test_a_certificate_that_is_not_in_a_sealed_keyring_is_no_refusal(kernel: Kernel) -> None:
     """Somebody else sealed `.fs-verity` without it: enabling would answer ENOKEY, which says nothing of the signature."""
     kernel.fail["enable"] = errno.ENOKEY
-    found = run(kernel_keys(anchored=frozenset()), method="fsverity")
+    found = run(kernel_keys(in_fsverity_keyring=frozenset()), method="fsverity")
     assert found.kernel_checked
     assert len(found.gaps) == 1
     assert "enable" not in kernel.names()
 
 
-# "ENOPKG or EBADMSG of loading a certificate" (the contract); ENOENT is what a kernel without ECDSA answers (seen on 6.18).
+# ENOPKG or EBADMSG if a certificate cannot be loaded; ENOENT on kernels without ECDSA (seen on 6.18).
 UNLOADABLE = IMPOSSIBLE | {errno.EBADMSG, errno.ENOENT}
 
 
 @pytest.mark.parametrize("method", ["keyring", "fsverity"])
 @pytest.mark.parametrize("number", sorted(UNLOADABLE), ids=errno.errorcode.get)
 def test_the_signer_s_certificate_is_not_in_the_kernel(number: int, method: str, kernel: Kernel) -> None:
-    keys = kernel_keys(loaded={}, unloaded={SHA256: number}, anchored=frozenset())
+    keys = kernel_keys(loaded={}, unloaded={SHA256: number}, in_fsverity_keyring=frozenset())
     kernel.fail["enable"] = errno.ENOKEY  # what the kernel answers: it has no such key
     found = run(keys, method=method)
     assert not found.kernel_checked
@@ -285,7 +285,10 @@ def test_the_signer_s_certificate_is_not_in_the_kernel(number: int, method: str,
 
 def test_a_signer_s_certificate_that_the_kernel_rejects(kernel: Kernel) -> None:
     """EKEYREJECTED: the kernel has revoked that key."""
-    assert outcome(kernel_keys(loaded={}, unloaded={SHA256: errno.EKEYREJECTED}, anchored=frozenset())) == "enroll-failed"
+    assert (
+        outcome(kernel_keys(loaded={}, unloaded={SHA256: errno.EKEYREJECTED}, in_fsverity_keyring=frozenset()))
+        == "enroll-failed"
+    )
 
 
 def test_another_certificate_that_is_not_in_the_kernel_does_not_matter(kernel: Kernel) -> None:

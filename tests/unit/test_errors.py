@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""errors.py: what a Refusal says, and which errnos are the disk's."""
+"""Test errors.py: the text of a Refusal, and the verdict for each errno."""
 
 import errno
 
@@ -21,17 +21,17 @@ UNREADABLE = (
 )
 
 
-def test_text() -> None:
+def test_refusal_is_formatted() -> None:
     assert str(Refusal(verdicts.NO_IMAGE, "missing", "/x")) == "refused (no-image): missing: /x"
 
 
-def test_hint() -> None:
+def test_hint_defaults_to_that_of_the_verdict() -> None:
     assert Refusal(verdicts.NO_IMAGE, "missing", "/x").hint == verdicts.NO_IMAGE.hint
     assert Refusal(verdicts.NO_IMAGE, "missing", "/x", "do that").hint == "do that"
 
 
 @pytest.mark.parametrize("number", EVERY_ERRNO, ids=errno.errorcode.get)
-def test_failed(number: int) -> None:
+def test_failed_chooses_the_verdict(number: int) -> None:
     found = failed(oserror(number), verdicts.NO_IMAGE, "cannot do it", "/x")
     expected = "io-error" if number in DISK else "mount-failed" if number in EXHAUSTED else "no-image"
     assert (found.verdict.name, found.path) == (expected, "/x")
@@ -39,7 +39,7 @@ def test_failed(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", EVERY_ERRNO, ids=errno.errorcode.get)
-def test_unreadable(number: int) -> None:
+def test_unreadable_chooses_the_verdict(number: int) -> None:
     found = unreadable(oserror(number), verdicts.BAD_IMAGE, "/x")
     assert (found.verdict.name, found.path) == (UNREADABLE.get(number, "mount-failed"), "/x")
     assert f"({errno_name(number)})" in found.what
@@ -55,7 +55,7 @@ def test_unreadable(number: int) -> None:
         (OSError(9999, "x"), "Unknown error 9999 (9999)"),
     ],
 )
-def test_reason(error: OSError, text: str) -> None:
+def test_reason_names_the_errno(error: OSError, text: str) -> None:
     assert reason(error) == text
 
 
@@ -73,10 +73,10 @@ def test_reason(error: OSError, text: str) -> None:
         ("\u202e", "\\u202e"),
     ],
 )
-def test_printable(text: str, printed: str) -> None:
+def test_printable_escapes(text: str, printed: str) -> None:
     assert printable(text) == printed
 
 
-def test_a_refusal_is_one_printable_line() -> None:
+def test_refusal_is_one_printable_line() -> None:
     found = Refusal(verdicts.NO_IMAGE, "a\nb", "c\x1bd", "e\rf")
     assert (str(found), found.hint) == ("refused (no-image): a\\nb: c\\x1bd", "e\\rf")

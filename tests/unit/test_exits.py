@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""exits.py: links of an image that lead out of it from where the booted system looks for code."""
+"""Test exits.py: links that lead out of an image from places where the booted system looks for code."""
 
 import errno
 import os
@@ -66,19 +66,19 @@ IMAGES: dict[str, tuple[dict[str, str], list[str]]] = {
 
 
 @pytest.mark.parametrize(("links", "expected"), IMAGES.values(), ids=IMAGES)
-def test_links(links: dict[str, str], expected: list[str], tmp_path: Path) -> None:
+def test_links_out_of_the_image_are_listed(links: dict[str, str], expected: list[str], tmp_path: Path) -> None:
     assert find(image(tmp_path, links)) == expected
 
 
-def test_the_limit_of_links(tmp_path: Path) -> None:
-    """As many as the kernel follows, and no more."""
+def test_chain_of_40_links_is_followed(tmp_path: Path) -> None:
+    """The kernel follows as many."""
     links = {f"l{n}": f"l{n + 1}" for n in range(38)} | {"opt": "l0", "l38": "var/x"}
     assert find(image(tmp_path / "a", links)) == ["/opt -> /var/x"]
     links |= {"l38": "l39", "l39": "var/x"}
     assert find(image(tmp_path / "b", links)) == []
 
 
-def test_without_usr_local(tmp_path: Path) -> None:
+def test_missing_places_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "usr").mkdir()
     assert find(tmp_path) == []
 
@@ -91,7 +91,7 @@ def test_without_usr_local(tmp_path: Path) -> None:
         ("../own", []),
     ],
 )
-def test_a_transient_etc_is_the_images(target: str, expected: list[str], tmp_path: Path) -> None:
+def test_transient_etc_shows_usr_etc(target: str, expected: list[str], tmp_path: Path) -> None:
     root = image(tmp_path, {"usr/etc/systemd/system": target, "usr/local": "/etc/local", "usr/etc/local": "/var/local"})
     assert find(root, transient_etc=True) == ["/usr/local -> /var/local", *expected]
     assert find(root) == ["/usr/local -> /etc/local"]
@@ -114,12 +114,12 @@ def test_no_link_is_followed_and_each_path_read_once(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("place", ["usr/local/bin", "usr/lib/udev/rules.d", "usr/local/lib/systemd/system-generators"])
-def test_places(place: str) -> None:
+def test_place_is_searched(place: str) -> None:
     assert place in exits._PLACES
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN])
-def test_a_damaged_image(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_readlink_is_raised(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def readlink(*_: object, **__: object) -> str:
         raise oserror(number)
 

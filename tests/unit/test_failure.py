@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""cleanup.py: each $SERVICE_RESULT of systemd.exec(5)."""
+"""failure.py: each $SERVICE_RESULT of systemd.exec(5)."""
 
 import errno
 import json
@@ -41,7 +41,7 @@ class World:
 
     def reported_before(self, verdict: str = "wrong-signature") -> None:
         self.path.parent.mkdir()
-        self.path.write_text(json.dumps({"version": 1, "verdict": verdict, "stage": "kept"}))
+        self.path.write_text(json.dumps({"version": 1, "verdict": verdict, "kernel": "kept"}))
 
     def record(self) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(self.path.read_text())
@@ -56,7 +56,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 def test_success_leaves_everything(world: World) -> None:
     world.ended("success", "exited", "0")
     world.reported_before("verified")
-    assert failure.main() == 0
+    assert failure.cleanup() == 0
     assert world.undone == world.lines == []
 
 
@@ -80,7 +80,7 @@ def test_interrupted(result: str, what: str, before: str, world: World) -> None:
     world.ended(result, "killed", "KILL")
     if before:
         world.reported_before(before)
-    assert failure.main() == 0
+    assert failure.cleanup() == 0
     assert world.undone == ["detach", "restore"]
     assert world.record()["verdict"] == "interrupted"
     assert world.lines[0] == f"bootseal: refused (interrupted): {what}: bootseal.service"
@@ -94,7 +94,7 @@ STATUSES = sorted({v.exit_status for v in verdicts.VERDICTS} - {0, 1})
 def test_a_refusal_that_was_reported(status: int, world: World) -> None:
     world.ended("exit-code", "exited", str(status))
     world.reported_before()
-    failure.main()
+    failure.cleanup()
     assert world.undone == ["detach", "restore"]
     assert world.lines == []
     assert world.record()["verdict"] == "wrong-signature"
@@ -105,7 +105,7 @@ def test_python_or_systemd_failed(status: str, world: World) -> None:
     """No verdict's own status: an import that failed, an exec that failed. A record would be of an earlier start."""
     world.ended("exit-code", "exited", status)
     world.reported_before()
-    failure.main()
+    failure.cleanup()
     assert world.record()["verdict"] == "internal"
     what = f"it ended with status {status} and left no verdict"
     assert world.lines[0] == f"bootseal: refused (internal): {what}: bootseal.service"
@@ -113,7 +113,7 @@ def test_python_or_systemd_failed(status: str, world: World) -> None:
 
 def test_a_verdict_s_status_without_a_record(world: World) -> None:
     world.ended("exit-code", "exited", "77")
-    failure.main()
+    failure.cleanup()
     assert world.record()["verdict"] == "internal"
 
 
@@ -121,7 +121,7 @@ def test_a_verdict_s_status_without_a_record(world: World) -> None:
 def test_an_undoing_that_fails_is_said_and_stops_nothing(name: str, world: World) -> None:
     world.ended("timeout", "killed", "TERM")
     world.fails[name] = oserror(errno.EBUSY)
-    assert failure.main() == 0
+    assert failure.cleanup() == 0
     assert world.undone == ["detach", "restore"]
     assert any("could not put back what was begun: Device or resource busy (EBUSY)" in line for line in world.lines)
 
@@ -130,7 +130,7 @@ def test_an_undoing_that_fails_is_said_and_stops_nothing(name: str, world: World
 def test_a_bug_while_undoing_still_gives_a_verdict(error: Exception, world: World) -> None:
     world.ended("timeout", "killed", "TERM")
     world.fails["detach"] = error
-    assert failure.main() == 0
+    assert failure.cleanup() == 0
     assert world.undone == ["detach", "restore"]
     assert world.record()["verdict"] == "interrupted"
 
@@ -152,7 +152,7 @@ def test_a_root_that_was_changed_keeps_what_was_verified(world: World, monkeypat
     monkeypatch.setattr(lastlook, "difference", lambda: "/sysroot/usr is ext4 from /dev/vda")
     world.reported_before("verified")
     assert failure.changed() == 71
-    assert (world.record()["verdict"], world.record()["stage"]) == ("changed", "kept")
+    assert (world.record()["verdict"], world.record()["kernel"]) == ("changed", "kept")
     what = "other mounts than bootseal.service attached: /sysroot/usr is ext4 from /dev/vda"
     assert world.lines[0] == f"bootseal: refused (changed): {what}: /sysroot"
 
@@ -171,3 +171,58 @@ def test_a_switch_without_an_attached_root(error: Exception, world: World, monke
     monkeypatch.setattr(lastlook, "difference", difference)
     assert failure.changed() != 0
     assert world.lines[0] == "bootseal: refused (interrupted): no verified root is attached: /sysroot"
+
+
+# --- above the prompt of the emergency shell
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(report, "console", lines.append)
+    monkeypatch.setattr(report, "PATH", str(tmp_path / "boot.json"))
+    return lines
+
+
+def write(record: dict[str, Any]) -> None:
+    Path(report.PATH).write_text(json.dumps({"version": 1} | record))
+
+
+def test_a_refused_boot(said: list[str]) -> None:
+    details = [{"name": "image has", "value": "sha256:00"}, {"name": "signed is", "value": "sha256:11"}]
+    write({"verdict": "image-mismatch", "message": "refused (image-mismatch): x: /p", "hint": "do this", "details": details})
+    assert failure.greeting() == 0
+    assert (said[0], said[-1]) == ("", "")
+    assert said[1:5] == [
+        "bootseal: this boot was refused",
+        "  refused (image-mismatch): x: /p",
+        "  image has         sha256:00",
+        "  signed is         sha256:11",
+    ]
+    assert said[5].split("  ")[-1].strip() == "do this"
+    assert "systemctl restart bootseal.service" in said[6]
+
+
+def test_after_a_change_only_a_reboot_helps(said: list[str]) -> None:
+    write({"verdict": "changed", "message": "refused (changed): x: /sysroot", "hint": "do this"})
+    assert failure.greeting() == 0
+    assert [line.split() for line in said if line.startswith("  then ")] == [["then", "reboot"]]
+
+
+def test_notes_on_certificates(said: list[str]) -> None:
+    notes = ["certificate skipped: /k/old.crt: an RSA key of 1024 bits", "certificate not in the kernel: ab12: ENOPKG"]
+    write({"verdict": "untrusted-signer", "message": "refused (untrusted-signer): x: /p", "hint": "do this", "notes": notes})
+    assert failure.greeting() == 0
+    assert [line.split(maxsplit=1)[1].strip() for line in said if line.startswith("  note ")] == notes
+
+
+@pytest.mark.parametrize("record", [{"verdict": "verified", "message": "verified"}, {}])
+def test_nothing_to_say(record: dict[str, Any], said: list[str]) -> None:
+    write(record)
+    assert failure.greeting() == 0
+    assert said == []
+
+
+def test_without_a_record(said: list[str]) -> None:
+    assert failure.greeting() == 0
+    assert said == []

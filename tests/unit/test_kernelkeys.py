@@ -82,20 +82,20 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return Kernel(monkeypatch)
 
 
-def load(*, ring: bool = True, seal: bool = True) -> KernelKeys:
-    return kernelkeys.load(BOTH, ring=ring, seal=seal)
+def load(*, digest_keyring: bool = True, seal: bool = True) -> KernelKeys:
+    return kernelkeys.load(BOTH, digest_keyring=digest_keyring, seal=seal)
 
 
 def test_all_is_well(kernel: Kernel) -> None:
     found = load()
     assert (found.unloaded, found.sealed, found.gaps) == ({}, True, ())
-    assert set(found.loaded) == found.anchored == {P256, RSA}
+    assert set(found.loaded) == found.in_fsverity_keyring == {P256, RSA}
     assert set(kernel.described(ANCHOR)[:2]) == {f"bootseal:{P256}", f"bootseal:{RSA}"}
     assert kernel.described(ANCHOR)[2:] == ["bootseal"]
     assert kernel.restricted == {ANCHOR}
     assert kernel.keys[ANCHOR].permissions == 0x08030000
-    assert found.ring is not None
-    assert kernel.keys[found.ring].permissions == 0x37370000
+    assert found.digest_keyring is not None
+    assert kernel.keys[found.digest_keyring].permissions == 0x37370000
     assert kernel.described(keyctl.USER_KEYRING) == ["bootseal"]
 
 
@@ -107,8 +107,8 @@ def test_the_seal_comes_last(kernel: Kernel) -> None:
 
 
 def test_method_none_makes_no_ring(kernel: Kernel) -> None:
-    found = load(ring=False)
-    assert (found.ring, found.sealed, found.gaps) == (None, True, ())
+    found = load(digest_keyring=False)
+    assert (found.digest_keyring, found.sealed, found.gaps) == (None, True, ())
     assert "bootseal" not in kernel.described(ANCHOR)
 
 
@@ -127,7 +127,7 @@ def test_a_certificate_that_the_kernel_does_not_load(number: int, kernel: Kernel
     found = load()
     assert list(found.loaded) == [RSA]
     assert found.unloaded == {P256: number}
-    assert found.anchored == {RSA}
+    assert found.in_fsverity_keyring == {RSA}
     assert found.sealed
     assert kernel.described(ANCHOR) == [f"bootseal:{RSA}", "bootseal"]
 
@@ -141,7 +141,7 @@ def test_kernel_without_builtin_signatures(kernel: Kernel) -> None:
     without_anchor(kernel)
     found = load()
     assert set(found.loaded) == {P256, RSA}
-    assert (found.anchored, found.ring, found.sealed) == (frozenset(), None, False)
+    assert (found.in_fsverity_keyring, found.digest_keyring, found.sealed) == (frozenset(), None, False)
     (gaps,) = found.gaps
     assert gaps.unsupported
     assert ".fs-verity" in gaps.what
@@ -159,7 +159,7 @@ def test_kernel_without_proc_keys(number: int, what: str, *, unsupported: bool, 
     kernel.fail["listed_keys", None] = number
     found = load()
     (gaps,) = found.gaps
-    assert (gaps.unsupported, found.ring, found.sealed) == (unsupported, None, False)
+    assert (gaps.unsupported, found.digest_keyring, found.sealed) == (unsupported, None, False)
     assert what in gaps.what
 
 
@@ -194,7 +194,12 @@ def test_second_start(kernel: Kernel) -> None:
     first = load()
     kernel.order.clear()
     second = load()
-    assert (second.ring, second.anchored, second.sealed, second.gaps) == (first.ring, first.anchored, True, ())
+    assert (second.digest_keyring, second.in_fsverity_keyring, second.sealed, second.gaps) == (
+        first.digest_keyring,
+        first.in_fsverity_keyring,
+        True,
+        (),
+    )
     assert "restrict" not in kernel.order
     assert sorted(kernel.described(ANCHOR)) == sorted(["bootseal", f"bootseal:{P256}", f"bootseal:{RSA}"])
 
@@ -203,7 +208,7 @@ def test_sealed_by_somebody_else(kernel: Kernel) -> None:
     kernel.restricted.add(ANCHOR)
     found = load()
     assert found.sealed
-    assert found.anchored == frozenset()
+    assert found.in_fsverity_keyring == frozenset()
     assert sorted(m.what.split(":")[0] for m in found.gaps) == sorted(
         [
             f"the certificate {P256[:16]} is not in .fs-verity",
@@ -239,7 +244,7 @@ def test_sealed_by_systemd(kernel: Kernel) -> None:
     sealed_by_systemd(kernel)
     found = load()
     assert set(found.loaded) == {P256, RSA}
-    assert (found.unloaded, found.anchored, found.ring, found.sealed) == ({}, frozenset(), None, False)
+    assert (found.unloaded, found.in_fsverity_keyring, found.digest_keyring, found.sealed) == ({}, frozenset(), None, False)
     assert sorted(found.gaps) == sorted(
         [
             (f"the certificate {P256[:16]} is not in .fs-verity: Required key not available (ENOKEY)", False),
@@ -273,7 +278,7 @@ def test_a_seal_that_fails_is_said(call: str, sealed: bool, kernel: Kernel) -> N
 def test_a_ring_that_cannot_be_made_is_said(kernel: Kernel) -> None:
     kernel.fail["add_key", "bootseal"] = errno.EDQUOT
     found = load()
-    assert found.ring is None
+    assert found.digest_keyring is None
     assert [m.what for m in found.gaps] == ["no keyring for the digest in .fs-verity: Disk quota exceeded (EDQUOT)"]
     assert found.sealed
 
@@ -281,7 +286,7 @@ def test_a_ring_that_cannot_be_made_is_said(kernel: Kernel) -> None:
 def test_a_forged_ring_of_our_name_is_not_taken(kernel: Kernel) -> None:
     kernel.keys[7] = Key(7, 0x3F3F0000, 0, "keyring", "bootseal")
     kernel.rings[7] = []
-    assert load().ring != 7
+    assert load().digest_keyring != 7
 
 
 def test_a_cut_between_restrict_and_lock_is_completed(kernel: Kernel) -> None:
@@ -305,7 +310,7 @@ from bootseal.stages import enroll, kernelkeys, keyring
 from bootseal.linux import keyctl
 anchor = keyctl.add_key("keyring", "stand-in for .fs-verity", None, keyctl.PROCESS_KEYRING)
 keyctl.set_permissions(anchor, 0x3f3f0000)
-kernelkeys._find_anchor = lambda: anchor
+kernelkeys.find_fsverity_keyring = lambda: anchor
 def tried(name, *arguments):
     try: return f"{name} OK {keyctl._keyctl(*arguments)}"
     except OSError as error: return f"{name} {errno.errorcode[error.errno]}"
@@ -319,21 +324,22 @@ def test_real_keyrings() -> None:
         SCRIPT
         + """
 boot = keyring.load([sys.argv[1]])
-found = kernelkeys.load(boot, ring=True, seal=True)
+found = kernelkeys.load(boot, digest_keyring=True, seal=True)
 assert (found.unloaded, found.sealed, found.gaps) == ({}, True, ()), found
-assert set(keyctl.members(anchor)) == {*found.loaded.values(), found.ring}
+assert set(keyctl.members(anchor)) == {*found.loaded.values(), found.digest_keyring}
 kinds = {k.serial: (k.kind, k.description) for k in keyctl.listed_keys()}
-assert kinds[found.ring] == ("keyring", "bootseal")
+assert kinds[found.digest_keyring] == ("keyring", "bootseal")
 if os.fork() == 0:  # who does not possess the stand-in; nobody possesses the kernel's own
-  print(tried("clear", 7, anchor), tried("link", 8, found.ring, anchor), tried("unlink", 9, found.ring, anchor),
+  print(tried("clear", 7, anchor), tried("link", 8, found.digest_keyring, anchor),
+      tried("unlink", 9, found.digest_keyring, anchor),
       tried("restrict", 29, anchor, None, None), tried("setperm", 5, anchor, 0x3f3f3f3f), tried("revoke", 3, anchor),
       tried("invalidate", 21, anchor), tried("timeout", 15, anchor, 1), tried("chown", 4, anchor, 1000, -1),
       sep="\\n", flush=True)
   os._exit(0)
 os.wait()
-again = kernelkeys.load(boot, ring=True, seal=True)
-assert (again.ring, again.sealed, again.gaps) == (found.ring, True, ()), again
-keyctl._keyctl(9, found.ring, keyctl.USER_KEYRING)
+again = kernelkeys.load(boot, digest_keyring=True, seal=True)
+assert (again.digest_keyring, again.sealed, again.gaps) == (found.digest_keyring, True, ()), again
+keyctl._keyctl(9, found.digest_keyring, keyctl.USER_KEYRING)
 """
     )
     assert [line.split()[1] for line in run_python(code, certificate("rsa2048").path).splitlines()] == ["EACCES"] * 9
@@ -355,9 +361,9 @@ if os.fork():  # who possesses the ring may less than its owner
     os.wait()
     os._exit(0)
 keyctl._keyctl(1, None)
-keys = kernelkeys.load(boot, ring=True, seal=True)
+keys = kernelkeys.load(boot, digest_keyring=True, seal=True)
 for missing in keys.gaps: print(missing.what.replace(boot.certificates[0].sha256[:16], "X"))
-print(keys.anchored, keys.ring, keys.sealed, {m.unsupported for m in keys.gaps})
+print(keys.in_fsverity_keyring, keys.digest_keyring, keys.sealed, {m.unsupported for m in keys.gaps})
 good = pinned()._replace(verified=verify.verify(candidate(signature("A-fsv-rsa2048")), boot))
 enrolled = enroll.enroll(good, deployment(), keys, policy())
 print(enrolled.kernel_checked, len(enrolled.gaps))
@@ -383,18 +389,19 @@ def test_real_record_of_the_digest() -> None:
         + """
 from unit.support import kernel_keys, verified
 boot = keyring.load([sys.argv[1]])
-found = kernelkeys.load(boot, ring=True, seal=True)
-assert enroll._record(verified(), found) == []
-(key,) = keyctl.members(found.ring)
+found = kernelkeys.load(boot, digest_keyring=True, seal=True)
+assert enroll._store_digest(verified(), found) == []
+(key,) = keyctl.members(found.digest_keyring)
 assert keyctl.read(key) == str(verified().digest).encode()
-for what in (key, found.ring):
+for what in (key, found.digest_keyring):
     print(tried("setperm", 5, what, 0x3f3f3f3f), tried("revoke", 3, what), tried("invalidate", 21, what),
           tried("timeout", 15, what, 1), tried("chown", 4, what, 1000, -1), sep="\\n")
-print(tried("update", 2, key, b"x", 1), tried("clear", 7, found.ring), tried("unlink", 9, key, found.ring),
-      tried("link", 8, found.ring, found.ring), tried("move", 30, key, found.ring, keyctl.PROCESS_KEYRING, 0), sep="\\n")
-assert enroll._record(verified(), found) == []
-assert len(enroll._record(verified()._replace(digest=verified().signed), found)) == 1
-keyctl._keyctl(9, found.ring, keyctl.USER_KEYRING)
+print(tried("update", 2, key, b"x", 1), tried("clear", 7, found.digest_keyring), tried("unlink", 9, key, found.digest_keyring),
+      tried("link", 8, found.digest_keyring, found.digest_keyring),
+      tried("move", 30, key, found.digest_keyring, keyctl.PROCESS_KEYRING, 0), sep="\\n")
+assert enroll._store_digest(verified(), found) == []
+assert len(enroll._store_digest(verified()._replace(digest=verified().signed), found)) == 1
+keyctl._keyctl(9, found.digest_keyring, keyctl.USER_KEYRING)
 """
     )
     said = [line.split()[1] for line in run_python(code, certificate("rsa2048").path).splitlines()]
@@ -412,13 +419,13 @@ from bootseal.stages import verify
 from bootseal.errors import Refusal
 from unit.support import candidate, pinned, signature
 boot = keyring.load([sys.argv[1]])
-found = kernelkeys.load(boot, ring=False, seal=False)
+found = kernelkeys.load(boot, digest_keyring=False, seal=False)
 good = verify.verify(candidate(signature("A-fsv-rsa2048")), boot)
-print(enroll._check(good, found, "x"))
+print(enroll._check_signature(good, found, "x"))
 flipped = good.value[:-1] + bytes([good.value[-1] ^ 1])
 changes = ({"value": flipped}, {"signed": good.digest}, {"value": b""}, {"hash_name": "sha512"})
 for bad in (good._replace(**change) for change in changes):
-    try: print("accepted", enroll._check(bad, found, "x"))
+    try: print("accepted", enroll._check_signature(bad, found, "x"))
     except Refusal as refusal: print(refusal.verdict.name)
 """
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""keyring.py: threats 71 to 82. A file is taken whole or not at all; what is skipped is named."""
+"""Test keyring.py: a file is loaded as a whole or skipped and named."""
 
 import base64
 import datetime
@@ -51,12 +51,12 @@ def fingerprint(name: str) -> str:
 
 @pytest.mark.parametrize("name", USABLE)
 @pytest.mark.parametrize("suffix", ["der", "pem"])
-def test_usable(name: str, suffix: str) -> None:
+def test_usable_certificate_is_loaded(name: str, suffix: str) -> None:
     assert loaded(f"{name}.{suffix}") == [fingerprint(name)]
 
 
 @pytest.mark.parametrize(("name", "why"), UNUSABLE.items())
-def test_unusable(name: str, why: str) -> None:
+def test_unusable_certificate_is_rejected(name: str, why: str) -> None:
     with pytest.raises(keyring.Unusable, match=why):
         loaded(f"{name}.der")
 
@@ -65,25 +65,25 @@ PEM_FILES = [n for n in UNUSABLE if (CERTS / f"{n}.pem").exists()]
 
 
 @pytest.mark.parametrize("name", PEM_FILES)
-def test_unusable_as_pem(name: str) -> None:
+def test_unusable_certificate_in_pem_is_rejected(name: str) -> None:
     with pytest.raises(keyring.Unusable, match=UNUSABLE[name]):
         loaded(f"{name}.pem")
 
 
-def test_bundle() -> None:
+def test_bundle_gives_each_certificate() -> None:
     found = loaded("odd-bundle.pem")
     assert len(found) == (CERTS / "odd-bundle.pem").read_text().count("BEGIN CERTIFICATE") > 1
     assert len(set(found)) == len(found)
 
 
-def test_crlf() -> None:
+def test_pem_with_crlf_is_loaded() -> None:
     assert len(loaded("odd-crlf.pem")) == 1
 
 
 @pytest.mark.parametrize(
     ("name", "why"), [("odd-key-in-cert.pem", "private key"), ("odd-trusted-header.pem", "not only CERTIFICATE")]
 )
-def test_pem_refused(name: str, why: str) -> None:
+def test_pem_with_other_blocks_is_rejected(name: str, why: str) -> None:
     with pytest.raises(keyring.Unusable, match=why):
         loaded(name)
 
@@ -109,7 +109,7 @@ def from_text(tmp_path: Path, text: str | bytes) -> int:
     ],
     ids=["comment before", "comment after", "blank lines", "no newline at the end", "CRLF comment"],
 )
-def test_pem_accepted(text: str, tmp_path: Path) -> None:
+def test_pem_with_comments_is_loaded(text: str, tmp_path: Path) -> None:
     assert from_text(tmp_path, text) == 1
 
 
@@ -135,7 +135,7 @@ BAD_PEM = {
 
 
 @pytest.mark.parametrize("text", BAD_PEM.values(), ids=BAD_PEM)
-def test_pem_unusable(text: str, tmp_path: Path) -> None:
+def test_malformed_pem_is_rejected(text: str, tmp_path: Path) -> None:
     with pytest.raises(keyring.Unusable):
         from_text(tmp_path, text)
 
@@ -150,12 +150,12 @@ PEM_REASONS = {
 
 
 @pytest.mark.parametrize(("name", "why"), PEM_REASONS.items())
-def test_pem_reasons(name: str, why: str, tmp_path: Path) -> None:
+def test_rejected_pem_names_the_reason(name: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(keyring.Unusable, match=why):
         from_text(tmp_path, BAD_PEM[name])
 
 
-def test_a_private_key_is_named_before_anything_else(tmp_path: Path) -> None:
+def test_private_key_is_named_first(tmp_path: Path) -> None:
     with pytest.raises(keyring.Unusable, match="private key"):
         from_text(tmp_path, pem(b"x", "PRIVATE KEY"))
 
@@ -166,8 +166,8 @@ def test_every_truncation_is_unusable(size: int) -> None:
         keyring.certificate("x", P256[:size])
 
 
-def test_flipped_bits_never_raise_anything_else() -> None:
-    """A certificate is not checked against its own signature (a root of trust is trusted by its bytes), but nothing crashes."""
+def test_flipped_bit_is_loaded_or_unusable() -> None:
+    """A certificate's own signature is not checked, because it is trusted by its bytes. Damage must not crash."""
     for bit in range(0, len(P256) * 8, 3):
         changed = bytearray(P256)
         changed[bit // 8] ^= 1 << bit % 8
@@ -178,10 +178,10 @@ def test_flipped_bits_never_raise_anything_else() -> None:
         assert found.der == bytes(changed)
 
 
-# --- what a certificate holds
+# --- fields of a certificate
 
 
-def test_certificate_attributes() -> None:
+def test_certificate_has_the_attributes_of_its_der() -> None:
     (found,) = keyring.load_file(str(CERTS / "p256.der"))
     parsed = x509.load_der_x509_certificate(P256)
     assert (found.path, found.der, found.sha256) == (str(CERTS / "p256.der"), P256, hashlib.sha256(P256).hexdigest())
@@ -203,7 +203,7 @@ def test_dates_are_reported_not_enforced(name: str, year: str) -> None:
         assert (text[4], text[10], text[-1]) == ("-", "T", "Z")
 
 
-def test_dates() -> None:
+def test_validity_is_formatted_in_utc() -> None:
     found = keyring.certificate("x", make_certificate(KEY, days=(0, 1)))
     assert (found.not_before, found.not_after) == ("2025-06-01T00:00:00Z", "2025-06-02T00:00:00Z")
 
@@ -244,7 +244,7 @@ USAGES = {
 
 
 @pytest.mark.parametrize(("extensions", "usable"), USAGES.values(), ids=USAGES)
-def test_usage(extensions: list[tuple[x509.ExtensionType, bool]], *, usable: bool) -> None:
+def test_key_usage_decides(extensions: list[tuple[x509.ExtensionType, bool]], *, usable: bool) -> None:
     try:
         keyring.certificate("x", make_certificate(KEY, *extensions))
     except keyring.Unusable:
@@ -254,8 +254,8 @@ def test_usage(extensions: list[tuple[x509.ExtensionType, bool]], *, usable: boo
 
 
 @pytest.mark.parametrize("parameters", [b"", tlv(0x30)], ids=["absent", "default"])
-def test_a_key_for_pss_alone_is_no_key_for_pkcs1(parameters: bytes) -> None:
-    """id-RSASSA-PSS in the key: it must not make PKCS#1 v1.5 signatures (RFC 4055), and no kernel takes it."""
+def test_key_restricted_to_pss_is_rejected(parameters: bytes) -> None:
+    """A key with id-RSASSA-PSS must not make PKCS#1 v1.5 signatures (RFC 4055), and no kernel accepts it."""
     tbs, *rest = der.items(der.items((CERTS / "rsa2048.der").read_bytes())[0].content)
     fields = der.items(tbs.content)
     _, bits = der.items(fields[6].content)
@@ -265,17 +265,17 @@ def test_a_key_for_pss_alone_is_no_key_for_pkcs1(parameters: bytes) -> None:
         keyring.certificate("x", changed)
 
 
-def test_serial_of_many_bytes() -> None:
+def test_serial_of_20_bytes_is_kept() -> None:
     found = keyring.certificate("x", make_certificate(KEY, serial=(1 << 159) - 1))
     assert found.serial == b"\x7f" + b"\xff" * 19
 
 
-def test_serial_with_the_top_bit_keeps_its_zero() -> None:
+def test_serial_with_the_top_bit_keeps_its_leading_zero() -> None:
     assert keyring.certificate("x", make_certificate(KEY, serial=0x80)).serial == b"\x00\x80"
 
 
-def test_warnings_of_cryptography_are_nobody_s_matter() -> None:
-    """It warns of a serial number of zero."""
+def test_warnings_of_cryptography_are_suppressed() -> None:
+    """cryptography warns of a serial number of zero."""
     tbs, *rest = der.items(der.items(P256)[0].content)
     fields = der.items(tbs.content)
     fields[1] = der.items(tlv(2, b"\0"))[0]
@@ -286,7 +286,7 @@ def test_warnings_of_cryptography_are_nobody_s_matter() -> None:
 
 
 def rsa_key(bits: int, exponent: int = 65537) -> rsa.RSAPublicKey:
-    """A public key of this size; nobody has the private one."""
+    """Return a public key of this size, without a private key."""
     return rsa.RSAPublicNumbers(exponent, (1 << bits) - 1).public_key()
 
 
@@ -302,13 +302,13 @@ KEYS = {
 
 
 @pytest.mark.parametrize(("key", "usable"), KEYS.values(), ids=KEYS)
-def test_keys(key: object, *, usable: bool) -> None:
+def test_key_size_and_kind_decide(key: object, *, usable: bool) -> None:
     parsed: Any = SimpleNamespace(public_key=lambda: key)
     if usable:
-        assert keyring._usable_key(parsed) is key
+        assert keyring._extract_key(parsed) is key
     else:
         with pytest.raises(keyring.Unusable):
-            keyring._usable_key(parsed)
+            keyring._extract_key(parsed)
 
 
 DATE = datetime.datetime(2025, 6, 1)
@@ -319,12 +319,12 @@ TIMES = {
 
 
 @pytest.mark.parametrize("names", TIMES.values(), ids=TIMES)
-def test_the_date_that_is_not_deprecated_comes_first(names: dict[str, datetime.datetime]) -> None:
+def test_time_attributes_of_both_cryptography_versions(names: dict[str, datetime.datetime]) -> None:
     parsed: Any = SimpleNamespace(**names)
-    assert keyring._time(parsed, "not_valid_after") == "2025-06-01T00:00:00Z"
+    assert keyring._format_time(parsed, "not_valid_after") == "2025-06-01T00:00:00Z"
 
 
-def test_not_one_der_element() -> None:
+def test_empty_sequence_is_rejected() -> None:
     with pytest.raises(keyring.Unusable):
         keyring.certificate("x", tlv(0x30))
 
@@ -336,20 +336,20 @@ def files(tmp_path: Path, *names: str) -> list[str]:
     return [str(CERTS / name) for name in names]
 
 
-def test_none_at_all() -> None:
+def test_empty_keyring_is_no_keys() -> None:
     found = refusal(keyring.load, [])
     assert (found.verdict.name, found.path) == ("no-keys", "/etc/bootseal/keys.d")
     assert "(no file there)" in found.what
 
 
-def test_none_that_is_usable(tmp_path: Path) -> None:
+def test_unusable_files_only_are_no_keys(tmp_path: Path) -> None:
     found = refusal(keyring.load, files(tmp_path, "rsa1024.der", "odd-junk.der"))
     assert found.verdict.name == "no-keys"
     assert "rsa1024.der" in found.what
     assert "odd-junk.der" in found.what
 
 
-def test_a_bad_one_among_good_ones_is_named(tmp_path: Path) -> None:
+def test_unusable_file_among_others_is_skipped_and_named(tmp_path: Path) -> None:
     found = keyring.load(files(tmp_path, "p256.der", "odd-truncated.der", "rsa2048.pem"))
     assert [c.sha256 for c in found.certificates] == [fingerprint("p256"), fingerprint("rsa2048")]
     (line,) = found.skipped
@@ -366,7 +366,7 @@ def test_a_bad_one_among_good_ones_is_named(tmp_path: Path) -> None:
         ("missing", "No such file or directory"),
     ],
 )
-def test_what_is_no_file_is_skipped(kind: str, why: str, tmp_path: Path) -> None:
+def test_irregular_file_is_skipped(kind: str, why: str, tmp_path: Path) -> None:
     path = tmp_path / "x.pem"
     if kind == "directory":
         path.mkdir()
@@ -374,7 +374,7 @@ def test_what_is_no_file_is_skipped(kind: str, why: str, tmp_path: Path) -> None
         path.symlink_to("/nonexistent")
     elif kind == "fifo":
         os.mkfifo(path)
-        signal.alarm(60)  # see conftest.py: opening it must not wait for a writer
+        signal.alarm(60)  # shorter than that of conftest.py: opening a FIFO must not wait for a writer
     elif kind == "device":
         path.symlink_to("/dev/zero")
     found = keyring.load([str(path), str(CERTS / "p256.der")])
@@ -382,7 +382,7 @@ def test_what_is_no_file_is_skipped(kind: str, why: str, tmp_path: Path) -> None
     assert found.skipped == (f"{path}: {why}",)
 
 
-def test_size_limit(tmp_path: Path) -> None:
+def test_file_above_the_size_limit_is_skipped(tmp_path: Path) -> None:
     padding = "# comment\n" * 10000
     assert from_text(tmp_path, padding[: 64 * 1024 - len(pem(P256))] + pem(P256)) == 1
     with pytest.raises(keyring.Unusable, match="larger than 65536"):
@@ -400,14 +400,14 @@ def test_at_most_64_files(tmp_path: Path) -> None:
     assert [line for line in found.skipped if "more than 64 files" in line] == [f"{p}: more than 64 files" for p in paths[64:]]
 
 
-def test_the_same_certificate_twice_counts_once(tmp_path: Path) -> None:
+def test_duplicate_certificate_counts_once(tmp_path: Path) -> None:
     assert len(keyring.load(files(tmp_path, "p256.der", "p256.pem")).certificates) == 1
 
 
 @pytest.mark.parametrize(
     "pair", [("p256-samecn", "p256-renewed"), ("p256-samecn", "p256b-samecn"), ("p256-serial1", "p256b-serial1")]
 )
-def test_namesakes_stand_beside_each_other(pair: tuple[str, str], tmp_path: Path) -> None:
+def test_certificates_of_the_same_name_are_all_kept(pair: tuple[str, str], tmp_path: Path) -> None:
     found = keyring.load(files(tmp_path, *(f"{name}.der" for name in pair)))
     assert [c.sha256 for c in found.certificates] == [fingerprint(name) for name in pair]
 

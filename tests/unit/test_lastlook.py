@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""lastlook.py and the script dracut/52bootseal/last-look: what happens between attaching the root and the switch to it."""
+"""Test lastlook.py and the script dracut/52bootseal/last-look: mounts that change before the switch are found."""
 
 from pathlib import Path
 
@@ -7,12 +7,10 @@ import pytest
 
 from bootseal.linux import mountapi
 from bootseal.stages import lastlook
-from unit.mounting import image, in_initrd
+from unit.mounting import in_initrd
 from unit.support import TREE
 
-__all__ = ["image"]
-
-# findmnt of util-linux 2.41 and later, for what the script asks of it. This machine's may be older.
+# A stand-in for findmnt of util-linux 2.41, which the script needs. This machine may have an older one.
 FINDMNT = f"""#!/bin/sh
 case $1 in
     --kernel=listmount) exec /usr/bin/python3 -c '
@@ -84,7 +82,7 @@ def test_last_look(change: str, image: str, tmp_path: Path) -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("change", [c for c in CHANGES if c != "replaced by the same"])
 def test_last_look_by_numbers(change: str, image: str, tmp_path: Path) -> None:
-    """With an older findmnt; the number of a mount that was unmounted may come back."""
+    """An older findmnt knows only numbers, which the kernel reuses after an unmount."""
     code, expected = CHANGES[change]
     assert (looked(code, OLD_FINDMNT, image, tmp_path) == "same") == (expected == "same")
 
@@ -93,13 +91,13 @@ def test_last_look_by_numbers(change: str, image: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "findmnt", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\n", "#!/bin/sh\necho 1\n"], ids=["fails", "says nothing", "odd"]
 )
-def test_a_findmnt_that_does_not_answer_is_no_consent(findmnt: str, image: str, tmp_path: Path) -> None:
+def test_failing_findmnt_is_refused(findmnt: str, image: str, tmp_path: Path) -> None:
     assert looked("", findmnt, image, tmp_path) != "same"
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("content", [None, "", "0;\n0;\n", "-\n"], ids=["missing", "empty", "none", "cut off"])
-def test_without_a_list_nothing_is_the_same(content: str | None, image: str, tmp_path: Path) -> None:
+def test_missing_or_damaged_list_is_refused(content: str | None, image: str, tmp_path: Path) -> None:
     change = "os.unlink(lastlook.PATH)" if content is None else f"open(lastlook.PATH, 'w').write({content!r})"
     hide = "\nlastlook.difference = lambda: 'refused'"
     assert looked(change + hide, FINDMNT, image, tmp_path) == "refused"
@@ -109,19 +107,19 @@ def test_without_a_list_nothing_is_the_same(content: str | None, image: str, tmp
 @pytest.mark.parametrize(
     ("pattern", "replacement"), [(r";(\d+) ", r";1\1 "), (r"(/[a-z]+);", r"\1x;")], ids=["identity", "place"]
 )
-def test_a_part_of_an_entry_is_none(pattern: str, replacement: str, image: str, tmp_path: Path) -> None:
+def test_partial_match_of_an_entry_is_refused(pattern: str, replacement: str, image: str, tmp_path: Path) -> None:
     text = "open(lastlook.PATH).read()"
     change = f"import re; text = {text}; open(lastlook.PATH, 'w').write(re.sub({pattern!r}, {replacement!r}, text))"
     assert looked(change, FINDMNT, image, tmp_path) != "same"
 
 
 @pytest.mark.root
-def test_numbers_count_where_the_kernel_gave_nothing_else(image: str, tmp_path: Path) -> None:
+def test_list_without_unique_identities_is_compared_by_number(image: str, tmp_path: Path) -> None:
     change = "text = open(lastlook.PATH).read(); open(lastlook.PATH, 'w').write('-\\n' + text.split('\\n', 1)[1])"
     assert looked(change, FINDMNT, image, tmp_path) == "same"
 
 
-def test_kernels_without_unique_identities(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_of_a_kernel_without_unique_identities(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mountapi, "identity", lambda _, path: mountapi.Identity(40 + len(path), None))
     assert lastlook.serialize(-1) == (
         b"-\n5;40 /sysroot;43 /sysroot/etc;43 /sysroot/var;44 /sysroot/boot;47 /sysroot/sysroot;\n"

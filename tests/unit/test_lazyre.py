@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""lazyre.py: compiled on first use, and everything as usual afterwards."""
+"""Test lazyre.py: patterns are compiled on first use, and re.compile() is restored."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ from bootseal import lazyre
 from unit.support import SERVICE
 
 
-def test_a_pattern_works_when_it_is_used() -> None:
+def test_pattern_is_compiled_on_first_use() -> None:
     with lazyre.Later():
         made = re.compile("(A)(b)", re.IGNORECASE)
         named = re.compile(pattern="a+", flags=re.IGNORECASE)
@@ -25,20 +25,20 @@ def test_a_pattern_works_when_it_is_used() -> None:
     assert named.findall("xAay") == ["Aa"]
 
 
-def test_a_bad_pattern_says_so_when_it_is_used() -> None:
+def test_malformed_pattern_raises_on_first_use() -> None:
     with lazyre.Later():
         made = re.compile("(")
     with pytest.raises(re.error):
         made.match("x")
 
 
-def test_only_within() -> None:
+def test_re_compile_is_restored_after_an_error() -> None:
     with pytest.raises(ImportError), lazyre.Later():
         raise ImportError
     assert isinstance(re.compile("x"), re.Pattern)
 
 
-def test_a_boot_compiles_no_grammar_of_names() -> None:
+def test_boot_does_not_compile_the_grammar_of_names() -> None:
     site = str(Path(cryptography.__file__).parents[1])
     code = f"""import sys
 sys.path[:0] = [{str(SERVICE)!r}, {site!r}]

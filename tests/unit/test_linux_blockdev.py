@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""linux/blockdev.py: a number that is a device's, one that btrfs is asked for, and disks that lie about their devices."""
+"""Test linux/blockdev.py: ordinary filesystems, btrfs, and disks with wrong data about their devices."""
 
 import errno
 import fcntl
@@ -22,7 +22,7 @@ DEVICE = os.makedev(252, 3)
 
 
 class Os:
-    """The os module, for which every file is on `device`, and where there is one device node."""
+    """A stand-in for the os module: every file is on `device`, and one device node exists."""
 
     def __init__(self, device: int) -> None:
         self.device, self.kind = device, stat.S_IFBLK
@@ -38,7 +38,7 @@ class Os:
 
 
 class Btrfs:
-    """The two ioctls, as the kernel answers them."""
+    """Stand-ins for the two ioctls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, ids: tuple[int, ...] = (1,), path: bytes = b"/dev/guest") -> None:
         self.ids, self.path, self.asked, self.fails = ids, path, list[int](), 0
@@ -47,7 +47,7 @@ class Btrfs:
         monkeypatch.setattr(blockdev, "os", self.os)
 
     def ioctl(self, fd: int, request: int, buffer: bytearray) -> int:
-        os.get_inheritable(fd)  # one that is open
+        os.get_inheritable(fd)  # raises if the descriptor is closed
         if self.fails:
             raise oserror(self.fails)
         if request == FS_INFO:
@@ -72,7 +72,7 @@ def opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def test_a_number_that_is_a_device_s_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_number_of_the_file_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blockdev, "os", Os(os.makedev(8, 1)))
     monkeypatch.setattr(fcntl, "ioctl", lambda *_: pytest.fail("asked"))
     with opened(tmp_path) as fd:
@@ -80,7 +80,7 @@ def test_a_number_that_is_a_device_s_is_taken(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("devid", [1, 7, 2**64 - 1], ids=["first", "replaced", "largest"])
-def test_btrfs_is_asked_for_its_device(devid: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_number_on_btrfs_is_that_of_its_device(devid: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     btrfs = Btrfs(monkeypatch, ids=(devid,))
     before = len(os.listdir("/proc/self/fd"))
     with opened(tmp_path) as fd:
@@ -110,7 +110,7 @@ def _gone(btrfs: Btrfs) -> None:
     [(_several, errno.ENODEV), (_none, errno.ENOTTY), (_file, errno.ENODEV), (_gone, errno.ENOENT)],
     ids=["several-devices", "no-btrfs", "no-device", "gone"],
 )
-def test_no_number_is_guessed(
+def test_btrfs_without_a_single_device_raises(
     change: Callable[[Btrfs], None], number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(Btrfs(monkeypatch))
@@ -119,7 +119,7 @@ def test_no_number_is_guessed(
     assert caught.value.errno == number
 
 
-def test_a_file_system_in_memory_has_none() -> None:
+def test_filesystem_in_memory_raises() -> None:
     with opened(Path("/proc")) as fd, pytest.raises(OSError) as caught:
         blockdev.number(fd)
     assert caught.value.errno in (errno.ENOTTY, errno.EINVAL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""linux/files.py: confinement by openat2(2), and that only regular files are ever opened to read."""
+"""Test linux/files.py: openat2(2) confines paths, and only regular files are opened for reading."""
 
 import errno
 import os
@@ -20,22 +20,22 @@ def root(tmp_path: Path) -> int:
     return os.open(tmp_path, os.O_PATH)
 
 
-def test_follows_links_in_the_root(root: int) -> None:
+def test_confined_link_is_followed(root: int) -> None:
     fd = files.open_regular(root, "/link", follow=True)
     assert os.read(fd, 10) == b"content"
 
 
 @pytest.mark.parametrize("path", ["../../../../a/file", "/a/../../a/file", "/a/file"])
-def test_never_leaves_the_root(path: str, root: int) -> None:
+def test_path_out_of_the_root_fails(path: str, root: int) -> None:
     assert os.read(files.open_regular(root, path), 10) == b"content"
 
 
-def test_a_link_as_the_last_component(root: int) -> None:
+def test_link_as_the_last_component_fails(root: int) -> None:
     with pytest.raises(files.NotRegular):
         files.open_regular(root, "link")
 
 
-def test_descriptor_flags(root: int) -> None:
+def test_descriptors_are_close_on_exec(root: int) -> None:
     fd = files.open_regular(root, "a/file")
     assert not os.get_inheritable(fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -43,7 +43,7 @@ def test_descriptor_flags(root: int) -> None:
 
 
 @pytest.mark.parametrize("target", ["a", "/a", "/"])
-def test_a_link_before_the_last_component(target: str, root: int, tmp_path: Path) -> None:
+def test_link_before_the_last_component_fails(target: str, root: int, tmp_path: Path) -> None:
     (tmp_path / "there").symlink_to(target)
     path = "there/file" if target != "/" else "there/a/file"
     with pytest.raises(OSError, match="symbolic links"):
@@ -63,14 +63,14 @@ LINES = {
 
 
 @pytest.mark.parametrize(("content", "expected"), LINES.values(), ids=LINES)
-def test_lines(content: bytes, expected: list[str], tmp_path: Path) -> None:
+def test_lines_are_split_at_newlines_only(content: bytes, expected: list[str], tmp_path: Path) -> None:
     assert files.lines(content) == expected
     (tmp_path / "file").write_bytes(content)
     assert files.read_lines(str(tmp_path / "file")) == expected
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo"])
-def test_not_regular(kind: str, root: int, tmp_path: Path) -> None:
+def test_irregular_file_is_rejected(kind: str, root: int, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.mkdir() if kind == "directory" else os.mkfifo(path)
     with pytest.raises(files.NotRegular):
@@ -78,33 +78,33 @@ def test_not_regular(kind: str, root: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_device_is_not_opened(root: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_is_not_opened(root: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mknod(tmp_path / "zero", 0o600 | 0o020000, os.makedev(1, 5))
     monkeypatch.setattr(os, "open", lambda *_, **__: pytest.fail("opened"))
     with pytest.raises(files.NotRegular):
         files.open_regular(root, "zero")
 
 
-def test_no_descriptor_is_left_when_it_is_refused(root: int) -> None:
+def test_descriptor_of_an_irregular_file_is_closed(root: int) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(files.NotRegular):
         files.open_regular(root, "a")
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_magic_link_is_refused() -> None:
+def test_magic_link_fails() -> None:
     with pytest.raises(OSError, match="symbolic links") as caught:
         files.openat2(-100, "/proc/self/fd/0", os.O_PATH, files.RESOLVE_NO_MAGICLINKS)
     assert caught.value.errno == errno.ELOOP
 
 
-def test_another_mount_is_refused() -> None:
+def test_other_mount_fails() -> None:
     with pytest.raises(OSError, match="cross-device") as caught:
         files.openat2(os.open("/", os.O_PATH), "proc", os.O_PATH, files.CONFINED)
     assert caught.value.errno == errno.EXDEV
 
 
-def test_confinement_is_all_three() -> None:
+def test_confinement_has_all_three_flags() -> None:
     assert files.CONFINED == 0x10 | 0x02 | 0x01
 
 
@@ -121,39 +121,39 @@ def busy(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     return calls
 
 
-def test_a_race_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openat2_retries_eagain(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = busy(monkeypatch, 15)
     assert files.openat2(3, "x", 0, 0) == 42
     assert len(calls) == 16
 
 
-def test_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openat2_retries_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = busy(monkeypatch, 1000)
     with pytest.raises(BlockingIOError):
         files.openat2(3, "x", 0, 0)
     assert len(calls) == 16
 
 
-def test_other_errors_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openat2_does_not_retry_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syscall, "syscall", raising(errno.ENOSYS))
     with pytest.raises(OSError, match="not implemented"):
         files.openat2(3, "x", 0, 0)
 
 
 @pytest.mark.parametrize(("size", "limit"), [(0, 0), (0, 10), (10, 10), (9, 10)])
-def test_read_bounded(size: int, limit: int, tmp_path: Path) -> None:
+def test_read_bounded_reads_up_to_the_limit(size: int, limit: int, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x" * size)
     assert files.read_bounded(os.open(tmp_path / "x", os.O_RDONLY), limit) == b"x" * size
 
 
 @pytest.mark.parametrize(("size", "limit"), [(1, 0), (11, 10), (1 << 30, 10)])
-def test_read_bounded_gives_up(size: int, limit: int, tmp_path: Path) -> None:
+def test_read_bounded_above_the_limit_is_none(size: int, limit: int, tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     os.truncate(tmp_path / "x", size)
     assert files.read_bounded(os.open(tmp_path / "x", os.O_RDONLY), limit) is None
 
 
-def test_read_bounded_does_not_believe_fstat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_read_bounded_of_a_growing_file_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     monkeypatch.setattr(os, "pread", lambda fd, size, offset: b"x" * size)
     assert files.read_bounded(os.open(tmp_path / "x", os.O_RDONLY), 10) is None
@@ -167,20 +167,20 @@ def test_read_bounded_reads_on_after_a_short_read(monkeypatch: pytest.MonkeyPatc
 
 
 def test_read_bounded_asks_for_one_byte_more_than_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The file grew after fstat, and the first read ends just at the limit."""
+    """The file grew after fstat, and the first read ends at the limit."""
     (tmp_path / "x").touch()
     monkeypatch.setattr(os, "pread", lambda fd, size, offset: b"x" * min(size, 5))
     assert files.read_bounded(os.open(tmp_path / "x", os.O_RDONLY), 10) is None
 
 
-def test_read_bounded_starts_at_the_start(tmp_path: Path) -> None:
+def test_read_bounded_ignores_the_file_offset(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
     fd = os.open(tmp_path / "x", os.O_RDONLY)
     os.read(fd, 5)
     assert files.read_bounded(fd, 10) == b"0123456789"
 
 
-def test_read_start(tmp_path: Path) -> None:
+def test_read_start_reads_up_to_the_limit(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "link").symlink_to("file")
     assert files.read_start(str(tmp_path / "link"), 4) == b"cont"
@@ -191,10 +191,10 @@ def test_read_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_immutable(tmp_path: Path) -> None:
+def test_immutable_flag_is_set_and_read(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        before = files._flags(fd)
+        before = files._read_flags(fd)
     except OSError:
         pytest.skip("the filesystem of the temporary directory has no inode flags")
     assert not files.is_immutable(fd)
@@ -205,5 +205,5 @@ def test_immutable(tmp_path: Path) -> None:
             (tmp_path / "x").touch()
     finally:
         files.set_immutable(fd, immutable=False)
-    assert files._flags(fd) == before
+    assert files._read_flags(fd) == before
     (tmp_path / "x").touch()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""linux/journal.py: the bytes of the journal's native protocol and of sd_notify(3)."""
+"""Test linux/journal.py: the bytes that reach the journal and the service manager."""
 
 import errno
 import socket
@@ -31,18 +31,18 @@ ENTRIES = {
 
 
 @pytest.mark.parametrize(("fields", "data"), ENTRIES.values(), ids=ENTRIES)
-def test_entry(fields: dict[str, str], data: bytes, sock: socket.socket) -> None:
+def test_entry_is_encoded(fields: dict[str, str], data: bytes, sock: socket.socket) -> None:
     assert journal.send(fields)
     assert sock.recv(4096) == data
 
 
-def test_notify(sock: socket.socket) -> None:
+def test_notify_sends_the_state(sock: socket.socket) -> None:
     assert journal.notify("STATUS=Verifying...")
     assert sock.recv(4096) == b"STATUS=Verifying..."
 
 
-def test_notify_is_no_longer_than_what_systemd_reads(sock: socket.socket) -> None:
-    """It ignores a longer one, and the STATUS would stay that of the last stage."""
+def test_notify_cuts_a_long_state(sock: socket.socket) -> None:
+    """systemd would ignore a longer state and keep the STATUS of the previous stage."""
     assert journal.notify("STATUS=refused" + "x" * 5000)
     received = sock.recv(1 << 16)
     assert received.startswith(b"STATUS=refusedx")
@@ -58,35 +58,35 @@ def test_notify_in_the_abstract_namespace(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("state", ["STATUS=\udcff", "STATUS=\ud800"])
-def test_notify_of_what_is_no_unicode(state: str, sock: socket.socket) -> None:
-    """Neither ever fails the caller's work."""
+def test_notify_escapes_surrogates(state: str, sock: socket.socket) -> None:
+    """An exception would end the boot."""
     assert journal.notify(state)
     assert sock.recv(100).startswith(b"STATUS=")
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_socket_returns_false(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(journal, "_JOURNAL", str(tmp_path / "none"))
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "none"))
     assert journal.send({"MESSAGE": "x"}) is False
     assert journal.notify("x") is False
 
 
-def test_no_service_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notify_without_a_service_manager_returns_false(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert journal.notify("x") is False
 
 
-def test_a_full_socket_does_not_hang(sock: socket.socket) -> None:
+def test_full_socket_returns_false(sock: socket.socket) -> None:
     sent = sum(journal.send({"MESSAGE": "x" * 4000}) for _ in range(5000))
     assert 0 < sent < 5000
 
 
-def test_no_socket_to_be_had(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_socket_returns_false(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "socket", raising(errno.EMFILE))
     assert journal.send({"MESSAGE": "x"}) is False
 
 
-def test_no_descriptor_is_left(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptors_are_closed(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[socket.socket] = []
 
     def make(*arguments: int) -> socket.socket:

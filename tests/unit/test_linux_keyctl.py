@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""linux/keyctl.py: what reaches the kernel, /proc/keys, and real keys where root may have some."""
+"""Test linux/keyctl.py: the arguments of system calls, /proc/keys, and, as root, real keys."""
 
 import errno
 import struct
@@ -11,7 +11,7 @@ import pytest
 from bootseal.linux import keyctl
 from unit.support import oserror, run_python
 
-# A line of /proc/keys, and what KEYCTL_DESCRIBE says of that key.
+# A line of /proc/keys, and the answer of KEYCTL_DESCRIBE for that key.
 LINES = {
     "keyring": (
         "3727d9b7 I--Q---     2 perm 1f3f0000     0 65534 keyring   .fs-verity: empty\n",
@@ -30,7 +30,7 @@ DESCRIBED = {expected for _, expected in LINES.values()}
 
 
 class Keys:
-    """A /proc/keys of one's own, and a kernel that describes the keys of LINES and no other."""
+    """A fake /proc/keys, and a kernel that describes only the keys of LINES."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: Path, text: str) -> None:
         (directory / "keys").write_bytes(text.encode())
@@ -55,30 +55,30 @@ class Keys:
     "extra", ["", "zz\nabc: 1\n", "\n", "zzzzzzzz\n", "0000dead I--Q---     1 perm 3f010000     0     0 user gone: 1\n"]
 )
 def test_listed_keys(extra: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A line that is none, or of a key that has gone meanwhile, is no crash."""
+    """A malformed line, or one of a key that expired, is skipped."""
     lines = [line for line, _ in LINES.values()]
     Keys(monkeypatch, tmp_path, lines[0] + extra + "".join(lines[1:]))
     assert {tuple(key) for key in keyctl.listed_keys()} == DESCRIBED
 
 
 @pytest.mark.parametrize(("line", "serial"), [("2d9a8507 I--Q", 0x2D9A8507), ("zz\n", 0), ("", 0)])
-def test_the_serial_in_a_line(line: str, serial: int) -> None:
-    assert keyctl._serial(line) == serial
+def test_serial_of_a_line_is_parsed(line: str, serial: int) -> None:
+    assert keyctl._parse_serial(line) == serial
 
 
-def test_describe_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failed_describe_skips_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Keys(monkeypatch, tmp_path, "")
     with pytest.raises(OSError, match="Required key") as caught:
         keyctl.describe(1)
     assert caught.value.errno == errno.ENOKEY
 
 
-# Anybody may add a key whose description holds a newline; /proc/keys shows it as it is (seen on Linux 6.18).
+# Unprivileged users may add a key with a newline in its description, which /proc/keys does not escape (Linux 6.18).
 FORGED = "05e1f00d I------     1 perm 3f3f0000     0     0 keyring   .fs-verity: empty"
 
 
 @pytest.mark.root
-def test_a_newline_in_a_description_forges_no_keyring() -> None:
+def test_newline_in_a_description_cannot_fake_a_keyring() -> None:
     code = f"""
 from bootseal.linux import keyctl
 keyctl.add_key("user", "x\\n" + {FORGED!r}, b"payload", keyctl.PROCESS_KEYRING)
@@ -105,15 +105,15 @@ def test_add_key(calls: list[tuple[Any, ...]]) -> None:
     assert calls == [(b"user", b"name", b"payload", 7, -2), (b"keyring", b"ring", None, 0, -4)]
 
 
-def test_operations(calls: list[tuple[Any, ...]]) -> None:
+def test_operations_reach_the_kernel(calls: list[tuple[Any, ...]]) -> None:
     keyctl.set_permissions(1, 0x08030000)
     keyctl.link(2, 3)
     keyctl.restrict(4)
     assert calls == [(5, 1, 0x08030000), (8, 2, 3), (29, 4, None, None)]
 
 
-def test_a_buffer_for_the_longest_payload(monkeypatch: pytest.MonkeyPatch) -> None:
-    """KEYCTL_READ copies nothing into one that is too short."""
+def test_buffer_holds_the_longest_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KEYCTL_READ does not fill a buffer that is too short."""
     sizes: list[int] = []
 
     def call(_number: int, _operation: int, _key: int, buffer: Any, size: int) -> int:
@@ -125,7 +125,7 @@ def test_a_buffer_for_the_longest_payload(monkeypatch: pytest.MonkeyPatch) -> No
     assert sizes == [32767, 32767]
 
 
-def test_verify_signature(calls: list[tuple[Any, ...]]) -> None:
+def test_verify_signature_packs_its_parameters(calls: list[tuple[Any, ...]]) -> None:
     keyctl.verify_signature(5, "enc=pkcs1 hash=sha256", b"d" * 32, b"s" * 256)
     assert calls == [(28, struct.pack("=iII7I", 5, 32, 256, *[0] * 7), b"enc=pkcs1 hash=sha256", b"d" * 32, b"s" * 256)]
 

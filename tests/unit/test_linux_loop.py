@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""linux/loop.py: the structure that reaches the kernel, retries, and a real device."""
+"""Test linux/loop.py: the structures, retries, and a real device."""
 
 import ctypes
 import errno
@@ -14,7 +14,7 @@ from bootseal.linux import loop
 from unit.support import oserror, run_python
 
 
-def test_sizes_of_the_kernel_s_structures() -> None:
+def test_structures_have_the_kernel_s_sizes() -> None:
     assert ctypes.sizeof(loop._LoopInfo64) == 232
     assert ctypes.sizeof(loop._LoopConfig) == 304
     assert loop._LoopInfo64.lo_flags.offset == 52
@@ -45,20 +45,20 @@ class Devices:
         return 42, f"/dev/loop{number}"
 
 
-def test_a_device_that_somebody_else_took(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_busy_device_is_retried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     devices = Devices(monkeypatch, tmp_path, busy=3)
     assert loop.attach(3) == (42, "/dev/loop3")
     assert devices.tried == [0, 1, 2, 3]
 
 
-def test_not_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_busy_device_is_retried_a_few_times_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     devices = Devices(monkeypatch, tmp_path, busy=100)
     with pytest.raises(OSError, match="busy"):
         loop.attach(3)
     assert len(devices.tried) == 16
 
 
-def test_another_error_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_errors_are_not_retried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     devices = Devices(monkeypatch, tmp_path, busy=1, number=errno.EPERM)
     with pytest.raises(PermissionError):
         loop.attach(3)
@@ -66,7 +66,7 @@ def test_another_error_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.root
-def test_a_real_device(tmp_path: Path) -> None:
+def test_real_device_is_attached(tmp_path: Path) -> None:
     if not os.path.exists("/dev/loop-control"):
         pytest.skip("no loop devices")
     (tmp_path / "image").write_bytes(b"x" * 8192)
@@ -87,11 +87,11 @@ print("gone")
     assert run_python(code, str(tmp_path / "image")).splitlines() == ["b'xxxx' 1 1", "True", "gone"]
 
 
-def test_a_device_that_cannot_be_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_configuration_closes_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "device").touch()
     real = os.open
     monkeypatch.setattr(os, "open", lambda path, flags: real(tmp_path / "device", flags))
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(OSError, match="ioctl"):  # a file is no loop device
+    with pytest.raises(OSError, match="ioctl"):  # the file is not a loop device
         loop._configure(0, 0)
     assert os.listdir("/proc/self/fd") == before

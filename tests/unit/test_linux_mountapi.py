@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""linux/mountapi.py: mountinfo lines, and the calls on this kernel as root."""
+"""Test linux/mountapi.py: parsing mountinfo, and, as root, the calls on this kernel."""
 
 import os
 from pathlib import Path
@@ -31,8 +31,8 @@ LINES = {
 
 
 @pytest.mark.parametrize(("line", "expected"), LINES.values(), ids=LINES)
-def test_a_line_of_mountinfo(line: str, expected: tuple[str, str, str]) -> None:
-    (found,) = mountapi.parsed([line])
+def test_line_of_mountinfo_is_parsed(line: str, expected: tuple[str, str, str]) -> None:
+    (found,) = mountapi.parse([line])
     assert (found.target, found.fstype, found.source) == expected
     assert (found.id, found.parent) == (36, 35)
 
@@ -45,29 +45,29 @@ NONE = [
 
 
 @pytest.mark.parametrize("line", NONE)
-def test_a_line_that_cannot_be_parsed_is_left_out(line: str) -> None:
+def test_malformed_line_is_skipped(line: str) -> None:
     with pytest.raises(ValueError):
         mountapi.MountInfo(line)
     good, _ = LINES["plain"]
-    assert [mount.target for mount in mountapi.parsed([good, line, good])] == ["/sysroot", "/sysroot"]
+    assert [mount.target for mount in mountapi.parse([good, line, good])] == ["/sysroot", "/sysroot"]
 
 
-def test_the_directory_that_a_mount_shows() -> None:
+def test_root_of_a_mount_is_unescaped() -> None:
     assert mountapi.MountInfo("36 35 98:0 /a\\040b /c rw - ext4 /dev/vda rw").root == "/a b"
 
 
-def test_options_of_the_superblock() -> None:
+def test_superblock_options_are_kept() -> None:
     found = mountapi.MountInfo("1 0 0:1 / / ro - overlay composefs:ab ro,lowerdir+=/x,verity=require")
     assert found.super_options == "ro,lowerdir+=/x,verity=require"
 
 
-def test_the_mount_of_a_descriptor() -> None:
+def test_mount_of_a_descriptor_is_found() -> None:
     fd = os.open("/proc/self", os.O_PATH)
     assert mountapi.mount_of(fd).fstype == "proc"
     os.close(fd)
 
 
-def test_a_mount_of_no_namespace_is_a_lookup_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mount_outside_the_namespace_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     fd = os.open("/", os.O_PATH)
     monkeypatch.setattr(mountapi, "mounts", list)
     with pytest.raises(LookupError):
@@ -86,7 +86,7 @@ def here(): return [(m.fstype, m.source, m.options.split(",")[0]) for m in mount
 
 
 @pytest.mark.root
-def test_a_detached_mount_is_attached(tmp_path: Path) -> None:
+def test_detached_mount_is_attached(tmp_path: Path) -> None:
     code = (
         START
         + """
@@ -113,7 +113,7 @@ print(os.listdir(f"/proc/self/fd/{copy}"))
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What reaches the kernel; each call gives a descriptor."""
+    """Record the system calls, each of which returns a descriptor."""
     seen: list[tuple[Any, ...]] = []
 
     def call(*arguments: Any) -> int:
@@ -127,7 +127,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("recursive", "flags"), [(False, 0x1000 | 1 | os.O_CLOEXEC), (True, 0x1000 | 1 | os.O_CLOEXEC | 0x8000)]
 )
-def test_clone(flags: int, *, recursive: bool, calls: list[tuple[Any, ...]]) -> None:
+def test_clone_flags(flags: int, *, recursive: bool, calls: list[tuple[Any, ...]]) -> None:
     mountapi.clone(7, recursive=recursive)
     assert calls == [(syscall.OPEN_TREE, 7, b"", flags)]
 
@@ -135,7 +135,7 @@ def test_clone(flags: int, *, recursive: bool, calls: list[tuple[Any, ...]]) -> 
 @pytest.mark.parametrize(
     ("path", "beneath", "flags"), [("/x", False, 0x4), ("/x", True, 0x204), ("", False, 0x44), ("", True, 0x244)]
 )
-def test_attach(path: str, flags: int, *, beneath: bool, calls: list[tuple[Any, ...]]) -> None:
+def test_attach_flags(path: str, flags: int, *, beneath: bool, calls: list[tuple[Any, ...]]) -> None:
     mountapi.attach(7, 8, path, beneath=beneath)
     assert calls == [(syscall.MOVE_MOUNT, 7, b"", 8, path.encode(), flags)]
 
@@ -144,7 +144,7 @@ def test_contexts_are_closed(calls: list[tuple[Any, ...]]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     mountapi.reconfigure(7, "ro")
     mountapi.new_filesystem("tmpfs", [], 0)
-    # Each call opened one; the contexts are two of them.
+    # Each call opened a descriptor. Two of them are contexts, which must be closed.
     assert len(os.listdir("/proc/self/fd")) == before + len(calls) - 2
 
 
@@ -152,8 +152,8 @@ def test_contexts_are_closed(calls: list[tuple[Any, ...]]) -> None:
 @pytest.mark.parametrize(
     "name", ["\r", "\n", "\v\f", "\x1c\x1d\x1e", "\x85", "\u2028\u2029", "\udc85\udcff", "\t \\ - #", "\r\n36 35"]
 )
-def test_a_mount_with_such_a_name(name: str, tmp_path: Path) -> None:
-    """An unprivileged user may mount (by FUSE, say), and chooses where."""
+def test_mount_with_an_odd_name_is_listed(name: str, tmp_path: Path) -> None:
+    """Unprivileged users may mount, for example with FUSE, and choose the name of the mount point."""
     code = (
         START
         + """
@@ -171,7 +171,7 @@ print(found.unread, len([m for m in found.everything if m.target == name]))
 
 
 @pytest.mark.root
-def test_what_the_kernel_said_is_in_the_error(tmp_path: Path) -> None:
+def test_error_has_the_log_of_the_kernel(tmp_path: Path) -> None:
     code = (
         START
         + """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""linux/syscall.py: numbers and encodings against those that the kernel's headers give."""
+"""Test linux/syscall.py: numbers and encodings are those of the kernel's headers."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ def on(monkeypatch: pytest.MonkeyPatch, machine: str, bits: int = 64) -> None:
 
 
 @pytest.mark.parametrize("machine", IOCTLS)
-def test_ioctl_encoding(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ioctl_numbers_are_those_of_the_headers(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, machine)
     made = (
         syscall.ior("f", 1, 8),
@@ -43,31 +43,31 @@ def test_ioctl_encoding(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ("machine", "numbers"),
     [("x86_64", (248, 250)), ("aarch64", (217, 219)), ("riscv64", (217, 219)), ("ppc64le", (269, 271)), ("s390x", (278, 280))],
 )
-def test_key_calls(machine: str, numbers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_calls_of_each_architecture(machine: str, numbers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, machine)
     assert syscall.key_calls() == numbers
 
 
 @pytest.mark.parametrize(("machine", "bits"), [("m68k", 64), ("x86_64", 32)])
-def test_key_calls_elsewhere(machine: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_calls_of_an_unknown_architecture_raise(machine: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, machine, bits)
     with pytest.raises(OSError, match="keyctl on") as caught:
         syscall.key_calls()
     assert caught.value.errno == errno.ENOSYS
 
 
-def test_errno_becomes_an_oserror() -> None:
+def test_errno_is_raised_as_oserror() -> None:
     with pytest.raises(FileNotFoundError):
         syscall.syscall(syscall.OPENAT2, -100, b"/nonexistent", bytes(24), 24)
 
 
-def test_an_unknown_call() -> None:
+def test_unknown_call_is_enosys() -> None:
     with pytest.raises(OSError, match="not implemented") as caught:
         syscall.syscall(100000)
     assert caught.value.errno == errno.ENOSYS
 
 
-def test_oserror_picks_the_class() -> None:
+def test_oserror_has_the_class_of_its_errno() -> None:
     assert isinstance(syscall.oserror(errno.ENOENT), FileNotFoundError)
     assert syscall.oserror(errno.EIO, "x").filename == "x"
 
@@ -80,7 +80,7 @@ def test_oserror_picks_the_class() -> None:
         lambda: syscall.umount("/nonexistent", 0),
     ],
 )
-def test_wrappers_raise(call: object) -> None:
+def test_failed_wrapper_raises(call: object) -> None:
     assert callable(call)
     with pytest.raises(OSError):
         call()
@@ -96,7 +96,7 @@ WRAPPERS: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize(("name", "call"), WRAPPERS.items(), ids=WRAPPERS)
-def test_only_a_negative_result_is_an_error(name: str, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_negative_results_are_errors(name: str, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syscall, "_LIBC", SimpleNamespace(**{name: lambda *_: 0}))
     call()
     monkeypatch.setattr(syscall, "_LIBC", SimpleNamespace(**{name: lambda *_: -1}))

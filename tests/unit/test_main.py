@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bootseal import __main__, boot, checkinitrd, failure, greeting
+from bootseal import __main__, boot, checkinitrd, failure
 from unit.support import SERVICE
 
 
@@ -15,10 +15,10 @@ from unit.support import SERVICE
     ("command", "module", "function"),
     [
         ("boot", boot, "main"),
-        ("cleanup", failure, "main"),
+        ("cleanup", failure, "cleanup"),
         ("guard", failure, "guard"),
         ("changed", failure, "changed"),
-        ("greeting", greeting, "main"),
+        ("greeting", failure, "greeting"),
         ("check-initrd", checkinitrd, "check"),
     ],
 )

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""mount.py on this machine's kernel, as root: a whole root is mounted, attached and taken off again.
+"""Test mount.py on this machine's kernel, as root: a whole root is mounted, attached and detached.
 
-Each test is a process of its own, in a mount namespace of its own, in a root directory that looks like an initrd: its own
-/run and /sysroot, the rest of the machine bound into it. What needs fs-verity (files behind the overlay's data layer) is
-left to the guests; the image here holds its files itself.
+Each test runs the code in a process with a root directory that looks like an initrd (unit/mounting.py). Files behind the
+overlay's data layer need fs-verity, so the guests test them. The image of these tests contains its files.
 """
 
 import os
@@ -17,15 +16,13 @@ import pytest
 
 from bootseal.linux import mountapi, syscall
 from bootseal.stages import mount
-from unit.mounting import image, in_initrd
+from unit.mounting import in_initrd
 from unit.support import CHECKSUM, SERVICE, TREE, refusal
-
-__all__ = ["image"]
 
 pytestmark = pytest.mark.root
 
 
-def test_a_whole_root(image: str, tmp_path: Path) -> None:
+def test_root_is_mounted_and_attached(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 mounted, namespace = run(image)
@@ -45,7 +42,7 @@ print(mount.attached_digest() == verified().digest.value.hex(), os.path.exists(o
         "['boot', 'etc', 'sysroot', 'usr', 'var']",
         "deployed var",
         "True",
-        "EROFS EROFS EROFS EROFS",  # the superblock of the physical root is read-only: nothing of ours changes that
+        "EROFS EROFS EROFS EROFS",  # mounting does not change the read-only superblock of the physical root
         "True True False",
     ]
 
@@ -62,7 +59,7 @@ run(image, init="/sbin/other")
     assert said == ["overlay /sbin/other True"]
 
 
-def test_etc_and_var_are_writable_where_the_disk_is(image: str, tmp_path: Path) -> None:
+def test_etc_and_var_are_writable_if_the_disk_is(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 for readonly in (True, False):
@@ -78,16 +75,32 @@ for readonly in (True, False):
     assert said == ["EROFS True True EROFS", "EROFS True True True"]
 
 
+def test_etc_and_var_are_writable_on_a_read_only_mount(image: str, tmp_path: Path) -> None:
+    """The initrd may mount the physical root read-only over a writable superblock. The booted system needs both places."""
+    said = in_initrd(
+        """
+syscall.mount(None, "/sysroot", None, 32)
+syscall.mount(None, "/sysroot", None, 32 | 4096 | 1)
+mounted, namespace = run(image)
+mount.attach(mounted, namespace)
+print(writable("/sysroot/etc/x"), writable("/sysroot/var/x"), writable("/sysroot/sysroot/x"))
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["True True EROFS"]
+
+
 @pytest.mark.parametrize(
     ("line", "own"),
     [(f"# x{end}UUID=1 /var ext4\n", False) for end in "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"]
     + [(f"UUID=1{blank}/var ext4\n", blank in " \t") for blank in " \t\v\f\r\x1c\x85\u00a0\u2028"],
 )
-def test_lines_and_words_of_an_fstab_are_systemds(line: str, tmp_path: Path, *, own: bool) -> None:
+def test_fstab_is_split_as_systemd_does(line: str, tmp_path: Path, *, own: bool) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/fstab").write_bytes(line.encode())
     root = os.open(tmp_path, os.O_PATH)
-    assert mount._has_its_own(root, "/var") is own
+    assert mount._fstab_mounts(root, "/var") is own
     os.close(root)
 
 
@@ -107,7 +120,7 @@ def test_lines_and_words_of_an_fstab_are_systemds(line: str, tmp_path: Path, *, 
     ids=["line", "blanks", "comment", "others", "largest", "too-large", "binary", "carriage-return", "empty"],
 )
 @pytest.mark.parametrize("transient", ["False", "True"])
-def test_var_is_left_to_an_fstab_that_has_it(fstab: bytes, *, own: bool, transient: str, image: str, tmp_path: Path) -> None:
+def test_var_is_not_mounted_if_fstab_has_it(fstab: bytes, *, own: bool, transient: str, image: str, tmp_path: Path) -> None:
     said = in_initrd(
         f"""
 syscall.mount(None, "/sysroot", None, 32)
@@ -136,8 +149,8 @@ print(os.path.ismount("/sysroot/var"), "/var" in mounted.not_covered)
         ("boot", "EINVAL", "True False"),
     ],
 )
-def test_what_cannot_be_read_is_not_absent(name: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
-    """/var is left to a line of fstab, and /boot is mounted, unless they are not there."""
+def test_unreadable_fstab_or_boot_is_refused(name: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
+    """An error other than a missing file must not decide whether /var and /boot are mounted."""
     said = in_initrd(
         f"""
 real = files.openat2
@@ -158,7 +171,7 @@ except Refusal as refusal: print(refusal.verdict.name, refusal.path)
 
 
 @pytest.mark.parametrize("loader", ["missing", "directory"])
-def test_a_boot_directory_without_the_link(loader: str, image: str, tmp_path: Path) -> None:
+def test_boot_without_the_loader_link_is_not_mounted(loader: str, image: str, tmp_path: Path) -> None:
     said = in_initrd(
         f"""
 syscall.mount(None, "/sysroot", None, 32)
@@ -172,7 +185,7 @@ print(run(image)[0].not_covered)
     assert said == ["('/etc', '/var', '/usr/local -> /var/usrlocal')"]
 
 
-def test_an_fstab_that_is_no_file(image: str, tmp_path: Path) -> None:
+def test_irregular_fstab_is_ignored(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 syscall.mount(None, "/sysroot", None, 32)
@@ -187,7 +200,7 @@ print(os.path.ismount("/sysroot/var"))
     assert said == ["True"]
 
 
-def test_transient(image: str, tmp_path: Path) -> None:
+def test_transient_root_and_etc_are_writable(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 os.umask(0)
@@ -208,8 +221,24 @@ print([oct(path.stat().st_mode & 0o777) for path in (etc, etc / "upper", etc / "
     assert said == [f"('/var', '/boot', {links})", "pristine True True", "True 0o0", "True", "['0o700', '0o755', '0o700']"]
 
 
-def test_the_image_is_named_by_itself_alone(image: str, tmp_path: Path) -> None:
-    """Not by the /etc of the disk, which is mounted over the image's own; and what its digest does not fit is refused."""
+def test_transient_root_is_read_only_if_so_configured(image: str, tmp_path: Path) -> None:
+    """[root] transient-ro=: the booted system may remount it writable later."""
+    said = in_initrd(
+        """
+mounted, namespace = run(image, config(root_transient=True))
+mount.attach(mounted, namespace)
+print(writable("/sysroot/usr/x"))
+syscall.mount(None, "/sysroot", None, 32 | 4096)
+print(writable("/sysroot/usr/x"))
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["EROFS", "True"]
+
+
+def test_release_is_that_of_the_image(image: str, tmp_path: Path) -> None:
+    """The disk's /etc, which is mounted over the image's, must not name it. Damaged objects are refused."""
     said = in_initrd(
         """
 syscall.mount(None, "/sysroot", None, 32)
@@ -236,7 +265,7 @@ for name, place in (("open_regular", mount.release.files), ("readlink", os)):
     ]
 
 
-def test_attached_and_detached_again(image: str, tmp_path: Path) -> None:
+def test_detach_undoes_attach(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 before = tree()
@@ -257,9 +286,24 @@ print(before == tree())
     assert said == ["0", "True False True None False", "True"]
 
 
+def test_detach_without_a_physical_root_changes_nothing(image: str, tmp_path: Path) -> None:
+    """The service may fail before the disk is mounted."""
+    said = in_initrd(
+        """
+syscall.umount("/sysroot", 2)
+before = tree()
+mount.detach()
+print(before == tree(), before)
+""",
+        image,
+        tmp_path,
+    )
+    assert said == ["True []"]
+
+
 @pytest.mark.parametrize("stage", ["mounted", "written", "attached beneath", "kept", "taken off", "attached in turn"])
-def test_killed(stage: str, image: str, tmp_path: Path) -> None:
-    """SIGKILL at that point, then the clean-up that systemd runs."""
+def test_detach_after_a_kill_restores_the_physical_root(stage: str, image: str, tmp_path: Path) -> None:
+    """Kill the process at each step, then run detach() as systemd does with the cleanup."""
     said = in_initrd(
         f"""
 import signal
@@ -295,8 +339,8 @@ print(os.path.exists("/run/bootseal/stage"), os.path.exists("/run/bootseal/attac
 
 
 @pytest.mark.parametrize("beneath", [True, False])
-def test_an_unmount_shows_an_empty_directory(*, beneath: bool, image: str, tmp_path: Path) -> None:
-    """Also where the kernel mounts nothing beneath: the unverified physical root must not lie below the verified one."""
+def test_unmounting_the_root_uncovers_an_empty_directory(*, beneath: bool, image: str, tmp_path: Path) -> None:
+    """The unverified physical root must not be below the verified one, even if the kernel cannot mount beneath."""
     said = in_initrd(
         f"""
 real = mountapi.attach
@@ -323,14 +367,14 @@ print(before == tree(), os.path.isdir("/sysroot/ostree"))
     assert said == ["True True ['attached']", "[]", "True True"]
 
 
-def test_a_root_that_the_service_manager_does_not_see(image: str, tmp_path: Path) -> None:
+def test_root_that_pid_1_cannot_see_is_refused(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 before = tree()
 mounted, namespace = run(image)
 mount._MANAGER = "1"
 try: mount.attach(mounted, namespace)
-except Refusal as refusal: print(refusal.verdict.name, "service manager" in refusal.what)
+except Refusal as refusal: print(refusal.verdict.name, "PID 1 cannot see" in refusal.what)
 print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(ostreebooted.PATH))
 """,
         image,
@@ -340,8 +384,8 @@ print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(ostreeb
 
 
 @pytest.mark.parametrize("beneath", ["beneath", "True"], ids=["beneath", "anywhere"])
-def test_a_failing_attach_leaves_the_physical_root(beneath: str, image: str, tmp_path: Path) -> None:
-    """An error that is no lack of mounting beneath leads to no second try."""
+def test_failed_attach_leaves_the_physical_root(beneath: str, image: str, tmp_path: Path) -> None:
+    """Only EINVAL, for kernels that cannot mount beneath, leads to a second attempt."""
     said = in_initrd(
         f"""
 before = tree()
@@ -364,13 +408,13 @@ print(before == tree(), os.path.isdir("/sysroot/ostree"), os.path.exists(ostreeb
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("None", "mount-failed: the kernel mounted the overlay without verity=require"),  # threats 93 and 124
-        ("'veritas'", "unsupported: Unknown parameter 'veritas'"),  # as verity= is before Linux 6.6
+        ("None", "mount-failed: the kernel mounted the overlay without verity=require"),
+        ("'veritas'", "unsupported: Unknown parameter 'veritas'"),  # as verity= before Linux 6.6
     ],
     ids=["dropped", "unknown"],
 )
-def test_without_verity_require_it_is_refused(option: str, said: str, image: str, tmp_path: Path) -> None:
-    """A kernel that drops the option, or does not know it."""
+def test_overlay_without_verity_require_is_refused(option: str, said: str, image: str, tmp_path: Path) -> None:
+    """The kernel drops the option or does not know it."""
     verdict, what = said.split(": ")
     code = f"""
 real = mountapi.new_filesystem
@@ -389,12 +433,13 @@ except Refusal as refusal: print(refusal.verdict.name, {what!r} in refusal.what)
     [
         ("erofs", "ENODEV", "unsupported"),
         ("overlay", "ENODEV", "unsupported"),
+        ("overlay", "ENOSYS", "unsupported"),
         ("overlay", "EINVAL", "mount-failed"),
         ("erofs", "EUCLEAN", "io-error"),
         ("erofs", "EINVAL", "mount-failed"),
     ],
 )
-def test_errnos_of_mounting(fstype: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
+def test_errno_of_mounting_gives_the_verdict(fstype: str, number: str, verdict: str, image: str, tmp_path: Path) -> None:
     said = in_initrd(
         f"""
 from bootseal.linux import loop
@@ -416,7 +461,7 @@ except Refusal as refusal: print(refusal.verdict.name, "what the kernel said" in
     assert said == [f"{verdict} True True"]
 
 
-def test_neither_a_file_nor_a_loop_device_can_be_mounted(image: str, tmp_path: Path) -> None:
+def test_missing_loop_devices_are_unsupported(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 from bootseal.linux import loop
@@ -432,7 +477,7 @@ except Refusal as refusal: print(refusal.verdict.name, "(/dev/none/loop-control)
     assert said == ["unsupported True True"]
 
 
-def test_no_place_for_the_image(image: str, tmp_path: Path) -> None:
+def test_stage_directory_that_cannot_be_created_is_refused(image: str, tmp_path: Path) -> None:
     said = in_initrd(
         """
 Path("/run/bootseal").touch()
@@ -445,7 +490,7 @@ except Refusal as refusal: print(refusal.verdict.name, refusal.path)
     assert said == ["mount-failed /run/bootseal/stage"]
 
 
-def test_a_damaged_image(image: str, tmp_path: Path) -> None:
+def test_damaged_image_is_refused(image: str, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     damaged.write_bytes(bytes(4096) + Path(image).read_bytes()[4096:])
     said = in_initrd(
@@ -460,8 +505,8 @@ except Refusal as refusal: print(refusal.verdict.name)
 
 
 @pytest.mark.parametrize("name", ["etc", "var", "sysroot"])
-def test_a_directory_that_the_image_lacks(name: str, image: str, tmp_path: Path) -> None:
-    """A mount point is a directory of the image: a link there, or nothing, is refused, not followed."""
+def test_link_instead_of_a_mount_point_is_refused(name: str, image: str, tmp_path: Path) -> None:
+    """The link is refused because following it would mount somewhere else."""
     root = tmp_path / "root"
     for directory in {"usr/lib/systemd", "etc", "var", "sysroot"} - {name}:
         (root / directory).mkdir(parents=True)
@@ -481,8 +526,8 @@ except Refusal as refusal: print(refusal.verdict.name, refusal.path)
     assert said == [f"mount-failed /{name}"]
 
 
-def test_the_loop_device_stands_in(image: str, tmp_path: Path) -> None:
-    """EROFS without file-backed mounts answers ENOTBLK."""
+def test_loop_device_is_used_if_erofs_needs_one(image: str, tmp_path: Path) -> None:
+    """EROFS without file-backed mounts fails with ENOTBLK."""
     said = in_initrd(
         """
 real = mountapi.new_filesystem
@@ -502,8 +547,8 @@ print(len(Path("/sysroot/usr/lib/systemd/systemd").read_bytes()))
     assert said == ["[]", "12000"]
 
 
-def test_no_descriptor_is_left(image: str, tmp_path: Path) -> None:
-    """Only the overlay holds it."""
+def test_descriptors_are_closed(image: str, tmp_path: Path) -> None:
+    """Only the overlay may hold a reference to the image. One descriptor of the overlay remains."""
     said = in_initrd(
         """
 from contextlib import suppress
@@ -515,20 +560,20 @@ run(image)
 def inode(name):
     with suppress(OSError): return os.fstat(int(name)).st_ino
 opened = [inode(name) for name in os.listdir("/proc/self/fd")]
-print([opened.count(place) for place in places])  # that of /etc is the deployment's
-found = set()
+print([opened.count(place) for place in places])  # Deployment.etc_fd remains
+found = []
 for name in os.listdir("/proc/self/fd"):
-    with suppress(OSError, LookupError): found.add(mountapi.mount_of(int(name)).fstype)
-print("overlay" in found, "erofs" in found)
+    with suppress(OSError, LookupError): found.append(mountapi.mount_of(int(name)).fstype)
+print(found.count("overlay"), found.count("erofs"))
 """,
         image,
         tmp_path,
     )
-    assert said == ["[1, 0]", "True False"]
+    assert said == ["[1, 0]", "1 0"]
 
 
-def test_a_private_namespace_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A process that is killed takes its mounts with it, and nobody else ever saw them."""
+def test_private_namespace_ends_with_its_process(tmp_path: Path) -> None:
+    """The kernel removes the mounts of a killed process, and no other process sees them."""
     code = (
         "import signal,sys;from bootseal.stages import mount;from bootseal.linux import syscall\n"
         "mount.private_namespace();syscall.mount('tmpfs',sys.argv[1],'tmpfs',0);open(sys.argv[1]+'/in','w');print('ready',flush=True);"
@@ -548,7 +593,7 @@ def test_a_private_namespace_leaves_nothing_behind(tmp_path: Path) -> None:
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
-def test_a_namespace_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_unshare_is_mount_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     def unshare(_: int) -> None:
         raise PermissionError(1, "no")
 
@@ -556,7 +601,7 @@ def test_a_namespace_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> Non
     assert refusal(mount.private_namespace).verdict.name == "mount-failed"
 
 
-def test_a_namespace_into_which_nothing_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_namespace_receives_no_mounts(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(syscall, "unshare", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr(syscall, "mount", lambda *arguments: calls.append(arguments))
@@ -583,13 +628,15 @@ STACKS: dict[str, tuple[list[mountapi.MountInfo], str | None]] = {
 
 
 @pytest.mark.parametrize(("mounts", "expected"), STACKS.values(), ids=STACKS)
-def test_attached(mounts: list[mountapi.MountInfo], expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attached_digest_of_a_stack_of_mounts(
+    mounts: list[mountapi.MountInfo], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mountapi, "mounts", lambda process: mounts)
     assert mount.attached_digest() == expected
 
 
-def test_the_options_that_make_the_root_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else changes: verity=require is asked for, and the objects are a data-only layer by descriptor."""
+def test_overlay_options_are_in_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root is unsafe without verity=require and a data-only layer opened by descriptor."""
     source = (TREE / "service/bootseal/stages/mount.py").read_text()
     for option in ('("verity", "require")', '("metacopy", "on")', '("redirect_dir", "on")', "::/proc/self/fd/"):
         assert option in source

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""cms.py: the profile and nothing beside it. Each refused message is an accepted one with a single part changed."""
+"""pkcs7.py: the profile and nothing beside it. Each refused message is an accepted one with a single part changed."""
 
 from typing import Any
 
@@ -248,6 +248,37 @@ def test_the_reader_is_exact(base: Message) -> None:
                 continue
             rebuilt = base._replace(issuer=info.issuer, serial=tlv(2, info.serial), value=info.value)
             assert rebuilt.der() == bytes(changed), f"byte {position} ^ {flip:#x}"
+
+
+BY_FSVERITY = sorted(v["id"] for v in MANIFEST["vectors"] if v["signature"] in ACCEPTED and v["id"].startswith("A-fsv"))
+
+
+@pytest.mark.parametrize("name", BY_FSVERITY)
+def test_the_writer_writes_what_fsverity_writes(name: str) -> None:
+    assert pkcs7.signed_data(*pkcs7.parse(signature(name))) == signature(name)
+
+
+@pytest.mark.parametrize(
+    ("raw", "parts"),
+    [(b"\1\2", ["020101", "020102"]), (b"\x80\0", ["02020080", "020100"]), (b"\0\x7f\xff\0", ["02017f", "020300ff00"])],
+    ids=["small", "sign byte and zero", "leading zero"],
+)
+def test_ecdsa_value(raw: bytes, parts: list[str]) -> None:
+    assert pkcs7.ecdsa_value(raw) == tlv(0x30, *map(bytes.fromhex, parts))
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_parse_accepts_exactly_what_has_no_deviation(change: dict[str, Any]) -> None:
+    assert pkcs7.deviations(EC.der()) == []
+    assert pkcs7.deviations(EC._replace(**change).der()) != []
+
+
+def test_the_first_deviation_is_the_one_that_refuses() -> None:
+    message = EC._replace(version=b"\x02\x01\x03", before_signers=tlv(0xA0), after_value=tlv(0xA1)).der()
+    with pytest.raises(der.Malformed) as caught:
+        pkcs7.parse(message)
+    assert caught.value.name == "certificates-inside"
+    assert pkcs7.deviations(message) == ["certificates-inside", "version", "unsigned-attributes"]
 
 
 SAID = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""release.py: the image's own name for itself: strictly read, never believed without form, never hidden by damage."""
+"""Test release.py: os-release is parsed strictly, and damage cannot hide the name of the image."""
 
 import errno
 import os
@@ -50,7 +50,7 @@ TEXTS: dict[str, tuple[str, Release]] = {
 
 
 @pytest.mark.parametrize(("text", "expected"), TEXTS.values(), ids=TEXTS)
-def test_parse(text: str, expected: Release) -> None:
+def test_names_are_parsed(text: str, expected: Release) -> None:
     assert release.parse(text) == expected
 
 
@@ -67,19 +67,19 @@ def place(path: Path, text: str | bytes = "ID=debian\nVERSION_ID=13\n") -> None:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
-def test_usr_lib(tmp_path: Path) -> None:
+def test_usr_lib_is_read(tmp_path: Path) -> None:
     place(tmp_path / "usr/lib/os-release")
     assert read(tmp_path) == ("debian", "13")
 
 
-def test_etc_comes_first(tmp_path: Path) -> None:
+def test_etc_is_read_before_usr_lib(tmp_path: Path) -> None:
     place(tmp_path / "usr/lib/os-release")
     place(tmp_path / "etc/os-release", "ID=own\n")
     assert read(tmp_path) == ("own", "")
 
 
 @pytest.mark.parametrize("target", ["../usr/lib/os-release", "/usr/lib/os-release", "../../../usr/lib/os-release"])
-def test_a_link_is_followed_inside_the_root(target: str, tmp_path: Path) -> None:
+def test_link_is_followed_inside_the_root(target: str, tmp_path: Path) -> None:
     place(tmp_path / "root/usr/lib/os-release")
     place(tmp_path / "usr/lib/os-release", "ID=outside\n")
     (tmp_path / "root/etc").mkdir()
@@ -102,14 +102,14 @@ PASSED_OVER: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("make", UNKNOWN.values(), ids=UNKNOWN)
-def test_unknown(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_irregular_or_large_file_gives_empty_names(make: Callable[[Path], None], tmp_path: Path) -> None:
     (tmp_path / "usr/lib").mkdir(parents=True)
     make(tmp_path / "usr/lib/os-release")
     assert read(tmp_path) == NOTHING
 
 
 @pytest.mark.parametrize("make", PASSED_OVER.values(), ids=PASSED_OVER)
-def test_what_leads_nowhere_is_passed_over(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_path_that_leads_nowhere_is_skipped(make: Callable[[Path], None], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "etc").mkdir()
     make(tmp_path / "etc/os-release")
@@ -118,16 +118,16 @@ def test_what_leads_nowhere_is_passed_over(make: Callable[[Path], None], tmp_pat
     assert read(tmp_path) == ("debian", "13")
 
 
-def test_no_root_at_all(tmp_path: Path) -> None:
+def test_empty_root_gives_empty_names(tmp_path: Path) -> None:
     assert read(tmp_path) == NOTHING
 
 
-def test_64_kib(tmp_path: Path) -> None:
+def test_file_of_64_kib_is_read(tmp_path: Path) -> None:
     place(tmp_path / "usr/lib/os-release", b"ID=debian\n" + b"#" * (65536 - 10))
     assert read(tmp_path) == ("debian", "")
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_invalid_utf8_is_replaced(tmp_path: Path) -> None:
     place(tmp_path / "usr/lib/os-release", b"NAME=\xff\xfe\nID=debian\nVERSION_ID=\xff\n")
     assert read(tmp_path) == ("debian", "")
 
@@ -137,17 +137,17 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     [(errno.EIO, "io-error"), (errno.EUCLEAN, "io-error"), (errno.ENOENT, "mount-failed"), (errno.EACCES, "mount-failed")],
 )
 @pytest.mark.parametrize("call", ["open_regular", "read_bounded"])
-def test_a_damaged_object_is_refused(
+def test_damaged_object_is_refused(
     call: str, number: int, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An object that is gone or has another content: the file is there, and cannot be opened or read."""
+    """If its object is missing or changed, a file exists but cannot be opened or read."""
     place(tmp_path / "usr/lib/os-release")
     monkeypatch.setattr(files, call, raising(number))
     found = refusal(read, tmp_path)
     assert (found.verdict.name, found.path) == (verdict, "/usr/lib/os-release")
 
 
-def test_a_damaged_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def openat2(*_: object) -> int:
         raise oserror(errno.EIO)
 

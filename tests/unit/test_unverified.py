@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""candidate.py: threats 28 to 36, 40, 41 and 43 to 47: read once, bounded, regular files only."""
+"""Test unverified.py: files are read once, bounded, and only if they are regular."""
 
 import errno
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""verify.py: the manifest's verdict for each vector, and nothing but the very bytes is accepted."""
+"""Test verify.py: each vector gets the verdict of the manifest, and any changed byte is refused."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ from unit.support import (
 )
 
 VECTOR_LIST: list[dict[str, Any]] = MANIFEST["vectors"]
-# Which refusal, for those that are not `bad-signature`.
+# The refusals other than `bad-signature`.
 VERDICTS = {
     "wrong-signature": """A-fsv-p256-bs1024 D-alg-confusion D-big-endian-header D-formatted-image-digest D-other-digest
         D-raw-image-digest F-pss-sig-as-pkcs1 G-ecdsa-nn G-rsa-empty G-rsa-long G-rsa-no-digestinfo G-rsa-plus-n G-rsa-zero
@@ -52,25 +52,25 @@ def judge(vector: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("vector", VECTOR_LIST, ids=lambda v: str(v["id"]))
-def test_vector(vector: dict[str, Any]) -> None:
+def test_vector_gives_its_verdict(vector: dict[str, Any]) -> None:
     refused = EXPECTED.get(vector["id"], "bad-signature")
     assert verdict(judge, vector) == ("accepted" if vector["userspace"] == "accept" else refused)
 
 
 @pytest.mark.parametrize("name", sorted(v["id"] for v in VECTOR_LIST if v["group"] == "chain" and v["userspace"] == "reject"))
-def test_chains_are_refused_by_form_whoever_is_trusted(name: str) -> None:
-    """Their CA has no digitalSignature, so that test_vector never gets to the signature."""
+def test_certificate_chain_is_refused_with_any_keyring(name: str) -> None:
+    """The vectors trust a CA without digitalSignature, so they do not reach the signature."""
     assert verdict(verify.verify, candidate(signature(name)), trusting("p256")) in ("bad-signature", "untrusted-signer")
 
 
-def test_the_manifest_is_complete() -> None:
+def test_manifest_is_complete() -> None:
     counts = MANIFEST["counts"]
     accepted = [v for v in VECTOR_LIST if v["userspace"] == "accept"]
     assert (len(VECTOR_LIST), len(accepted)) == (counts["vectors"], counts["userspace_accept"]) == (126, 25)
     assert set(EXPECTED) <= {v["id"] for v in VECTOR_LIST}
 
 
-def test_what_a_verified_digest_holds() -> None:
+def test_verified_digest_has_all_fields() -> None:
     signed, trust = signature("A-fsv-p256"), trusting("p256")
     found = verify.verify(candidate(signed), trust)
     assert found.digest == Digest("sha256", content())
@@ -86,7 +86,7 @@ def test_the_signed_digest_is_that_of_the_digest_file(name: str, algorithm: str)
     assert verify.verify(candidate(signature(name)), trusting("p256")).signed.algorithm == algorithm
 
 
-def test_sha512_digest_file() -> None:
+def test_digest_file_of_64_bytes_is_sha512() -> None:
     found = verify.verify(candidate(signature("A-fsv-p256-img512"), content("digest-sha512")), trusting("p256"))
     assert found.digest.algorithm == "sha512"
 
@@ -97,14 +97,14 @@ def test_the_signer_is_the_certificate_whose_key_made_it() -> None:
     assert found.signer.certificate is trust.certificates[1]
 
 
-def test_stands_in_is_verified_like_any_other() -> None:
+def test_digest_that_stands_in_is_verified() -> None:
     assert verdict(verify.verify, candidate(signature("A-fsv-p256"), stands_in=True), trusting("p256")) == "accepted"
     other = candidate(signature("A-fsv-p256"), content("digest-sha256-other"), stands_in=True)
     assert verdict(verify.verify, other, trusting("p256")) == "wrong-signature"
 
 
 @pytest.mark.parametrize("size", [0, 1, 31, 33, 63, 65, 4096])
-def test_size_of_the_digest_file(size: int) -> None:
+def test_digest_file_of_another_size_is_bad_digest(size: int) -> None:
     key, made_by = private_key("p256"), certificate("p256")
     signed = message(made_by, key, signed_bytes(bytes(size))).der()
     found = refusal(verify.verify, candidate(signed, bytes(size)), trusting("p256"))
@@ -112,12 +112,12 @@ def test_size_of_the_digest_file(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_signed_zeros_are_a_digest(size: int) -> None:
+def test_signed_zeros_are_accepted(size: int) -> None:
     signed = message(certificate("p256"), private_key("p256"), signed_bytes(bytes(size))).der()
     assert verdict(verify.verify, candidate(signed, bytes(size)), trusting("p256")) == "accepted"
 
 
-def test_untrusted_names_the_serial_and_who_is_trusted() -> None:
+def test_untrusted_signer_names_serial_and_trusted_subjects() -> None:
     found = refusal(verify.verify, candidate(signature("A-fsv-p384")), trusting("p256"))
     assert (found.verdict.name, found.path) == ("untrusted-signer", "/sysroot/d/.ostree.cfs.sig")
     assert certificate("p384").serial.hex() in found.what
@@ -129,8 +129,8 @@ def test_untrusted_names_the_serial_and_who_is_trusted() -> None:
     assert signer == f"issuer {common_name}, serial {certificate('p384').serial.hex()}"
 
 
-def test_what_a_signer_calls_himself_does_not_crowd_out_the_verdict() -> None:
-    """systemd ignores a STATUS of more than 4096 bytes, and a serial console takes as much at once."""
+def test_long_signer_name_is_cut() -> None:
+    """systemd ignores a STATUS of more than 4096 bytes, and a serial console accepts as many at once."""
     good = message(certificate("p256"), private_key("p256"), signed_bytes())
     spoof = "x" * 70 + " bootseal: verified" + " " * 7000
     issuer = tlv(0x30, tlv(0x31, tlv(0x30, b"\x06\x03\x55\x04\x03", tlv(0x0C, spoof.encode()))))
@@ -142,10 +142,10 @@ def test_what_a_signer_calls_himself_does_not_crowd_out_the_verdict() -> None:
     assert max(len(value) for _, value in found.details) < 500
 
 
-def test_an_odd_issuer_is_no_reason_for_an_exception() -> None:
-    assert verify._values(b"\x30\x02\x31\x00") == ""
-    assert verify._values(b"\x30\x03\x31\x01\x30") == "of 5 bytes"
-    assert verify._values(b"\x30\x04\x31\x02\x30\x00") == "of 6 bytes"
+def test_malformed_issuer_is_formatted() -> None:
+    assert verify._format_issuer(b"\x30\x02\x31\x00") == ""
+    assert verify._format_issuer(b"\x30\x03\x31\x01\x30") == "of 5 bytes"
+    assert verify._format_issuer(b"\x30\x04\x31\x02\x30\x00") == "of 6 bytes"
 
 
 def test_wrong_signature_names_the_digest() -> None:
@@ -154,7 +154,7 @@ def test_wrong_signature_names_the_digest() -> None:
     assert [name for name, _ in found.details] == ["digest file says", "signer"]
 
 
-def test_empty_keyring_trusts_nobody() -> None:
+def test_empty_keyring_is_untrusted_signer() -> None:
     assert verdict(verify.verify, candidate(signature("A-fsv-p256")), BootKeyring((), ())) == "untrusted-signer"
 
 
@@ -211,8 +211,8 @@ def rsa_message(value: bytes) -> bytes:
     return message(certificate("rsa2048"), private_key("rsa2048"), signed_bytes())._replace(value=value).der()
 
 
-def test_rsa_value_padded_with_zeros_to_the_modulus() -> None:
-    """PKCS#1 wants the value as long as the modulus; a value that begins with zero keeps its zero."""
+def test_rsa_value_of_another_length_is_refused() -> None:
+    """PKCS#1 requires a value as long as the modulus, including leading zeros."""
     key = private_key("rsa2048")
     assert isinstance(key, rsa.RSAPrivateKey)
     data = signed_bytes()
@@ -222,8 +222,8 @@ def test_rsa_value_padded_with_zeros_to_the_modulus() -> None:
         assert verdict(verify.verify, candidate(rsa_message(wrong)), trusting("rsa2048")) == "wrong-signature"
 
 
-def test_hash_of_another_strength_in_the_value() -> None:
-    """The value is over SHA-512, the label says SHA-256."""
+def test_value_over_another_hash_is_refused() -> None:
+    """The value is over SHA-512, but the message says SHA-256."""
     key = private_key("rsa2048")
     assert isinstance(key, rsa.RSAPrivateKey)
     value = key.sign(signed_bytes(), padding.PKCS1v15(), hashes.SHA512())
@@ -231,7 +231,7 @@ def test_hash_of_another_strength_in_the_value() -> None:
 
 
 @pytest.mark.parametrize("shift", ["r + n", "s + n"])
-def test_ecdsa_numbers_beyond_the_order(shift: str) -> None:
+def test_ecdsa_numbers_above_the_order_are_refused(shift: str) -> None:
     order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
     good = pkcs7.parse(signature("A-fsv-p256"))
     r, s = utils.decode_dss_signature(good.value)
@@ -242,7 +242,7 @@ def test_ecdsa_numbers_beyond_the_order(shift: str) -> None:
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda c: str(c.name))
 @pytest.mark.parametrize("hash_name", ["sha256", "sha384", "sha512"])
-def test_fresh_ecdsa_keys(curve: ec.EllipticCurve, hash_name: str) -> None:
+def test_ecdsa_with_generated_keys(curve: ec.EllipticCurve, hash_name: str) -> None:
     key = ec.generate_private_key(curve)
     made_by = keyring.certificate("x.der", make_certificate(key))
     signed = message(made_by, key, signed_bytes(), hash_name).der()
@@ -253,7 +253,7 @@ def test_fresh_ecdsa_keys(curve: ec.EllipticCurve, hash_name: str) -> None:
     assert verdict(verify.verify, candidate(signed), BootKeyring((other, made_by), ())) == "accepted"
 
 
-def test_a_namesake_with_another_kind_of_key_is_passed_over() -> None:
+def test_certificate_of_the_same_name_with_another_kind_of_key_is_skipped() -> None:
     key = private_key("p256")
     made_by = keyring.certificate("x.der", make_certificate(key))
     namesake = keyring.certificate("y.der", make_certificate(private_key("rsa2048")))
@@ -262,7 +262,7 @@ def test_a_namesake_with_another_kind_of_key_is_passed_over() -> None:
     assert verdict(verify.verify, candidate(signed), BootKeyring((namesake,), ())) == "bad-signature"
 
 
-def test_issuer_and_serial_both_count() -> None:
+def test_issuer_and_serial_must_both_match() -> None:
     key = private_key("p256")
     made_by = keyring.certificate("x.der", make_certificate(key))
     good = message(made_by, key, signed_bytes())
@@ -280,12 +280,12 @@ def test_pss_value_is_refused() -> None:
     assert verdict(verify.verify, candidate(rsa_message(value)), trusting("rsa2048")) == "wrong-signature"
 
 
-def test_the_candidate_is_not_changed() -> None:
+def test_unverified_value_is_not_changed() -> None:
     before = candidate(signature("A-fsv-p256"))
     verify.verify(before, trusting("p256"))
     assert before == Unverified(content(), False, signature("A-fsv-p256"), "/sysroot/d/.ostree.cfs")
 
 
 @pytest.mark.parametrize(("size", "shown"), [(160, "x" * 160), (161, "x" * 160 + "...")])
-def test_the_longest_text_that_is_shown_whole(size: int, shown: str) -> None:
-    assert verify._short("x" * size) == shown
+def test_text_of_more_than_160_characters_is_cut(size: int, shown: str) -> None:
+    assert verify._shorten("x" * size) == shown

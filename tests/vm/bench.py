@@ -35,7 +35,7 @@ SERVICES = {"bootseal": OURS, "ostree": PEER}
 PROPERTIES = "Id,InactiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic,CPUUsageNSec,MemoryPeak"
 PROPERTIES += ",ExecMainStartTimestampMonotonic,ExecMainExitTimestampMonotonic"
 
-# PID 1 forgets the times of the initrd's units when it switches the root: they are asked for before.
+# PID 1 forgets the times of the initrd's units when it switches the root, so this unit asks before.
 UNIT = """[Unit]
 DefaultDependencies=no
 After=initrd-root-fs.target

@@ -15,7 +15,7 @@ _DROP_IN = f"""[Service]
 ExecStartPre=/bin/sh -c 'cat {_STAT} >/run/guest-stat-before'
 ExecStartPost=/bin/sh -c 'cat {_STAT} >/run/guest-stat-after; cat /proc/self/mountinfo >/run/guest-mountinfo'
 """
-# The journal reads what the service sent only when its process is gone, as on a busy machine.
+# As on a busy machine, the journal reads the service's entries only after its process has ended.
 _LATE_JOURNAL = """[Service]
 ExecStartPre=/bin/sh -c 'kill -STOP $(systemctl show -P MainPID systemd-journald.service)'
 ExecStartPost=/bin/sh -c 'kill -CONT $(systemctl show -P MainPID systemd-journald.service)'
@@ -33,7 +33,7 @@ def _script(deployment: guest.Deployment) -> str:
         failed="systemctl --failed --no-legend --plain",
         kernel="uname -r; cat /proc/sys/kernel/random/boot_id",
         record="cat /run/bootseal/boot.json",
-        # A shell reads it; the disk's own one says something else from the second boot on.
+        # Read by a shell. From the second boot on, the disk's own file says something else.
         release='. /usr/lib/os-release; echo "$ID" "$VERSION_ID"; rm /etc/os-release; echo ID=evil >/etc/os-release',
         opt="readlink /opt",
         journal="journalctl -b -u bootseal -o json BOOTSEAL_VERDICT=verified",

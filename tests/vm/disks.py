@@ -16,7 +16,7 @@ def initrd_disk(suite: str = "forky", *, compressed: bool = True) -> Disk:
     """Make the suite's initrd a disk of the guest, INITRD; unpacking it takes seconds there."""
     source, path = signed.initrd(suite), temporary() / "initrd"
     if not compressed:
-        archives = [b"".join(map(bytes, chunks)) for chunks in archive._archives(source.read_bytes())]
+        archives = [b"".join(map(bytes, chunks)) for chunks in archive.split_archives(source.read_bytes())]
         archives = [archive + bytes(-len(archive) % 512) for archive in archives]
         source = temporary() / "unpacked"
         source.write_bytes(b"".join(archives))

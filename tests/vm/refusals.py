@@ -50,7 +50,9 @@ REFUSALS = (
         "unknown-argument", Refused("bad-command-line", r"unknown; .*: rd\.bootseal\.verify"), cmdline="rd.bootseal.verify=no"
     ),
     Scenario(
-        "two-targets", Refused("bad-command-line", r"given more than once, .*: ostree="), cmdline="ostree=/ostree/boot.1/b/c/0"
+        "two-targets",
+        Refused("bad-command-line", r"specified more than once, .*: ostree="),
+        cmdline="ostree=/ostree/boot.1/b/c/0",
     ),
     Scenario("empty-target", Refused("bad-command-line", r"empty: ostree="), ostree="ostree="),
     Scenario("no-target", Refused("no-deployment", r".* names no deployment \(ostree=\): /proc/cmdline"), ostree=""),
@@ -194,7 +196,7 @@ REFUSALS = (
     ),
     Scenario(
         "own-mounts",
-        Refused("mount-failed", r"the service manager does not see the root .*: /sysroot"),
+        Refused("mount-failed", r"PID 1 cannot see the mounted root: .*: /sysroot"),
         initrd={"etc/systemd/system/bootseal.service.d/mounts.conf": b"[Service]\nPrivateMounts=yes\n"},
     ),
     Scenario("bug", Refused("internal", r"AttributeError: .*: deployment\.py:2"), initrd=BROKEN_STAGE),

@@ -9,7 +9,7 @@ from pathlib import Path
 from vm.harness import guest, qemu, signed
 from vm.harness.ask import TOLD, ask
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+TRANSCRIPTS = Path(__file__).resolve().parents[2] / "docs/status.md"
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "StatusText", "ExecMainStatus")
 
 ASKED = {
@@ -25,7 +25,7 @@ MANUALS = {
     "usr": "stat -c %Y /usr",
     "pretty": "told bootseal status --json=pretty",
 }
-# An ordinary user; one that may not even look below the physical root.
+# An unprivileged user, who cannot even look below the physical root.
 USER = {"user": "told runuser -u nobody -- bootseal status"}
 
 _MOUNTED_OVER = """\
@@ -68,7 +68,7 @@ DISTURBED = {
     "no_record": _NO_RECORD,
     "restored": "told bootseal status",
 }
-# The one file that the firmware was let to start; the kernel's lockdown shows that it took Secure Boot for on.
+# The only file that the firmware starts. The kernel's lockdown shows that it saw Secure Boot on.
 UNIFIED = "/run/guest-esp/EFI/BOOT/BOOTX64.EFI"
 _UNIFIED = f"""\
 mkdir /run/guest-esp
@@ -104,8 +104,8 @@ def boot(suite: str, method: str, text: str, title: str, *, disk: Path | None = 
 
 
 def transcript(command: str) -> list[str]:
-    """What the README shows of a command, without the lines that stand for what was left out."""
-    (block,) = re.findall(rf"^```console\n# {re.escape(command)}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    """Return what docs/status.md shows of a command, without the lines that stand for omitted ones."""
+    (block,) = re.findall(rf"^```console\n# {re.escape(command)}\n(.*?)^```", TRANSCRIPTS.read_text(), re.MULTILINE | re.DOTALL)
     return [line for line in block.splitlines() if line != "..."]
 
 

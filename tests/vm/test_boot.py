@@ -15,7 +15,7 @@ from vm.harness import parse, signed
 from vm.harness.cache import output_of
 from vm.harness.jobs import Job
 
-# What the first boot with `fsverity` may write, bytes. btrfs copies its metadata trees up to their roots, each block twice.
+# Bytes that the first boot with `fsverity` may write. btrfs copies its metadata trees up to their roots, each block twice.
 LIMITS = {"ext4": 128 * 1024, "btrfs": 1024 * 1024}
 STAGES = {"configuration", "keyring", "locate", "verify", "enroll", "mount"}
 TRANSIENT_ETC = "[composefs]\nenabled=verity\n[etc]\ntransient=true\n[sysroot]\nreadonly=false\n"

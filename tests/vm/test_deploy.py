@@ -27,7 +27,7 @@ from vm.refusals import OTHER_DIGEST
 pytestmark = pytest.mark.vm
 
 OBJECT = "/usr/share/bootseal-test/tamper"
-# As 'ostree admin deploy' leaves it, without digest and signature; and an image that has lost its fs-verity.
+# As 'ostree admin deploy' leaves it, without digest and signature, and with an image without fs-verity.
 UNSEALED = several(commands("rm /{digest}", "rm /{signature}"), put("{image}", lambda image: image.deployment.cfs.read_bytes()))
 
 
@@ -188,10 +188,10 @@ gate_ran() {{  # how often
 }}
 """
 _STAGE = "ostree admin deploy --stage guest"
-# On the disk there are the two deployments, and nothing else.
+# The disk has these two deployments only.
 _DEPLOYMENTS = "/sysroot/ostree/deploy/guest/deploy"
 _UPDATE = f"{_DEPLOYMENTS}/$(ls {_DEPLOYMENTS} | grep -v {{old}} | sed -n s/.origin$//p)"
-# What a 'bootseal deploy' leaves that is killed while the directory is mutable.
+# As a 'bootseal deploy' leaves it that was killed while the directory was mutable.
 _KILLED = (
     "unshare -m sh -ec 'mount -o remount,rw /sysroot; cd {directory}; "
     ": >.bootseal-{old}.0.immutable; chattr -i {old}.0; lsattr -d *.0'"
@@ -302,7 +302,7 @@ def test_the_gate_says_the_reason_before_the_reboot(job: Job[Updates]) -> None:
     assert said["enable"].endswith("\nactive")
     assert "ExecMainStatus=66" in said["early"]
     for section in ("early", "early_status"):
-        assert "it would not boot: refused (no-digest)" in said[section]
+        assert "would not boot: refused (no-digest)" in said[section]
 
 
 @chain
@@ -312,7 +312,7 @@ def test_the_gate_holds_what_would_not_boot(job: Job[Updates]) -> None:
     assert said["outcome"].splitlines() == ["ActiveState=failed", "Result=exit-code"]
     assert list(_entries(said["entries"]).values()) == [signed.image().deployment.karg]
     for section in ("status", "journal"):
-        assert "it would not boot: refused (no-digest)" in said[section]
+        assert "would not boot: refused (no-digest)" in said[section]
     assert [row[1] for row in _rows(chain.said("passed")["default"])] == ["booted", ""]
 
 
@@ -351,7 +351,7 @@ def test_what_the_gate_let_pass_is_what_boots_next(job: Job[Updates]) -> None:
     said = chain.said("open")
     assert said.record["deployment"]["checksum"] == chain.said("deploy")["update"].splitlines()[-1]
     assert said["verify"].splitlines()[0].split(maxsplit=1)[1] == "(booted), as the disk names it:  verified"
-    # Its own initrd, copied to /boot by ostree, is where the keys are from.
+    # The keys come from its own initrd, which ostree copied to /boot.
     assert re.search(r"^  keys +1 from /sysroot/boot/ostree/guest-[0-9a-f]{64}/initramfs-", said["verify"], re.MULTILINE)
 
 

@@ -20,7 +20,7 @@ from vm.harness.jobs import Job
 pytestmark = pytest.mark.vm
 
 VECTORS = Path(__file__).parents[1] / "vectors"
-# dracut.conf(5) is shell, sourced in the throw-away tree before anything is looked at.
+# dracut.conf(5) is shell, sourced in the throw-away tree before dracut looks at anything.
 KERNEL = "$(ls /usr/lib/modules)"
 BYPASSING = ("usrmount", "resume", "fstab-sys", "nfs", "overlay-root", "fips-crypto-policies")
 MODULES = "usr/lib/dracut/modules.d"
@@ -37,11 +37,11 @@ def _hook(name: str, hook: str, file: str) -> dict[str, bytes]:
     return {**_module(name, install), f"{MODULES}/{name}/{file}": b"#!/bin/sh\n:\n"}
 
 
-# The guests' trees are without nfs, and forky without overlay-root; both have fips-crypto-policies.
+# The guests' trees lack nfs, and forky lacks overlay-root; both have fips-crypto-policies.
 FAKES = {**_hook("95nfs", "cleanup/99", "nfsroot-cleanup.sh"), **_hook("90overlay-root", "pre-pivot/10", "overlay-mount.sh")}
 COMPOSEFS = _module("37composefs", 'install() { inst "$moddir/unit" "$systemdsystemunitdir/composefs-setup-root.service"; }')
 COMPOSEFS |= {f"{MODULES}/37composefs/unit": b"[Unit]\n"}
-# dracut takes fstab-sys by itself, as soon as the initrd is to have lines of fstab(5).
+# dracut adds fstab-sys as soon as its configuration has lines of fstab(5).
 FSTAB = 'fstab_lines+=("tmpfs /mnt tmpfs")\n'
 WITHOUT = tree.OMITTED_MODULES.split()
 
@@ -81,7 +81,7 @@ JUNK = ("etc/bootseal/keys.d/junk.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n---
 SECRET = ("etc/bootseal/keys.d/secret.pem", (VECTORS / "keys/p256.pem").read_bytes())
 WEAK = ("etc/bootseal/keys.d/weak.der", (VECTORS / "certs/rsa1024.der").read_bytes())
 
-# What is wrong, and what the one line must say.
+# The broken build, and the one line that it must print.
 FAILING: dict[str, tuple[Callable[[str], guest.Initrd], str]] = {
     "no-key": (partial(_build, keys=()), r"no usable certificate in the boot keyring .*/etc/bootseal/keys\.d"),
     "bad-certificate": (partial(_build, files=(JUNK,)), r"no usable certificate: /etc/bootseal/keys\.d/junk\.pem: .+"),
@@ -168,7 +168,7 @@ VOA_FILES = {
 GOOD: dict[str, Callable[[str], guest.Initrd]] = {
     "plain": _build,
     "hostonly": partial(_build, hostonly=True),
-    # What a distribution's own configuration may switch on: left out or refused, but never in the initrd.
+    # A distribution's configuration may switch these on; the build leaves them out or refuses them.
     "bypasses-added": partial(_build, files=FAKES, dracut_conf=_omitting(*BYPASSING)),
     "voa": partial(_build, keys=(), files=VOA_FILES, conf="[Keyring]\nVOA=os\n"),
 }

@@ -98,7 +98,7 @@ def test_rotated_key_with_fsverity_replaces_the_digest_file(job: Job[guest.Resul
 
 # --- at boot: killed before each step of the replacement, then the power cut between two of them
 
-# The plan, what is there then, and whether the next start still has something to do.
+# The plan, the state after it, and whether the next start still has work to do.
 KILLS: Mapping[str, tuple[str, dict[str, Any], bool]] = {
     "written": ("kill 1 enable", {**GONE, "immutable": True, "leftovers": ["new"]}, True),
     "linked": ("kill 1 set_immutable False", {**GONE, "immutable": True, "leftovers": ["immutable", "new"]}, True),
@@ -186,7 +186,7 @@ DEPLOY_KILLS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "kill 1 rename .digest.new",
         {**GONE, "immutable": False, "leftovers": ["digest.new", "digest.old", "immutable", "sig.old"]},
     ),
-    # The first time is what the run before has left to do.
+    # The first call completes what the run before has left.
     "renamed": (
         "kill 2 set_immutable True",
         {**PLAIN, "immutable": False, "leftovers": ["digest.old", "immutable", "sig.old"]},

@@ -22,7 +22,7 @@ from vm.harness.cache import CHECKOUT
 PACKAGES = ("bootseal", "bootseal-tools")
 LIBRARY = "/usr/lib/bootseal/"
 RPM = CHECKOUT / "packaging/rpm"
-# What one of the two formats has alone, by the path, and why.
+# Files of one format only, by path, and the reason.
 ONLY_DEB = {
     r"/usr/share/doc/[^/]+/changelog\.gz": "Debian's policy; an RPM has its changes in the header",
     r"/usr/share/doc/[^/]+/copyright": "Debian's policy; an RPM has the whole licence, and its name in the header",
@@ -34,12 +34,12 @@ ONLY_RPM = {
 }
 # Debian's zsh looks elsewhere: (where, where in the RPM).
 ZSH = ("/usr/share/zsh/vendor-completions", "/usr/share/zsh/site-functions")
-# Directories that other packages of Fedora own.
+# Directories of other packages in Fedora.
 OF_OTHERS = {
     "/usr", "/usr/bin", "/usr/lib", "/usr/lib/dracut", "/usr/lib/dracut/modules.d", "/usr/lib/systemd",
     "/usr/lib/systemd/catalog", "/usr/lib/systemd/system", "/usr/share", "/usr/share/bash-completion",
     "/usr/share/bash-completion/completions", "/usr/share/doc", "/usr/share/licenses", "/usr/share/man", "/usr/share/man/man5",
-    "/usr/share/man/man8",
+    "/usr/share/man/man7", "/usr/share/man/man8",
 }  # fmt: skip
 FEDORA_NAMES = {"dracut-core": "dracut", "sbsigntool": "sbsigntools"}
 FIELDS = {"Depends": "requires", "Recommends": "recommends", "Suggests": "suggests"}

@@ -115,5 +115,5 @@ def test_a_sha512_image_is_deployed_and_would_boot(job: Job[guest.Result]) -> No
 def test_the_running_system_would_boot_again(job: Job[guest.Result]) -> None:
     record = first_json(_said(job)["own"])
     assert (record["verdict"], record["state"]) == ("verified", "booted")
-    # This suite has it in /boot alone, which the trees of the tests do without.
+    # This suite has it in /boot only, which the trees of the tests lack.
     assert record["missing"] == ["no configuration of the deployment's kernel found: its options are not known"]

@@ -129,7 +129,7 @@ def test_the_journal_has_the_catalog(job: Job[list[Said]], boot: Boot) -> None:
     assert f"signed by CN=guest p256, enrolled with method {boot.method}." in text
     assert boot.deployment.path in text
     assert "@" not in text, "a field without a value"
-    assert boot.seen["usr"] == "0", "why the README says to update the catalog by hand"
+    assert boot.seen["usr"] == "0", "this is why docs/status.md says to update the catalog by hand"
 
 
 # --- bootseal status
@@ -210,7 +210,7 @@ def _differs(told: Told, *mounted: str) -> None:
     assert told.status == 77
     assert told.out.startswith("Boot    verified at boot, but not so any more\n")
     first, hint = told.err.splitlines()
-    assert first == f"bootseal: Failed to find what was verified at boot: mounted over the verified root: {', '.join(mounted)}"
+    assert first == f"bootseal: Changed since boot: mounted over the verified root: {', '.join(mounted)}"
     assert hint.startswith("bootseal: hint: do not trust this system")
     assert told.marks == MARKS | {"root": "differs"}
 
@@ -252,7 +252,7 @@ def test_status_without_answers_reports_unknown(job: Job[list[Said]], section: s
     assert "Unit  " not in down.out
     assert down.out.splitlines()[-1].split() == ["/dev/vda", "disk", "writable"]
     assert down.marks == silent.marks == MARKS
-    assert silent.err == "bootseal: not known: systemd gives no answer over D-Bus: none within 20 seconds"
+    assert silent.err == "bootseal: not known: systemd gives no answer over D-Bus: timed out after 20 seconds"
 
 
 @disturbed("no_record")
@@ -260,8 +260,8 @@ def test_status_without_record_fails(job: Job[list[Said]], section: str) -> None
     (told,) = _said(job, section)
     assert told.status == 66
     assert told.err.splitlines() == [
-        "bootseal: Failed to read the record of this boot, /run/bootseal/boot.json: there is none",
-        "bootseal: hint: bootseal.service did run in this boot: somebody removed or changed the record",
+        "bootseal: Failed to read the record of this boot, /run/bootseal/boot.json: not found",
+        "bootseal: hint: bootseal.service ran in this boot: the record was removed or tampered with",
     ]
     assert told.out.startswith("Boot    not verified by bootseal, as far as can be seen\n")
     assert f"Status  {job.result()[0].record['message']}" in told.out.splitlines()
@@ -337,11 +337,11 @@ def test_verify_finds_the_keys_in_what_was_started(job: Job[list[Said]]) -> None
     assert f"1 from {status.UNIFIED}" in told.out
 
 
-# --- the README
+# --- docs/status.md
 
 
 @boots("keyring")
-def test_the_readme_shows_what_the_guest_prints(job: Job[list[Said]], boot: Boot) -> None:
+def test_the_document_shows_what_the_guest_prints(job: Job[list[Said]], boot: Boot) -> None:
     shapes = [status.shape(line) for line in boot.seen.told("systemctl").out.splitlines()]
     shown = [status.shape(line) for line in status.transcript("systemctl status --full bootseal")]
     assert [line for line in shown if line not in shapes] == []

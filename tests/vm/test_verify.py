@@ -25,11 +25,10 @@ from vm.scenario import EXIT_STATUS, Passed, Refused, Scenario
 pytestmark = pytest.mark.vm
 
 GOOD = Scenario("good", Passed())
-# What verify cannot know: an initrd with a broken module of the boot's own code (verify runs the installed one), or with
-# another unit.
+# verify cannot know that an initrd has another unit, or a broken module of the boot: verify runs the installed code.
 NOT_KNOWN = ("bug", "own-mounts")
 KNOWN = (GOOD, *(case for case in REFUSALS if case.id not in NOT_KNOWN))
-# The disk fails already where verify looks for the deployments: it fails itself, with the verdict's exit status.
+# verify cannot even list the deployments of this disk, so it fails with the verdict's exit status.
 FAILING = ("directory-damaged",)
 GUESTS = 2
 MOUNTED = "/run/case"

@@ -53,10 +53,9 @@ def rehearse(directory: str) -> None:
     import bootseal.boot
     import bootseal.checkinitrd
     import bootseal.failure
-    import bootseal.greeting
     import bootseal.lazyre
     import bootseal.linux.loop  # noqa: F401
-    from bootseal import digest, errors, report, verdicts
+    from bootseal import digest, errors, record, report, verdicts
     from bootseal.formats import der, pkcs7
     from bootseal.linux import keyctl, mountapi
     from bootseal.stages import config, keyring, verify
@@ -69,15 +68,15 @@ def rehearse(directory: str) -> None:
         with open(f"{directory}/{kind}.sig", "rb") as file:
             value = file.read()
         info = pkcs7.SignerInfo(certificate.issuer, certificate.serial, kind, "sha256", value)
-        assert verify._made(info, certificate, example)
-        assert not verify._made(info, certificate, digest.of_bytes(b"another", "sha512"))
-        assert not verify._made(info._replace(hash_name="sha512", value=value[::-1]), certificate, example)
+        assert verify.signature_matches(info, certificate, example)
+        assert not verify.signature_matches(info, certificate, digest.of_bytes(b"another", "sha512"))
+        assert not verify.signature_matches(info._replace(hash_name="sha512", value=value[::-1]), certificate, example)
     for call in (lambda: pkcs7.parse(b"0"), lambda: keyring.certificate("", b"0"), mountapi.mounts, keyctl.listed_keys):
         with suppress(der.Malformed, keyring.Unusable, OSError):
             call()
     report.PATH = f"{directory}/boot.json"
     report.RUN = directory
-    report._save(report.Recorder().end(verdicts.INTERNAL, errors.printable("\u00e9\udc80\n"), ""))
+    report.save(record.of(record.Trail(), record.Ending(verdicts.INTERNAL, errors.printable("\u00e9\udc80\n"))))
     report.load()
 
 

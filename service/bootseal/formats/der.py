@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A bounded, iterative reader of strict DER (X.690). Imports nothing; knows no structure.
+"""Read and write strict DER (X.690). This module imports nothing of ours and knows no message.
 
-Definite, minimal lengths of at most three bytes; one-byte tags; nothing after the last element. It never recurses: who
-wants to go deeper asks for the items of an item.
+Lengths are definite, minimal, and of at most three bytes. Tags have one byte. The reader never recurses: a caller that wants
+to go deeper asks for the items of an item.
 """
 
 from typing import NamedTuple
@@ -10,10 +10,16 @@ from typing import NamedTuple
 INTEGER, OCTET_STRING, NULL, OID, SEQUENCE, SET = 0x02, 0x04, 0x05, 0x06, 0x30, 0x31
 CONTEXT_0, CONTEXT_1 = 0xA0, 0xA1
 MAX_ITEMS = 16
+# Names of deviations: the bytes are not strict DER; they are, but not the element that the caller asked for.
+NOT_DER, STRUCTURE = "not-der", "structure"
 
 
 class Malformed(ValueError):
-    """Not strict DER, or not the element that was asked for. The text is for people and names no bytes."""
+    """A deviation from what the caller expects: the text is for people, `name` for programs."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
 
 
 class Item(NamedTuple):
@@ -25,9 +31,9 @@ class Item(NamedTuple):
 
 
 def oid(text: str) -> bytes:
-    """The content of an OBJECT IDENTIFIER, from its dotted form."""
-    first, second, *rest = (int(part) for part in text.split("."))
-    encoded = bytes([first * 40 + second])
+    """Encode the dotted form of an OBJECT IDENTIFIER as the content of its element."""
+    first_arc, second_arc, *rest = (int(part) for part in text.split("."))
+    encoded = bytes([first_arc * 40 + second_arc])
     for arc in rest:
         septets = [arc & 0x7F]
         while arc := arc >> 7:
@@ -37,74 +43,90 @@ def oid(text: str) -> bytes:
 
 
 def items(data: bytes) -> list[Item]:
-    """The elements that follow each other in `data`, which they must fill exactly. At most 16."""
+    """Split `data` into the elements that fill it exactly, at most 16. Raises Malformed."""
     found: list[Item] = []
     while data:
         if len(found) == MAX_ITEMS:
-            raise Malformed(f"more than {MAX_ITEMS} elements in one place")
-        item, data = _first(data)
+            raise Malformed(f"more than {MAX_ITEMS} elements in one place", STRUCTURE)
+        item, data = first(data)
         found.append(item)
     return found
 
 
 def only(data: bytes, tag: int) -> Item:
-    """The single element that fills `data`, of this tag."""
-    item, rest = _first(data)
+    """Return the single element, of this tag, that fills `data`. Raises Malformed."""
+    item, rest = first(data)
     if item.tag != tag:
-        raise Malformed(f"tag 0x{item.tag:02x} where 0x{tag:02x} belongs")
+        raise Malformed(f"tag 0x{item.tag:02x} where 0x{tag:02x} belongs", STRUCTURE)
     if rest:
-        raise Malformed(f"{len(rest)} bytes after the end")
+        raise Malformed(f"{len(rest)} bytes after the end", STRUCTURE)
     return item
 
 
 def sequence(item: Item, *tags: int) -> list[Item]:
-    """The elements of a SEQUENCE that has exactly these tags in this order."""
+    """Return the elements of a SEQUENCE that has exactly these tags in this order. Raises Malformed."""
     if item.tag != SEQUENCE:
-        raise Malformed(f"tag 0x{item.tag:02x} where a SEQUENCE belongs")
+        raise Malformed(f"tag 0x{item.tag:02x} where a SEQUENCE belongs", STRUCTURE)
     found = items(item.content)
     if [i.tag for i in found] != list(tags):
-        raise Malformed("elements missing, added, or in another order")
+        raise Malformed("elements missing, added, or in another order", STRUCTURE)
     return found
 
 
 def unsigned(item: Item) -> int:
-    """The value of an INTEGER that is minimal and not negative."""
+    """Return the value of an INTEGER that is minimal and not negative. Raises Malformed."""
     content = minimal(item)
     if content[0] & 0x80:
-        raise Malformed("a negative INTEGER")
+        raise Malformed("a negative INTEGER", STRUCTURE)
     return int.from_bytes(content, "big")
 
 
 def minimal(item: Item) -> bytes:
-    """The content bytes of an INTEGER, negative or not, without redundant leading bytes."""
+    """Return the content of an INTEGER without redundant leading bytes. Raises Malformed."""
     content = item.content
     if item.tag != INTEGER or not content:
-        raise Malformed("no INTEGER")
+        raise Malformed("no INTEGER", STRUCTURE)
     if len(content) > 1 and ((content[0] == 0 and content[1] < 0x80) or (content[0] == 0xFF and content[1] >= 0x80)):
-        raise Malformed("an INTEGER with redundant leading bytes")
+        raise Malformed("an INTEGER with redundant leading bytes", STRUCTURE)
     return content
 
 
-def _first(data: bytes) -> tuple[Item, bytes]:
+def first(data: bytes) -> tuple[Item, bytes]:
+    """Split `data` into its first element and the bytes after that. Raises Malformed."""
     if len(data) < 2:
-        raise Malformed("ends too early")
+        raise Malformed("ends too early", NOT_DER)
     if data[0] & 0x1F == 0x1F:
-        raise Malformed("a tag of more than one byte")
+        raise Malformed("a tag of more than one byte", NOT_DER)
     start, length = 2, data[1]
     if length >= 0x80:
         start, length = _long_length(data)
     end = start + length
     if end > len(data):
-        raise Malformed("ends too early")
+        raise Malformed("ends too early", NOT_DER)
     return Item(data[0], data[start:end], data[:end]), data[end:]
 
 
 def _long_length(data: bytes) -> tuple[int, int]:
     count = data[1] & 0x7F
     if not 1 <= count <= 3:
-        raise Malformed("a length that is indefinite or longer than three bytes")
+        raise Malformed("a length that is indefinite or longer than three bytes", NOT_DER)
     encoded = data[2 : 2 + count]
     length = int.from_bytes(encoded, "big")
     if len(encoded) < count or encoded[0] == 0 or length < 0x80:
-        raise Malformed("a length that is cut off or not minimal")
+        raise Malformed("a length that is cut off or not minimal", NOT_DER)
     return 2 + count, length
+
+
+def element(tag: int, *content: bytes) -> bytes:
+    """Encode one element around others, with a definite and minimal length."""
+    body = b"".join(content)
+    size = len(body)
+    if size < 0x80:
+        return bytes([tag, size]) + body
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(length)]) + length + body
+
+
+def integer(value: int) -> bytes:
+    """Encode an INTEGER that is not negative."""
+    return element(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))

@@ -1,48 +1,54 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reads the GVariant types that ostree keeps in /run: a{sv} and as, little-endian. booted.py writes the first of them.
+"""Read and write the GVariant types that ostree keeps in /run: a{sv} and as, little-endian.
 
 https://docs.gtk.org/glib/gvariant-specification-1.0.html
 """
 
 
 class Malformed(ValueError):
-    """Not a serialized value of the type that was asked for."""
+    """Not a serialized value of the type that the caller expects."""
 
 
 def vardict(data: bytes) -> dict[str, tuple[str, bytes]]:
-    """{key: (type, serialized value)} of an a{sv}. Raises Malformed."""
-    found, start = {}, 0
+    """Return {key: (type, serialized value)} of an a{sv}. Raises Malformed."""
+    values, start = {}, 0
     for end in _ends(data):
         entry = data[start + -start % 8 : end]
-        name_end = _number(entry[-_width(entry) :])
-        value = entry[name_end + -name_end % 8 : len(entry) - _width(entry)]
+        name_end = _number(entry[-_width(len(entry)) :])
+        value = entry[name_end + -name_end % 8 : len(entry) - _width(len(entry))]
         content, _, kind = value.rpartition(b"\0")
-        found[string(entry[:name_end])] = (kind.decode("ascii", "replace"), content)
+        values[string(entry[:name_end])] = (kind.decode("ascii", "replace"), content)
         start = end
-    return found
+    return values
 
 
 def strings(data: bytes) -> list[str]:
-    """The strings of an as. Raises Malformed."""
-    found, start = [], 0
-    for end in _ends(data):
-        found.append(string(data[start:end]))
-        start = end
-    return found
+    """Return the strings of an as. Raises Malformed."""
+    ends = _ends(data)
+    return [string(data[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def string(data: bytes) -> str:
-    """The text of an s. Raises Malformed."""
+    """Return the text of an s. Raises Malformed."""
     if data[-1:] != b"\0":
         raise Malformed("a string without an end")
     return data[:-1].decode(errors="surrogateescape")
 
 
+def write_vardict(values: dict[str, tuple[str, bytes]]) -> bytes:
+    """Serialize {key: (type, serialized value)} as a{sv}. Entries begin at multiples of 8."""
+    body, ends = b"", []
+    for key, (kind, value) in values.items():
+        body = _padded(body) + _write_entry(key, kind, value)
+        ends.append(len(body))
+    return body + _write_offsets(ends, len(body))
+
+
 def _ends(data: bytes) -> list[int]:
-    """Where each element of an array ends. The table of that stands at the end, and begins where the last element ends."""
+    """Return where each element of an array ends. That table stands behind the last element."""
     if not data:
         return []
-    width = _width(data)
+    width = _width(len(data))
     table = _number(data[-width:])
     if table >= len(data) or (len(data) - table) % width:
         raise Malformed("an array whose table does not fit")
@@ -52,8 +58,24 @@ def _ends(data: bytes) -> list[int]:
     return ends
 
 
-def _width(data: bytes) -> int:
-    return next(width for width in (1, 2, 4, 8) if len(data) < 1 << (8 * width))
+def _write_entry(key: str, kind: str, value: bytes) -> bytes:
+    name = key.encode() + b"\0"
+    body = _padded(name) + value + b"\0" + kind.encode()
+    return body + _write_offsets([len(name)], len(body))
+
+
+def _write_offsets(offsets: list[int], size: int) -> bytes:
+    """Serialize framing offsets, as wide as the container of `size` bytes needs together with them."""
+    width = _width(size, len(offsets))
+    return b"".join(offset.to_bytes(width, "little") for offset in offsets)
+
+
+def _width(size: int, offsets: int = 0) -> int:
+    return next(width for width in (1, 2, 4, 8) if size + width * offsets < 1 << (8 * width))
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 8)
 
 
 def _number(data: bytes) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command line. Each command is a file of its own with add_arguments() and run()."""
+"""The command line. Each command is a module of commands/ with add_arguments() and run()."""
 
 import argparse
 import importlib
@@ -15,12 +15,12 @@ from ..errors import DISK_FAILED, EXHAUSTED, Refusal, reason
 from . import output
 from .output import IO_ERROR, OS_ERROR, USAGE, Failure
 
-# Command, with one line of help; a module of commands/ has its name.
+# The help of each command; a module of commands/ has its name.
 _COMMANDS = {
-    "status": "show what verified this boot, what is not covered, and whether it is still so",
+    "status": "show what verified this boot, what the signature does not cover, and what has changed since",
     "sign": "make IMAGE.digest and IMAGE.sig for a composefs image",
-    "deploy": "put digest and signature into an ostree deployment, and switch on fs-verity",
-    "verify": "say whether a deployment would boot, and what it would miss",
+    "deploy": "put digest and signature into an ostree deployment, and enable fs-verity",
+    "verify": "check whether a deployment would boot, and what it would lack",
     "gate": "refuse a staged deployment that would not boot (run by ostree-finalize-staged.service)",
 }
 
@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Ended(BaseException):
-    """A signal that ends the program, as KeyboardInterrupt does: what is temporary goes away first."""
+    """A signal ends the program, as KeyboardInterrupt does, so that temporary files are removed first."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -47,16 +47,16 @@ def _end(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _die(number: int) -> int:
-    """By the signal itself: a shell's loop ends with Ctrl-C only if the program in it did."""
+    """Die of the signal itself, because Ctrl-C ends a shell's loop only if the program in it died of it."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     return 128 + number  # not reached
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns its exit status. The program calls it without arguments."""
+    """Run a command, and return its exit status. The installed program calls this without arguments."""
     output.open_streams()
-    if threading.current_thread() is threading.main_thread():  # Python's rule; who calls this elsewhere has its own
+    if threading.current_thread() is threading.main_thread():  # only there may handlers be set
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _end)
@@ -72,14 +72,14 @@ def main(argv: list[str] | None = None) -> int:
         return _die(signal.SIGINT)
     except _Ended as ended:
         return _die(ended.number)
-    except Exception as error:  # a bug must be told from a verdict
+    except Exception as error:  # a bug must not look like a verdict
         if "BOOTSEAL_DEBUG" in os.environ:
             raise
         if isinstance(error, OSError) and error.errno in DISK_FAILED | EXHAUSTED:
             output.error(f"Failed to go on: {reason(error)}" + (f": {error.filename}" if error.filename else ""))
             return IO_ERROR if error.errno in DISK_FAILED else OS_ERROR
         what = f"Failed to go on: {error.__class__.__name__}: {error}"
-        output.error(what, "this is a bug of bootseal: run it again with BOOTSEAL_DEBUG=1 in the environment, and report it")
+        output.error(what, "report this bug of bootseal with the output of a run with BOOTSEAL_DEBUG=1 in the environment")
         return verdicts.INTERNAL.exit_status
 
 
@@ -88,16 +88,16 @@ def _main(argv: list[str]) -> int:
     arguments = make_parser().parse_args(own)
     if not arguments.command:
         raise Failure(
-            USAGE, "Failed to read the command line: no command", f"one of {', '.join(_COMMANDS)}; see 'bootseal --help'"
+            USAGE, "Failed to read the command line: no command", f"use one of {', '.join(_COMMANDS)}; see 'bootseal --help'"
         )
     if command and arguments.command != "sign":
-        raise Failure(USAGE, "Failed to read the command line: a COMMAND goes with 'sign --ephemeral=' only")
+        raise Failure(USAGE, "Failed to read the command line: only 'sign --ephemeral=' can be used with a COMMAND")
     status: int = _module(arguments.command).run(arguments, command)
     return status
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """What is before the first "--", and what is after it."""
+    """Return what stands before the first "--", and what stands after it."""
     where = argv.index("--") if "--" in argv else len(argv)
     return argv[:where], argv[where + 1 :]
 
@@ -110,11 +110,11 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, help_ in _COMMANDS.items():
         sub = commands.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".", allow_abbrev=False)
-        sub.add_argument("--json", choices=("pretty", "short", "off"), default="off", help="how data is printed (default: off)")
+        sub.add_argument("--json", choices=("pretty", "short", "off"), default="off", help="print data as JSON (default: off)")
         _module(name).add_arguments(sub)
     return parser
 
 
 def _module(command: str) -> ModuleType:
-    """The module of a command, with add_arguments() and run()."""
+    """Import the module of a command."""
     return importlib.import_module(f".commands.{command}", __package__)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Key continuity: which certificates a deployment's initrd trusts that the running boot did not, and the reverse. Pure."""
+"""Compare the certificates that a deployment's initrd trusts with those of the running boot. Pure."""
 
 from typing import Any
 
-from .. import verdicts
-from ..report import Record
+from ..record import Record
 
 _SHOWN = 8  # of a kind
 _SUBJECT = 200  # characters
@@ -12,22 +11,23 @@ _SUBJECT = 200  # characters
 Key = dict[str, str]
 
 
-def recorded(record: Record) -> list[Key] | None:
-    """Read the certificates that the running boot trusted from its record; None if it does not say so."""
-    if record.get("verdict") != verdicts.VERIFIED.name:
-        return None
-    return trusted(record)
+def read_verified_keys(record: Record) -> list[Key] | None:
+    """Read which certificates the running boot trusted; None if its record does not name them all."""
+    named = record.keyring.trusted if record.is_verified and record.keyring else None
+    return [key._asdict() for key in named] if named and all(key.sha256 for key in named) else None
 
 
-def trusted(record: Record) -> list[Key] | None:
-    """Read the certificates of a record; None without them, or if they do not have the form of this version."""
-    keyring: Any = record.get("keyring")
-    keys = keyring.get("trusted") if isinstance(keyring, dict) else None
-    return keys if isinstance(keys, list) and all(_is_key(key) for key in keys) else None
+def read_keys(judgement: dict[str, Any]) -> list[Key] | None:
+    """Read the certificates that a boot would trust; None if it would not get that far."""
+    keys: list[Key] | None = judgement.get("keyring", {}).get("trusted")
+    return keys
 
 
-def compare(now: list[Key], then: list[Key], against: str) -> Record:
-    """Compare what is trusted `now` with what a boot would trust `then`. `against` says where `now` is from."""
+def compare(now: list[Key], then: list[Key], against: str) -> dict[str, Any]:
+    """Compare what is trusted `now` with what a boot would trust `then`.
+
+    `against` tells the origin of `now`.
+    """
     return {
         "against": against,
         "added": [key for key in then if key["sha256"] not in {k["sha256"] for k in now}],
@@ -35,20 +35,16 @@ def compare(now: list[Key], then: list[Key], against: str) -> Record:
     }
 
 
-def lines(record: Record) -> list[tuple[str, str]]:
+def describe(judgement: dict[str, Any]) -> list[tuple[str, str]]:
     """Describe the changes as ("key added" or "key removed", which one); empty without any."""
-    changes = record.get("key_changes", {})
+    changes = judgement.get("key_changes", {})
     source = {"record": "", "initrd": "; compared with the booted deployment's initrd, which may have changed"}
-    found = []
+    lines = []
     for kind in ("added", "removed"):
         keys = changes.get(kind, [])
         for key in keys[:_SHOWN]:
             text = f"{key['subject'][:_SUBJECT]}, SHA-256 {key['sha256'][:16]}{source[changes['against']]}"
-            found.append((f"key {kind}", text))
+            lines.append((f"key {kind}", text))
         if len(keys) > _SHOWN:
-            found.append((f"key {kind}", f"and {len(keys) - _SHOWN} more"))
-    return found
-
-
-def _is_key(key: Any) -> bool:
-    return isinstance(key, dict) and all(isinstance(key.get(name), str) for name in ("subject", "sha256"))
+            lines.append((f"key {kind}", f"and {len(keys) - _SHOWN} more"))
+    return lines

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The deployments of a physical root, as ostree and the boot loader know them. Finds; judges nothing.
+"""The deployments of a physical root, as ostree and the boot loader know them.
 
-Boot loader entries are those of the Boot Loader Specification that ostree writes. A staged deployment has none yet: ostree
-keeps it in /run, a GVariant of type a{sv}, and finalizes it at shutdown.
+ostree writes boot loader entries of the Boot Loader Specification. A staged deployment has none yet: ostree describes it in
+/run by a GVariant of type a{sv}, and finalizes it at shutdown.
 """
 
 import os
@@ -11,6 +11,7 @@ import struct
 from contextlib import suppress
 from typing import NamedTuple
 
+from .. import paths
 from ..errors import LEADS_NOWHERE, Refusal, reason
 from ..formats import gvariant
 from ..linux import files
@@ -29,9 +30,10 @@ _UKI_DIRECTORY = "EFI/Linux"
 _ENTRIES = "loader/entries"
 
 
-class Found(NamedTuple):
-    """A deployment: `options` is the kernel command line of its boot entry (None: it has none), `initrds` its files.
+class Deployed(NamedTuple):
+    """A deployment, and its boot entry, if any.
 
+    `options` is the entry's kernel command line (None: without an entry), `initrds` its initrds.
     `state`: staged (finalized at shutdown), pending (boots next, and is not running), booted, or empty.
     """
 
@@ -42,81 +44,96 @@ class Found(NamedTuple):
 
     @property
     def name(self) -> str:
-        """STATEROOT/CHECKSUM.SERIAL with a checksum that is long enough for people."""
+        """Return STATEROOT/CHECKSUM.SERIAL with a checksum that is long enough for people."""
         stateroot, checksum, serial = self.parts
         return f"{stateroot}/{checksum[:12]}.{serial}"
 
     @property
     def parts(self) -> tuple[str, str, int]:
+        """Return (stateroot, checksum, serial)."""
         return deployment.parts(self.path, self.path)
 
 
 def default_sysroot() -> str:
-    """Where the physical root of the running system is."""
+    """Return where the physical root of the running system is."""
     return "/sysroot" if os.path.isdir("/sysroot/ostree") else "/"
 
 
-def deployments(sysroot: str) -> list[Found]:
-    """In boot order: the first is what the next boot takes. Those without boot entry come last. Raises Failure."""
-    on_disk = _on_disk(sysroot)
-    running = _booted_inode()
-    found: dict[str, Found] = {}
-    waiting = staged() if _is_running_sysroot(sysroot) else None
-    entries = [waiting] if waiting else []
-    entries += _boot_entries(sysroot)
-    for entry in entries + [Found(path, "", None, ()) for path in on_disk]:
-        found.setdefault(entry.path, _with_state(entry, sysroot, running, first=not found))
-    return list(found.values())
+def list_all(sysroot: str) -> list[Deployed]:
+    """List all in boot order: the next boot takes the first. Raises Failure.
 
-
-def choose(sysroot: str, name: str | None) -> Found:
-    """The deployment of this name (CHECKSUM[.SERIAL], the beginning is enough; pending; booted). Raises Failure.
-
-    Without a name it is what the next boot takes.
+    Those without boot entry come last.
     """
-    everything = deployments(sysroot)
+    on_disk = _list_on_disk(sysroot)
+    running = _read_booted_inode()
+    listed: dict[str, Deployed] = {}
+    waiting = find_staged() if _is_running_sysroot(sysroot) else None
+    entries = [waiting] if waiting else []
+    entries += _list_entries(sysroot)
+    for entry in entries + [Deployed(path, "", None, ()) for path in on_disk]:
+        listed.setdefault(entry.path, _add_state(entry, sysroot, running, first=not listed))
+    return list(listed.values())
+
+
+def choose(sysroot: str, name: str | None) -> Deployed:
+    """Return the deployment of this name, or the one that the next boot takes. Raises Failure.
+
+    A name is CHECKSUM[.SERIAL] or its beginning, pending, or booted.
+    """
+    everything = list_all(sysroot)
     if not everything:
-        raise Failure(NO_INPUT, f"Failed to find a deployment: there is none below {sysroot}")
+        raise Failure(NO_INPUT, f"Failed to find a deployment below {sysroot}")
     if name is None:
         return everything[0]
     states = {"pending": ("pending", "staged"), "booted": ("booted",)}.get(name)
-    matching = [f for f in everything if (f.state in states if states else _is_named(f, name))]
-    if len(matching) == 1:
-        return matching[0]
-    what = "none is" if not matching else f"{len(matching)} are"
-    hint = f"there are: {', '.join(f.name for f in everything)}"
-    raise Failure(USAGE if matching else NO_INPUT, f"Failed to choose a deployment: {what} called {name}", hint)
+    matches = [one for one in everything if (one.state in states if states else _is_named(one, name))]
+    if len(matches) == 1:
+        return matches[0]
+    hint = f"choose one of {', '.join(one.name for one in everything)}"
+    if matches:
+        raise Failure(USAGE, f"Failed to choose a deployment: {len(matches)} match {name}", hint)
+    raise Failure(NO_INPUT, f"Failed to find the deployment {name}", hint)
 
 
-def opened(found: Found, sysroot: str) -> Deployment:
-    """The deployment as the boot will open it. Raises Refusal, as the boot does."""
-    if found.state == "staged":
-        return _opened_staged(found, sysroot)
-    return deployment.locate(request(found), sysroot)
+def open_as_boot(deployed: Deployed, sysroot: str) -> Deployment:
+    """Open the deployment as the boot will. Raises Refusal, as the boot does."""
+    if deployed.state == "staged":
+        return _open_staged(deployed, sysroot)
+    return deployment.locate(parse_request(deployed), sysroot)
 
 
-def request(found: Found) -> Request:
-    """What its command line asks for; without a boot entry, the deployment itself. Raises Refusal."""
-    if found.options is None:
-        return Request("/" + found.path, "", debug=False)
-    return cmdline.parse(found.options)
+def parse_request(deployed: Deployed) -> Request:
+    """Parse its command line; without a boot entry, ask for the deployment itself. Raises Refusal."""
+    if deployed.options is None:
+        return Request("/" + deployed.path, "", debug=False)
+    return cmdline.parse(deployed.options)
 
 
-def initrd_files(found: Found, sysroot: str) -> tuple[File, ...]:
-    """The initrd of the boot entry; else what will become it, beside the kernel in the deployment. Empty: none there."""
-    if found.initrds:
-        return found.initrds
-    with suppress(OSError), inside.opened(sysroot, found.path) as tree:
-        for kernel in inside.listed(tree, "usr/lib/modules"):
+def find_initrds(deployed: Deployed, sysroot: str) -> tuple[File, ...]:
+    """Return the boot entry's initrds, or the one beside the deployment's kernel. Raises Failure."""
+    if deployed.initrds:
+        return deployed.initrds
+    with suppress(OSError), inside.opened(sysroot, deployed.path) as tree:
+        for kernel in inside.list_names(tree, "usr/lib/modules"):
             modules = f"usr/lib/modules/{kernel}"
-            for name in inside.listed(tree, modules):
+            for name in inside.list_names(tree, modules):
                 if name in ("initramfs.img", "initrd", "initrd.img") or name.endswith(".efi"):
-                    return (File(sysroot, found.path, f"{modules}/{name}"),)
+                    return (File(sysroot, deployed.path, f"{modules}/{name}"),)
     return ()
 
 
-def staged() -> Found | None:
-    """The staged deployment, with the command line that it will have. Raises Failure if there is one that cannot be read."""
+def find_marked(sysroot: str) -> list[str]:
+    """List the deployments that a killed process may have left mutable, by path below the physical root."""
+    found: list[str] = []
+    with suppress(OSError), inside.opened(sysroot, paths.DEPLOYMENTS) as top:
+        for stateroot in inside.list_names(top, "."):
+            marks = (paths.deployment_of_mark(stateroot, name) for name in inside.list_names(top, f"{stateroot}/deploy"))
+            found += [path for path in marks if path]
+    return found
+
+
+def find_staged() -> Deployed | None:
+    """Return the staged deployment with its future command line. Raises Failure if it is unreadable."""
     try:
         return _parse_staged(files.read_start(STAGED, 1 << 20))
     except FileNotFoundError:
@@ -124,32 +141,33 @@ def staged() -> Found | None:
     except OSError as error:
         raise os_failure(NO_INPUT, f"Failed to read {STAGED}", error) from error
     except (gvariant.Malformed, KeyError, files.NotRegular) as error:
-        raise Failure(
-            NO_INPUT, f"Failed to read {STAGED}: not in the form that is known", "see 'ostree admin status'"
-        ) from error
+        raise Failure(NO_INPUT, f"Failed to read {STAGED}: unknown format", "see 'ostree admin status'") from error
     except Refusal as refusal:
         raise Failure(NO_INPUT, f"Failed to read {STAGED}: {refusal.what}", refusal.hint) from refusal
 
 
-def _parse_staged(data: bytes) -> Found:
-    """Keys as in ostree's ostree_sysroot_stage_tree_with_options(). Raises Refusal for a path that the boot refuses."""
+def _parse_staged(data: bytes) -> Deployed:
+    """Read what ostree_sysroot_stage_tree_with_options() wrote.
+
+    Raises Refusal for a path that the boot refuses.
+    """
     values = gvariant.vardict(data)
     target = gvariant.vardict(values["target"][1])
     name, stateroot = (gvariant.string(target[key][1]) for key in ("name", "osname"))
-    path = f"ostree/deploy/{stateroot}/deploy/{name}"
+    path = paths.deployment_of(stateroot, name)
     deployment.parts(path, STAGED)
     arguments = gvariant.strings(values["kargs"][1]) if "kargs" in values else []
-    # ostree= is made anew when it is finalized.
+    # ostree replaces ostree= when it finalizes the deployment.
     kept = [argument for argument in arguments if not argument.startswith("ostree=")]
-    return Found(path, "staged", " ".join([*kept, f"ostree=/{path}"]), ())
+    return Deployed(path, "staged", " ".join([*kept, f"ostree=/{path}"]), ())
 
 
-def _is_named(found: Found, name: str) -> bool:
-    stateroot, checksum, serial = found.parts
+def _is_named(deployed: Deployed, name: str) -> bool:
+    stateroot, checksum, serial = deployed.parts
     return len(name) >= 4 and f"{checksum}.{serial}".startswith(name.removeprefix(stateroot + "/"))
 
 
-def _with_state(entry: Found, sysroot: str, running: tuple[int, int] | None, *, first: bool) -> Found:
+def _add_state(entry: Deployed, sysroot: str, running: tuple[int, int] | None, *, first: bool) -> Deployed:
     if entry.state:
         return entry
     try:
@@ -169,8 +187,8 @@ def _is_running_sysroot(sysroot: str) -> bool:
         return False
 
 
-def _booted_inode() -> tuple[int, int] | None:
-    """Device and inode of the booted deployment's directory, from /run/ostree-booted (booted.py writes it)."""
+def _read_booted_inode() -> tuple[int, int] | None:
+    """Read device and inode of the booted deployment's directory from /run/ostree-booted."""
     try:
         data = files.read_start(ostreebooted.PATH, 1 << 16)
     except (OSError, files.NotRegular):
@@ -184,41 +202,44 @@ def _booted_inode() -> tuple[int, int] | None:
     return device, inode
 
 
-def _boot_entries(sysroot: str) -> list[Found]:
-    """Deployments with a boot loader entry or in a UKI, in boot order."""
-    root, place = _boot_place(sysroot)
+def _list_entries(sysroot: str) -> list[Deployed]:
+    """List the deployments with a boot loader entry or in a UKI, in boot order."""
+    root, place = _find_boot(sysroot)
     entries: list[dict[str, list[str]]] = []
     with inside.tolerated(f"{root}/{place}"), inside.opened(root, place) as boot:
-        entries += [_parse_entry(boot, f"{_ENTRIES}/{name}") for name in inside.listed(boot, _ENTRIES, ".conf")]
-    entries.sort(key=_version, reverse=True)
-    found = []
+        entries += [_parse_entry(boot, f"{_ENTRIES}/{name}") for name in inside.list_names(boot, _ENTRIES, ".conf")]
+    entries.sort(key=_entry_number, reverse=True)
+    listed: list[Deployed] = []
     for entry in entries:
         options = " ".join(entry.get("options", ()))
-        names = [name for line in entry.get("initrd", ()) for name in _words(line)]
-        found += _found(sysroot, options, tuple(File(root, place, _below_boot(name)) for name in names))
+        names = [name for line in entry.get("initrd", ()) for name in _split_words(line)]
+        # An entry's paths start at the filesystem of /boot, with or without /boot in them.
+        below_boot = [name.lstrip("/").removeprefix("boot/") for name in names]
+        listed += _follow(sysroot, options, tuple(File(root, place, name) for name in below_boot))
     for place in _UKI_PLACES:
-        found += _found_ukis(sysroot, place)
-    return found
+        listed += _list_ukis(sysroot, place)
+    return listed
 
 
-def _found_ukis(sysroot: str, place: str) -> list[Found]:
+def _list_ukis(sysroot: str, place: str) -> list[Deployed]:
+    """List the deployments of the unified kernel images on a partition. Raises Failure."""
     names: list[str] = []
     with inside.tolerated(f"{sysroot}/{place}"), inside.opened(sysroot, place) as partition:
-        names += reversed(inside.listed(partition, _UKI_DIRECTORY, ".efi"))
+        names += reversed(inside.list_names(partition, _UKI_DIRECTORY, ".efi"))
     try:
         lines = reader.command_lines([File(sysroot, place, f"{_UKI_DIRECTORY}/{name}") for name in names])
     except (OSError, reader.Damaged) as error:
         if isinstance(error, OSError):
             inside.check_disk(error, f"{sysroot}/{place}")
-        hint = "remove those that no deployment needs"
+        hint = "remove the images that no deployment needs"
         what = f"Failed to read the unified kernel images in {sysroot}/{place}/{_UKI_DIRECTORY}: {error}"
         raise Failure(NO_INPUT, what, hint) from error
-    return [found for file, options in lines.items() for found in _found(sysroot, options, (file,))]
+    return [deployed for file, options in lines.items() for deployed in _follow(sysroot, options, (file,))]
 
 
-def _found(sysroot: str, options: str, initrds: tuple[File, ...]) -> list[Found]:
-    """The deployment that a command line leads to, if it does; finding that out is the boot's matter, listing it is ours."""
-    target = next((word.removeprefix("ostree=") for word in _words(options) if word.startswith("ostree=")), "")
+def _follow(sysroot: str, options: str, initrds: tuple[File, ...]) -> list[Deployed]:
+    """Return the deployment that a command line leads to, or nothing. Raises Failure."""
+    target = next((word.removeprefix("ostree=") for word in _split_words(options) if word.startswith("ostree=")), "")
     if not target:
         return []
     try:
@@ -235,35 +256,31 @@ def _found(sysroot: str, options: str, initrds: tuple[File, ...]) -> list[Found]
         why = error.what if isinstance(error, Refusal) else reason(error)
         warning(f"a boot entry leads to no deployment: ostree={target}: {why}")
         return []
-    return [Found(path, "", options, initrds)]
+    return [Deployed(path, "", options, initrds)]
 
 
-def _on_disk(sysroot: str) -> list[str]:
-    """Raises Failure if there is no ostree at all."""
-    paths: list[str] = []
+def _list_on_disk(sysroot: str) -> list[str]:
+    """List the deployments' directories. Raises Failure without ostree."""
+    listed: list[str] = []
     try:
-        with inside.opened(sysroot, "ostree/deploy") as top:
-            for stateroot in inside.listed(top, "."):
-                paths += [f"ostree/deploy/{stateroot}/deploy/{name}" for name in inside.listed(top, f"{stateroot}/deploy")]
+        with inside.opened(sysroot, paths.DEPLOYMENTS) as top:
+            for stateroot in inside.list_names(top, "."):
+                names = inside.list_names(top, f"{stateroot}/deploy")
+                listed += [paths.deployment_of(stateroot, name) for name in names]
     except OSError as error:
         if error.errno in LEADS_NOWHERE:
             hint = "give the physical root with --sysroot="
             raise Failure(NO_INPUT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint) from error
         hint = "run as root" if isinstance(error, PermissionError) else ""
         raise os_failure(IO_ERROR, f"Failed to find deployments below {sysroot}", error, hint) from error
-    return [path for path in paths if _is_deployment(path)]
+    return [path for path in listed if paths.parts_of(path)]
 
 
-def _is_deployment(path: str) -> bool:
-    try:
-        deployment.parts(path, path)
-    except Refusal:
-        return False
-    return True
+def _find_boot(sysroot: str) -> tuple[str, str]:
+    """Return where the physical root's /boot is.
 
-
-def _boot_place(sysroot: str) -> tuple[str, str]:
-    """Where /boot of the physical root is; on the running system it may be a partition that is mounted at /boot only."""
+    On the running system its partition may be mounted only at /boot.
+    """
     with suppress(OSError), inside.opened(sysroot, "boot") as own:
         os.stat("loader", dir_fd=own, follow_symlinks=False)
         return sysroot, "boot"
@@ -271,6 +288,7 @@ def _boot_place(sysroot: str) -> tuple[str, str]:
 
 
 def _parse_entry(boot: int, path: str) -> dict[str, list[str]]:
+    """Read the values of an entry by key. Raises Failure on a failed disk."""
     values: dict[str, list[str]] = {}
     content = b""
     with suppress(files.NotRegular), inside.tolerated(path):
@@ -281,26 +299,21 @@ def _parse_entry(boot: int, path: str) -> dict[str, list[str]]:
     return values
 
 
-def _words(text: str) -> list[str]:
-    """Split where the kernel splits its command line; str.split() does so also where a name has a no-break space."""
-    return [word for word in re.split(f"[{cmdline._SPACE}]+", text) if word]
+def _split_words(text: str) -> list[str]:
+    """Split where the kernel splits its command line. str.split() would also split at a no-break space."""
+    return [word for word in re.split(f"[{cmdline.SPACE}]+", text) if word]
 
 
-def _version(entry: dict[str, list[str]]) -> int:
-    """ostree numbers its entries; the highest boots first."""
+def _entry_number(entry: dict[str, list[str]]) -> int:
+    """Return the number that ostree gave an entry. The highest boots first; invalid numbers are 0."""
     text = (entry.get("version") or [""])[0]
     return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
-def _below_boot(path: str) -> str:
-    """A path of an entry is below the file system that /boot is on, with or without /boot in it."""
-    return path.lstrip("/").removeprefix("boot/")
-
-
-def _opened_staged(found: Found, sysroot: str) -> Deployment:
-    """A staged deployment has no /etc before it is finalized: its usr/etc stands in for it."""
-    stateroot, checksum, serial = found.parts
+def _open_staged(deployed: Deployed, sysroot: str) -> Deployment:
+    """Open a deployment that has no /etc before it is finalized: usr/etc stands in for it. Raises Refusal."""
+    stateroot, checksum, serial = deployed.parts
     root = deployment.physical_root(sysroot)
-    places = (found.path, f"{found.path}/usr/etc", f"ostree/deploy/{stateroot}/var", "ostree/repo/objects")
+    places = (deployed.path, f"{deployed.path}/usr/etc", paths.var_of(stateroot), paths.OBJECTS)
     fds = [deployment.directory(root, place, sysroot) for place in places]
-    return Deployment("ostree", stateroot, checksum, serial, found.path, root, *fds)
+    return Deployment("ostree", stateroot, checksum, serial, deployed.path, root, *fds)

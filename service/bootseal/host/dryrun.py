@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Would this deployment boot? The stages of the boot themselves answer, in the boot's order, and nothing of it stays.
+"""Rehearse the boot of a deployment with the boot's own functions, and leave nothing behind.
 
-A child process makes the answer, in a mount namespace of its own as at boot. As root it goes as far as a boot can without
-taking the place of one: the kernel checks the signature, the root is mounted and init opened through it, and then all of it
-goes away with the process. Nothing is written to the disk or to a keyring that others see.
+A child process does it, in a mount namespace of its own as at boot. As root it goes as far as it can without becoming a boot:
+the kernel checks the signature, and init is opened through the mounted root. Everything disappears with the process. It
+writes neither to the disk nor to a keyring that others see.
 """
 
 import json
@@ -13,19 +13,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from .. import checkinitrd, report, verdicts
+from .. import __version__, boot, checkinitrd, paths, verdicts
+from .. import record as records
 from ..errors import Refusal
 from ..linux import files, syscall
-from ..stages import config, enable, enroll, image, kernelkeys, keyring, mount, unverified, verify
-from ..values import BootKeyring, Deployment, Pinned, Policy, Request
-from . import deployments as sysroots
-from . import inside
-from .deployments import Found
+from ..record import Noted, Trail
+from ..stages import config, enable, kernelkeys, keyring, mount, origin
+from ..values import BootKeyring, Deployment, Enrolled, Pinned, Policy, Request
+from . import deployments, inside
+from .deployments import Deployed
 from .initrd import bypasses
-from .initrd.archive import Contents
+from .initrd.contents import Contents
 from .output import Failure
 
-Record = dict[str, Any]
+Judgement = dict[str, Any]
 _UNIT = "initrd-root-fs.target.requires/bootseal.service"
 _CONFIG_SIZE = 1 << 20
 _UNITS = tuple(f"{top}/systemd/system/{_UNIT}" for top in ("usr/lib", "lib", "etc"))
@@ -34,7 +35,7 @@ INITRD_NAMES = (*_UNITS, _PACKAGE, *bypasses.NAMES)  # what is asked of an initr
 
 
 class Source(NamedTuple):
-    """Where configuration and certificates are: a directory that stands for the initrd's /, and what it came from.
+    """A directory that stands for the initrd's /, and a name for its origin.
 
     `keys` replaces the certificates, `initrd` is what the initrd holds; both may be missing.
     """
@@ -45,68 +46,65 @@ class Source(NamedTuple):
     initrd: Contents | None = None
 
 
-def judge(found: Found, sysroot: str, source: Source) -> Record:
-    """The record of this boot, as far as it can be known before: keys as in boot.json, and `missing`."""
-    return _in_child(lambda: _judge(found, sysroot, source))
+def judge(deployed: Deployed, sysroot: str, source: Source) -> Judgement:
+    """Return the record of the boot as far as it can be known before it: keys as in boot.json, and `missing`."""
+    return _in_child(lambda: _judge(deployed, sysroot, source))
 
 
-def _judge(found: Found, sysroot: str, source: Source) -> Record:
-    recorder = report.Recorder()
-    for key in ("boot_id", "kernel", "milliseconds"):
-        del recorder.record[key]
-    missing: list[str] = []
+def _judge(deployed: Deployed, sysroot: str, source: Source) -> Judgement:
+    seen, missing = Trail(), list[str]()
     try:
-        _stages(found, sysroot, source, recorder, missing)
-        ending: Record = {"verdict": verdicts.VERIFIED.name, "message": "would boot", "exit_status": 0}
+        _rehearse_boot(deployed, sysroot, source, seen, missing)
+        ending: Judgement = {"verdict": verdicts.VERIFIED.name, "message": "would boot", "exit_status": 0}
     except Refusal as refusal:
-        verdict = refusal.verdict
-        # Files of the initrd were copied to a directory of ours, whose name says nothing to anybody.
-        message = str(refusal).replace(source.directory + "/", "/") if source.initrd else str(refusal)
-        unprivileged = os.geteuid() != 0 and isinstance(refusal.__cause__, PermissionError)
-        hint = "run as root" if unprivileged else refusal.hint
-        ending = {"verdict": verdict.name, "message": message, "hint": hint, "exit_status": verdict.exit_status}
-    return recorder.record | ending | {"keys": source.name, "missing": missing + recorder.notes}
+        ending = _refused(refusal, source)
+    judged = {**records.as_json(records.of(seen)), "bootseal": __version__} | ending
+    return judged | {"keys": source.name, "missing": missing + [one.text for one in records.notes(seen)]}
 
 
-def _stages(found: Found, sysroot: str, source: Source, recorder: report.Recorder, missing: list[str]) -> None:
-    """boot.py's own order."""
+def _refused(refusal: Refusal, source: Source) -> Judgement:
+    # Files of the initrd were copied to a temporary directory, whose name means nothing to people.
+    message = str(refusal).replace(source.directory + "/", "/") if source.initrd else str(refusal)
+    unprivileged = os.geteuid() != 0 and isinstance(refusal.__cause__, PermissionError)
+    hint = "run as root" if unprivileged else refusal.hint
+    verdict = refusal.verdict
+    return {"verdict": verdict.name, "message": message, "hint": hint, "exit_status": verdict.exit_status}
+
+
+def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail, missing: list[str]) -> None:
+    """Run the boot's own functions on files of this system. Raises Refusal."""
     if source.initrd:
         _check_initrd(source.initrd, source.name)
     policy = config.load(source.directory)
-    boot_keyring = keyring.load(certificates(source))
-    recorder.keyring(boot_keyring)
-    _check_kernel(found, sysroot, policy, missing)
-    request = sysroots.request(found)
+    trusted = seen(keyring.load(certificates(source)))
+    _check_kernel(deployed, sysroot, policy, missing)
+    request = deployments.parse_request(deployed)
     if os.geteuid() == 0:
         mount.private_namespace()
-    deployment = sysroots.opened(found, sysroot)
-    recorder.deployment(deployment)
-    claimed = unverified.read(deployment, lambda: image.enforced_digest(deployment, sysroot), sysroot)
-    recorder.candidate(claimed)
-    verified = verify.verify(claimed, boot_keyring)
-    recorder.verified(verified)
-    pinned = image.pin(deployment, verified, sysroot)
-    recorder.pinned(pinned)
+    deployment = seen(deployments.open_as_boot(deployed, sysroot))
+    pinned = boot.verified_image(deployment, trusted, seen, sysroot)
     if os.geteuid() == 0:
-        _rehearse(pinned, deployment, policy, request, recorder)
+        _rehearse_root(pinned, deployment, policy, request, seen)
     else:
         missing.append("not tried without root: the kernel's check of the signature, and mounting")
 
 
-def _rehearse(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, recorder: report.Recorder) -> None:
-    """The kernel checks the signature and mounts the root; nothing is enrolled, sealed, attached or written."""
+def _rehearse_root(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, seen: Trail) -> None:
+    """Let the kernel check the signature and mount the root; nothing is enrolled, sealed, attached or written."""
     keys = kernelkeys.load_privately(BootKeyring((pinned.verified.signer.certificate,), ()))
-    _check_writable(deployment, policy, pinned.path + ".digest", recorder)
-    method = "none" if policy.method == "none" else "keyring"
-    enrolled = enroll.enroll(pinned, deployment, keys, policy._replace(method=method))
-    syscall.mount("tmpfs", "/run", "tmpfs", 0)  # what a boot leaves in /run goes with this namespace
-    recorder.mounted(mount.mount(enrolled, deployment, policy.root, request))
-    for missing in enrolled.gaps:
-        recorder.note(verdicts.ENROLLING_INCOMPLETE, f"would not be enrolled: {missing.what}")
+    _check_writable(deployment, policy, paths.digest_of(pinned.path), seen)
+    syscall.mount("tmpfs", "/run", "tmpfs", 0)  # hides what mounting leaves in /run, and goes with this namespace
+    policy, apart = policy._replace(method="none" if policy.method == "none" else "keyring"), Trail()
+    mounted = boot.mounted_root(pinned, deployment, keys, policy, request, apart)
+    seen(origin.look())
+    seen(mounted)
+    enrolled = apart.last(Enrolled)
+    for gap in enrolled.gaps if enrolled else ():
+        seen(Noted(verdicts.ENROLLING_INCOMPLETE, f"would not be enrolled: {gap.what}"))
 
 
-def _check_writable(deployment: Deployment, policy: Policy, path: str, recorder: report.Recorder) -> None:
-    """Whether fs-verity could be switched on for the digest file, as far as that can be told without doing it."""
+def _check_writable(deployment: Deployment, policy: Policy, path: str, seen: Trail) -> None:
+    """Check that nothing visible prevents fs-verity on the digest file. Raises Refusal if that is required."""
     if policy.method != "fsverity":
         return
     try:
@@ -121,11 +119,11 @@ def _check_writable(deployment: Deployment, policy: Policy, path: str, recorder:
     what = "the digest file is immutable: EPERM"
     if policy.required:
         raise Refusal(verdicts.ENROLL_FAILED, f"cannot be enrolled ({what})", path)
-    recorder.note(verdicts.ENROLLING_INCOMPLETE, f"would not be enrolled: {what}")
+    seen(Noted(verdicts.ENROLLING_INCOMPLETE, f"would not be enrolled: {what}"))
 
 
 def certificates(source: Source) -> list[str]:
-    """The paths of the boot keyring's files."""
+    """List the paths of the boot keyring's files."""
     if source.keys is None:
         return config.certificates(source.directory, keyring.DIRECTORY, keyring.SUFFIXES, _voa(source))
     names = sorted(name for name in os.listdir(source.keys) if name.endswith(keyring.SUFFIXES) and not name.startswith("."))
@@ -139,7 +137,7 @@ def _voa(source: Source) -> str:
 
 
 def _check_initrd(contents: Contents, name: str) -> None:
-    """What the initrd build refuses, too. Raises Refusal."""
+    """Refuse what the build of an initrd refuses. Raises Refusal."""
     if not any(map(contents.exists, _UNITS)) or not contents.exists(_PACKAGE):
         hint = 'add_dracutmodules+=" bootseal " in a file of /etc/dracut.conf.d, and build the initrd again'
         raise Refusal(verdicts.NO_KEYS, "bootseal is not in this initrd: it would check nothing", name, hint)
@@ -147,13 +145,13 @@ def _check_initrd(contents: Contents, name: str) -> None:
         module, path = bypass
         hint = f'omit_dracutmodules+=" {module} " in a file of /etc/dracut.conf.d, and build the initrd again'
         raise Refusal(
-            verdicts.BAD_CONFIG, f"dracut module '{module}' is in this initrd, too, and undoes the check ({path})", name, hint
+            verdicts.BAD_CONFIG, f"dracut module '{module}' is in this initrd and undoes the check ({path})", name, hint
         )
 
 
-def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]) -> None:
-    """Options of the deployment's own kernel. Raises Refusal."""
-    path, content = _kernel_config(found, sysroot)
+def _check_kernel(deployed: Deployed, sysroot: str, policy: Policy, missing: list[str]) -> None:
+    """Check the options of the deployment's own kernel. Raises Refusal."""
+    path, content = _kernel_config(deployed, sysroot)
     if not path:
         missing.append("no configuration of the deployment's kernel found: its options are not known")
         return
@@ -165,26 +163,26 @@ def _check_kernel(found: Found, sysroot: str, policy: Policy, missing: list[str]
         missing.append("the kernel lacks CONFIG_FS_VERITY_BUILTIN_SIGNATURES: it will not hold the digest itself")
 
 
-def _kernel_config(found: Found, sysroot: str) -> tuple[str, bytes]:
-    """Path and content; empty if there is none."""
-    with suppress(OSError, Failure), inside.opened(sysroot, found.path) as tree:
-        releases = inside.listed(tree, "usr/lib/modules")
+def _kernel_config(deployed: Deployed, sysroot: str) -> tuple[str, bytes]:
+    """Return path and content of the kernel's configuration; both empty if it is missing."""
+    with suppress(OSError, Failure), inside.opened(sysroot, deployed.path) as tree:
+        releases = inside.list_names(tree, "usr/lib/modules")
         for place in ("usr/lib/modules/{}/config", "usr/lib/ostree-boot/config-{}", "boot/config-{}"):
             for path in map(place.format, releases):
                 with suppress(OSError, files.NotRegular):
-                    return os.path.join(sysroot, found.path, path), inside.read(tree, path, _CONFIG_SIZE)
+                    return os.path.join(sysroot, deployed.path, path), inside.read(tree, path, _CONFIG_SIZE)
     return "", b""
 
 
-def _in_child(work: Callable[[], Record]) -> Record:
-    """The result of a function that changes its process for good. Raises RuntimeError if it gives none."""
+def _in_child(work: Callable[[], Judgement]) -> Judgement:
+    """Return the result of a function that changes its process for good. Raises RuntimeError without one."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         status = 1
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)  # the parent says it, and cleans up
+            signal.signal(number, signal.SIG_DFL)  # the parent reports it, and cleans up
         try:
             with open(writer, "w", encoding="utf-8") as file:
                 json.dump(work(), file)
@@ -198,5 +196,5 @@ def _in_child(work: Callable[[], Record]) -> Record:
     os.waitpid(child, 0)
     if not text:
         raise RuntimeError("the check ended without a verdict")
-    result: Record = json.loads(text)
+    result: Judgement = json.loads(text)
     return result

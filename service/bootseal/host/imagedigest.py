@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The fs-verity digest of an image file, computed here: needs neither root nor a kernel with fs-verity."""
+"""Compute the fs-verity digest of an image file, without root and without fs-verity in the kernel."""
 
 import os
 import stat
@@ -11,21 +11,23 @@ from ..linux import files
 from .output import DATA, IO_ERROR, NO_INPUT, USAGE, Failure, Progress, os_failure
 
 _CHUNK = 256 * BLOCK_SIZE
-# Of a deployment's image: one of 1 GiB names millions of files.
+# Of a deployment's image. An image of 1 GiB names millions of files.
 MAX_SIZE = 1 << 30
 
 
 def compute(path: str, algorithm: str, hint: str, directory: int | None = None) -> Digest:
-    """Reads the file once, with flat memory and a progress bar. Raises Failure, also when the file changes meanwhile.
+    """Read the file once, in constant memory and with a progress bar.
 
-    `hint` is for an image that is not there. `directory`: the file is in this one, and nobody vouches for what that holds.
+    Raises Failure, also if the file changes meanwhile.
+
+    `hint` is for a missing image. With `directory`, the file is in a directory that nobody vouches for.
     """
     try:
-        fd = _opened(path, directory)
+        fd = _open(path, directory)
     except OSError as error:
         raise os_failure(NO_INPUT, f"Failed to open the image {path}", error, hint) from error
     try:
-        before = _checked(fd, path)
+        before = _check_kind(fd, path)
         if directory is not None and before.st_size > MAX_SIZE:
             raise Failure(DATA, f"Failed to read the image {path}: larger than {MAX_SIZE} bytes")
         with Progress(f"Computing the digest of {os.path.basename(path)}", before.st_size) as progress:
@@ -39,19 +41,19 @@ def compute(path: str, algorithm: str, hint: str, directory: int | None = None) 
 
 
 def parse(text: str) -> Digest:
-    """The digest that a text such as sha256:0123... names. Raises Failure."""
+    """Parse a digest such as sha256:0123... Raises Failure."""
     algorithm, _, value = text.partition(":")
     try:
         parsed = Digest(algorithm, bytes.fromhex(value))
     except ValueError:
         parsed = Digest(algorithm, b"")
     if digest.SIZES.get(algorithm) != len(parsed.value):
-        hint = "sha256: and 64 hexadecimal digits, or sha512: and 128, as 'fsverity digest' prints it"
-        raise Failure(USAGE, f"Failed to read the digest {text[:80]}: not in the form that is expected", hint)
+        hint = "give sha256: and 64 hexadecimal digits, or sha512: and 128, as 'fsverity digest' prints it"
+        raise Failure(USAGE, f"Failed to read the digest {text[:80]}: invalid format", hint)
     return parsed
 
 
-def _opened(path: str, directory: int | None) -> int:
+def _open(path: str, directory: int | None) -> int:
     if directory is None:
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -60,18 +62,19 @@ def _opened(path: str, directory: int | None) -> int:
         raise Failure(DATA, f"Failed to read the image {path}: not a regular file") from error
 
 
-def _checked(fd: int, path: str) -> os.stat_result:
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode):
+def _check_kind(fd: int, path: str) -> os.stat_result:
+    """Return the status of a regular file that is not empty. Raises Failure."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         raise Failure(DATA, f"Failed to read the image {path}: not a regular file")
-    if found.st_size == 0:
-        raise Failure(DATA, f"Failed to read the image {path}: it is empty")
-    return found
+    if status.st_size == 0:
+        raise Failure(DATA, f"Failed to read the image {path}: empty file")
+    return status
 
 
 def _check_unchanged(before: os.stat_result, after: os.stat_result, path: str) -> None:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise Failure(DATA, f"Failed to compute the digest of {path}: it changed meanwhile", "wait until it is finished")
+        raise Failure(DATA, f"Failed to compute the digest of {path}: it changed meanwhile", "wait until the image is complete")
 
 
 def _chunks(fd: int, progress: Progress) -> Iterator[memoryview]:
@@ -82,7 +85,7 @@ def _chunks(fd: int, progress: Progress) -> Iterator[memoryview]:
 
 
 def _fill(fd: int, view: memoryview) -> int:
-    """Fills the whole buffer but at the end of the file: a short block in the middle would be another file's digest."""
+    """Fill the buffer except at the end of the file: a short block in the middle changes the digest."""
     size = 0
     while size < len(view) and (got := os.readv(fd, [view[size:]])):
         size += got

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opens what the disk holds, and nothing else: below a directory that the user named, never outside it.
+"""Open files of a disk that nobody vouches for, without leaving the directory that the user named.
 
-It takes two steps. A place (a deployment, the objects, /boot, the ESP) is opened below that directory, without following a
-link; it may be a mount point. A path below the place is then opened without leaving it: not by "..", by a link, nor by a
-mount. Only regular files are opened, and a directory with very many names is refused.
+The first step opens a place (a deployment, the objects, /boot, the ESP) below that directory. It follows no link, but the
+place may be a mount point. The second step opens a path below the place, and leaves the place neither by "..", nor by a link,
+nor by a mount. Both open regular files only, and refuse a directory with more than MAX_NAMES names.
 """
 
 import os
@@ -15,15 +15,18 @@ from typing import NamedTuple
 from .. import verdicts
 from ..errors import DISK_FAILED
 from ..linux import files
-from .output import DATA, IO_ERROR, Failure, os_failure
+from .output import DATA, IO_ERROR, NO_INPUT, Failure, os_failure
 
-# ostree and boot loaders have a few dozen names in a directory at most.
+# ostree and boot loaders put a few dozen names into a directory at most.
 MAX_NAMES = 1024
 _PLACE = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_SYMLINKS
 
 
 class File(NamedTuple):
-    """`path` below the place of `root`. Without a root, the user named the file: it may be anywhere, and a device."""
+    """`path` below the place of `root`.
+
+    Without a root, the user named the file: it may be anywhere, and may be a device.
+    """
 
     root: str
     place: str
@@ -34,7 +37,7 @@ class File(NamedTuple):
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """A descriptor to read it; links within the place are followed. Raises OSError, NotRegular."""
+        """Open it for reading; links within the place are followed. Raises OSError, NotRegular."""
         fd = self._open()
         try:
             yield fd
@@ -48,8 +51,8 @@ class File(NamedTuple):
             return files.open_regular(directory, self.path, follow=True)
 
 
-def place(root: str, path: str) -> int:
-    """An O_PATH descriptor of a place. Raises OSError."""
+def open_place(root: str, path: str) -> int:
+    """Open a place with O_PATH. Raises OSError."""
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return files.open_directory(top, path, _PLACE)
@@ -59,8 +62,8 @@ def place(root: str, path: str) -> int:
 
 @contextmanager
 def opened(root: str, path: str) -> Iterator[int]:
-    """The descriptor that place() gives, for a while. Raises OSError."""
-    fd = place(root, path)
+    """Open a place with O_PATH for the block. Raises OSError."""
+    fd = open_place(root, path)
     try:
         yield fd
     finally:
@@ -69,7 +72,10 @@ def opened(root: str, path: str) -> Iterator[int]:
 
 @contextmanager
 def tolerated(path: str) -> Iterator[None]:
-    """Go on without what cannot be opened. Raises Failure on a failed disk: a list would lack what boots next."""
+    """Skip what cannot be opened.
+
+    Raises Failure on a failed disk, because the list would lack what boots next.
+    """
     try:
         yield
     except OSError as error:
@@ -77,13 +83,13 @@ def tolerated(path: str) -> Iterator[None]:
 
 
 def check_disk(error: OSError, path: str) -> None:
-    """Raises Failure if the disk failed."""
+    """Raise Failure if the disk failed."""
     if error.errno in DISK_FAILED:
         raise os_failure(IO_ERROR, f"Failed to read {path}", error, verdicts.IO_ERROR.hint) from error
 
 
-def listed(directory: int, path: str, suffix: str = "") -> list[str]:
-    """The names in a directory below a place, sorted; none if it cannot be opened.
+def list_names(directory: int, path: str, suffix: str = "") -> list[str]:
+    """List the names in a directory below a place, sorted; empty if it cannot be opened.
 
     Raises Failure above MAX_NAMES, and on a failed disk.
     """
@@ -97,12 +103,27 @@ def listed(directory: int, path: str, suffix: str = "") -> list[str]:
         finally:
             os.close(fd)
     if len(names) > MAX_NAMES:
-        hint = "remove what neither ostree nor the boot loader put there"
+        hint = "remove the files that neither ostree nor the boot loader put there"
         raise Failure(DATA, f"Failed to list {where}: more than {MAX_NAMES} names", hint)
     return sorted(name for name in names if name.endswith(suffix))
 
 
 def read(directory: int, path: str, limit: int) -> bytes:
-    """Up to `limit` bytes from the start of a regular file below a place. Raises OSError, NotRegular."""
+    """Read up to `limit` bytes from the start of a regular file below a place. Raises OSError, NotRegular."""
     with open(files.open_regular(directory, path, follow=True), "rb") as file:
         return file.read(limit)
+
+
+def read_named(path: str, what: str, limit: int) -> bytes:
+    """Read a whole file that the user named, of `limit` bytes at most; `what` it is, for messages.
+
+    Raises Failure.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise os_failure(NO_INPUT, f"Failed to read {what} {path}", error) from error
+    if len(content) > limit:
+        raise Failure(DATA, f"Failed to read {what} {path}: larger than {limit} bytes")
+    return content

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The objects that an image names: which are missing, and which have no fs-verity and could not be read after the boot.
+"""Find the objects of an image that the boot would miss: absent ones, and those without fs-verity.
 
-No link leads to an object: overlayfs follows none in a data-only layer, and a foreign file must not be sealed.
+Nothing here follows a link to an object: overlayfs follows none in a data-only layer, and a foreign file must not be sealed.
 """
 
 import errno
@@ -10,16 +10,16 @@ import re
 from typing import NamedTuple
 
 from ..digest import BLOCK_SIZE, NUMBERS
+from ..errors import LEADS_NOWHERE
 from ..linux import files, fsverity, syscall
 from .imagedigest import MAX_SIZE
 from .output import OS_ERROR, Progress, os_failure
 
-# Where an object is stands in the image as a "redirect" extended attribute, as plain text.
+# The image holds the path of an object in a "redirect" extended attribute, as plain text.
 _NAME = re.compile(rb"/([0-9a-f]{2}/[0-9a-f]{62}(?:\.file)?)")
 _LONGEST = len("/00/.file") + 62
 _CHUNK = 1 << 20
 MAX_OBJECTS = 1 << 20
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 
 
 class Objects(NamedTuple):
@@ -28,17 +28,17 @@ class Objects(NamedTuple):
 
 
 class Store:
-    """The objects of one repository, by a directory descriptor. Remembers: deployments share most of them."""
+    """The objects of one repository. Remembers their states, because deployments share most of them."""
 
     def __init__(self, directory: int) -> None:
         self._directory = directory
         self._states: dict[str, str] = {}
 
     def check(self, image: int) -> Objects:
-        """The objects that an open image names, and that are not as the boot needs them. Raises OSError."""
+        """Return the objects that an open image names and that are missing or unsealed. Raises OSError."""
         missing, unsealed = [], []
-        for name in sorted(_names(image)):
-            state = self._states.get(name) or self._state(name)
+        for name in sorted(_find_names(image)):
+            state = self._states.get(name) or self._find_state(name)
             self._states[name] = state
             if state == "missing":
                 missing.append(name)
@@ -46,17 +46,17 @@ class Store:
                 unsealed.append(name)
         return Objects(missing, unsealed)
 
-    def _state(self, name: str) -> str:
+    def _find_state(self, name: str) -> str:
         try:
             fd = open_file(name, self._directory)
         except OSError as error:
-            if error.errno not in _NOT_THERE:
+            if error.errno not in LEADS_NOWHERE:
                 raise
             return "missing"
         try:
             fsverity.measure(fd)
         except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.ENOTTY, errno.EOPNOTSUPP):
+            if error.errno not in fsverity.ABSENT:
                 raise
             return "unsealed"
         finally:
@@ -64,7 +64,7 @@ class Store:
         return "sealed"
 
     def seal(self, names: list[str], directory: int) -> None:
-        """Enables fs-verity on objects, through a writable descriptor of their directory. Raises Failure."""
+        """Enable fs-verity on objects through a writable descriptor of their directory. Raises Failure."""
         with Progress("Enabling fs-verity on objects", len(names)) as progress:
             for name in names:
                 try:
@@ -77,26 +77,29 @@ class Store:
                 self._states[name] = "sealed"
 
 
-def _names(image: int) -> set[str]:
-    """What an image names, found with flat memory. Raises OSError EFBIG for what no boot has."""
+def _find_names(image: int) -> set[str]:
+    """Find the names in an image, in constant memory. Raises OSError, EFBIG above MAX_SIZE or MAX_OBJECTS."""
     if os.fstat(image).st_size > MAX_SIZE:
         raise syscall.oserror(errno.EFBIG)
-    found: set[str] = set()
+    names: set[str] = set()
     data, offset = b"", 0
     while chunk := os.pread(image, _CHUNK, offset):
         offset += len(chunk)
         data += chunk
-        # A name that begins behind this may be cut off.
+        # A name that begins after this may be truncated.
         whole = len(data) - _LONGEST
-        found |= {match[1].decode() for match in _NAME.finditer(data) if match.start() <= whole}
-        if len(found) > MAX_OBJECTS or offset > MAX_SIZE:
+        names |= {match[1].decode() for match in _NAME.finditer(data) if match.start() <= whole}
+        if len(names) > MAX_OBJECTS or offset > MAX_SIZE:
             raise syscall.oserror(errno.EFBIG)
         data = data[max(whole + 1, 0) :]
-    return found | {name.decode() for name in _NAME.findall(data)}
+    return names | {name.decode() for name in _NAME.findall(data)}
 
 
 def open_file(name: str, directory: int) -> int:
-    """A descriptor to read a regular file that no link leads to. Raises OSError: ELOOP also for what is no regular file."""
+    """Open a regular file for reading without following a link.
+
+    Raises OSError, ELOOP also for other kinds of files.
+    """
     try:
         return files.open_regular(directory, name)
     except files.NotRegular as error:
@@ -104,7 +107,7 @@ def open_file(name: str, directory: int) -> int:
 
 
 def enable(name: str, directory: int, algorithm: str) -> bool:
-    """Enables fs-verity without a signature; False if it was on already. Raises OSError."""
+    """Enable fs-verity without a signature. Returns False if it was on already. Raises OSError."""
     fd = open_file(name, directory)
     try:
         fsverity.enable(fd, NUMBERS[algorithm], BLOCK_SIZE, b"")
@@ -116,17 +119,18 @@ def enable(name: str, directory: int, algorithm: str) -> bool:
 
 
 def hint(error: OSError) -> str:
-    if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY):
-        return "the filesystem has no fs-verity: ext4 needs 'tune2fs -O verity DEVICE'; btrfs and f2fs have it"
+    """Advise on an error of enable()."""
+    if error.errno in fsverity.UNSUPPORTED:
+        return "enable fs-verity in the filesystem: ext4 needs 'tune2fs -O verity DEVICE'; btrfs and f2fs support it"
     if error.errno == errno.EINVAL:
-        return "the filesystem's block size must be 4096"
+        return "use a filesystem with a block size of 4096"
     return ""
 
 
-def lacking(found: Objects) -> list[str]:
-    """One line for each kind of lack."""
+def describe(checked: Objects) -> list[str]:
+    """Describe what the boot would miss, in one line for each kind."""
     lines = []
-    for names, what in ((found.missing, "missing"), (found.unsealed, "without fs-verity, and cannot be read")):
+    for names, what in ((checked.missing, "missing"), (checked.unsealed, "without fs-verity, and cannot be read")):
         if names:
             lines.append(f"{len(names)} object{'s are' if len(names) > 1 else ' is'} {what}, such as {names[0]}")
     return lines

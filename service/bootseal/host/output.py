@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What commands say: data on stdout, everything else on stderr; colours and progress only on a terminal."""
+"""Print data to stdout, and everything else to stderr. Colours and progress appear only on a terminal."""
 
 import io
 import json
@@ -16,7 +16,10 @@ _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 
 
 class Failure(Exception):
-    """A command that cannot go on. `what` is "verb, object, reason" in one line; `status` as in sysexits(3)."""
+    """A command cannot go on.
+
+    `what` is "Failed to VERB OBJECT: reason" in one line; `status` is as in sysexits(3).
+    """
 
     def __init__(self, status: int, what: str, hint: str = "") -> None:
         super().__init__(what)
@@ -24,30 +27,33 @@ class Failure(Exception):
 
 
 def os_failure(status: int, what: str, error: OSError, hint: str = "") -> Failure:
-    """The Failure of a system call: `what` is "Failed to VERB OBJECT"."""
+    """Make the Failure of a system call; `what` is "Failed to VERB OBJECT"."""
     return Failure(status, f"{what}: {reason(error)}", hint)
 
 
 def error(what: str, hint: str = "") -> None:
+    """Report an error, and what to do about it."""
     _line("bootseal: ", what, "red")
     if hint:
         _line("bootseal: hint: ", hint, "")
 
 
 def note(text: str) -> None:
+    """Report a fact."""
     _line("bootseal: ", text, "")
 
 
 def warning(text: str) -> None:
+    """Report what needs attention, but did not fail."""
     _line("bootseal: warning: ", text, "yellow")
 
 
 def _line(prefix: str, text: str, colour: str) -> None:
-    _tell(prefix + painted(printable(text), colour, 2) + "\n")
+    _write(prefix + painted(printable(text), colour, 2) + "\n")
 
 
-def _tell(text: str) -> None:
-    """To stderr. The outcome is the same when nobody can be told: a terminal is gone, the journal was stopped."""
+def _write(text: str) -> None:
+    """Write to stderr. A failure changes no outcome: the terminal may be closed, or the journal stopped."""
     try:
         print(text, end="", file=sys.stderr, flush=True)
     except OSError:
@@ -55,20 +61,20 @@ def _tell(text: str) -> None:
 
 
 def _discard(fd: int) -> None:
-    """Python tries once more at exit what it could not write, and would complain of it."""
+    """Redirect to /dev/null, because Python tries to write the rest at exit, and would report an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
 def open_streams() -> None:
-    """Opens 0, 1 and 2 where they are closed: else an image would become one of them, and print() take stdout for stderr.
+    """Open descriptors 0, 1 and 2 where they are closed, so that no image becomes one of them.
 
-    A name that is no text in the locale is printed as it is.
+    stdout prints names as they are, also if they are not text in the locale.
     """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free; writing to it still fails
+            os.open(os.devnull, os.O_RDONLY)  # gets the lowest free number; writing to it still fails
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
@@ -77,13 +83,13 @@ def open_streams() -> None:
 
 
 def painted(text: str, colour: str, fd: int = 1) -> str:
-    """The text in a colour, if that descriptor is a terminal that wants it (NO_COLOR, TERM=dumb)."""
+    """Colour the text, unless the descriptor is not a terminal, or NO_COLOR or TERM=dumb forbids it."""
     plain = not colour or not os.isatty(fd) or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     return text if plain else f"\033[{_CODES[colour]}m{text}\033[0m"
 
 
 def emit(value: Any, mode: str, text: str) -> None:
-    """Prints `value` as JSON, or `text` when JSON is off."""
+    """Print `value` as JSON, or `text` if JSON is off. Raises Failure."""
     if mode == "pretty":
         text = json.dumps(value, indent=2)
     elif mode == "short":
@@ -93,14 +99,14 @@ def emit(value: Any, mode: str, text: str) -> None:
 
 
 def flush() -> None:
-    """Writes out what others printed to stdout. Raises Failure."""
+    """Flush stdout. Raises Failure."""
     _print("")
 
 
 def _print(text: str) -> None:
     try:
         print(text, end="", flush=True)
-    except BrokenPipeError:  # whoever reads has seen enough; the verdict stands
+    except BrokenPipeError:  # the reader has seen enough; the verdict stands
         _discard(1)
     except OSError as failed:
         _discard(1)
@@ -108,7 +114,10 @@ def _print(text: str) -> None:
 
 
 def table(rows: list[list[str]], colours: dict[str, str]) -> str:
-    """Left-aligned columns under a heading; a cell that is a key of `colours` is painted. Cells may have names of the disk."""
+    """Format left-aligned columns.
+
+    A cell that is a key of `colours` gets that colour; cells may be names from the disk.
+    """
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
@@ -121,7 +130,10 @@ def table(rows: list[list[str]], colours: dict[str, str]) -> str:
 
 
 class Progress:
-    """A bar on a terminal, nothing elsewhere. Drawn ten times a second at most, and not for what is over at once."""
+    """A bar on a terminal, and nothing elsewhere.
+
+    It appears after 0.3 seconds, and moves ten times a second at most.
+    """
 
     def __init__(self, label: str, total: int) -> None:
         self._label, self._total, self._done = printable(label), total, 0
@@ -133,9 +145,10 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._shown:
-            _tell("\r\033[K")
+            _write("\r\033[K")
 
     def add(self, amount: int) -> None:
+        """Count what was done, and draw the bar if it is time."""
         self._done += amount
         if self._terminal and time.monotonic() >= self._next:
             self._draw()
@@ -144,4 +157,4 @@ class Progress:
         self._shown, self._next = True, time.monotonic() + 0.1
         part = min(1.0, self._done / self._total) if self._total else 1.0
         bar = "#" * round(part * _BAR)
-        _tell(f"\r\033[K{self._label} [{bar:<{_BAR}}] {part:4.0%}")
+        _write(f"\r\033[K{self._label} [{bar:<{_BAR}}] {part:4.0%}")

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""IMAGE.digest and IMAGE.sig on disk, the one never without the other.
+"""Install IMAGE.digest and IMAGE.sig together or not at all.
 
-Both are complete and on the disk under other names before either gets its own; signals wait while that happens, and an error
-takes it back. The signature goes first: if the power fails just between, there is either no digest or still the old one, and
-both are refused at boot by name. With an unchanged digest (a new signature for the same image) there is one rename, so nothing
-in between.
+Both are complete and on the disk under other names before either gets its own. Signals wait during the two renames, and an
+error undoes them. The signature goes first: if the power fails between the renames, the digest is missing or still the old
+one. The boot refuses both by name. For an unchanged digest (a new signature for the same image) one rename is enough.
 """
 
 import os
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO, NamedTuple
 
 from ..formats.pkcs7 import MAX_SIZE
+from ..paths import DIGEST_SUFFIX, SIGNATURE_SUFFIX
 from . import objects
 
 
@@ -23,7 +23,10 @@ class Pair(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a pair belongs: beside `name` in `directory`; written in `staging`, on the same filesystem, under `prefix`."""
+    """Where a pair belongs: beside `name` in `directory`.
+
+    It is written in `staging`, on the same filesystem, as `prefix`.
+    """
 
     directory: int
     name: str
@@ -32,29 +35,32 @@ class Place(NamedTuple):
 
 
 def read(place: Place) -> Pair | None:
-    """The pair that is there; None unless both can be read."""
+    """Read the pair; None unless both files can be read."""
     try:
-        return Pair(_content(place, ".digest"), _content(place, ".sig"))
+        return Pair(_content(place, DIGEST_SUFFIX), _content(place, SIGNATURE_SUFFIX))
     except OSError:
         return None
 
 
 def clear(place: Place) -> None:
-    """Removes what a run that was cut has left. What is not there is not asked for: the filesystem may be read-only."""
-    names = [place.prefix + suffix + kind for suffix in (".digest", ".sig") for kind in (".new", ".old")]
+    """Remove the leftovers of a killed run.
+
+    Unlinks only what exists, because the filesystem may be read-only.
+    """
+    names = [place.prefix + suffix + kind for suffix in (DIGEST_SUFFIX, SIGNATURE_SUFFIX) for kind in (".new", ".old")]
     for name in names:
         with suppress(FileNotFoundError):
-            # By name, never by opening: these may be fs-verity files that cannot be opened.
+            # By name, because fs-verity files may not open.
             os.stat(name, dir_fd=place.staging, follow_symlinks=False)
             os.unlink(name, dir_fd=place.staging)
 
 
 @contextmanager
 def staged(place: Place, pair: Pair) -> Iterator[None]:
-    """Writes the pair beside its place; install() puts it there. What is left of it goes away at the end."""
+    """Write the pair to `staging` for install(), and remove leftovers after the block. Raises OSError."""
     clear(place)
     try:
-        for suffix, content in ((".digest", pair.digest), (".sig", pair.signature)):
+        for suffix, content in ((DIGEST_SUFFIX, pair.digest), (SIGNATURE_SUFFIX, pair.signature)):
             _write(place.staging, place.prefix + suffix + ".new", content)
         os.fsync(place.staging)
         yield
@@ -63,11 +69,11 @@ def staged(place: Place, pair: Pair) -> Iterator[None]:
 
 
 def install(place: Place, pair: Pair) -> None:
-    """Puts the staged pair in place, durably. Raises OSError; then what was there before is there again."""
+    """Move the staged pair into place, durably. Raises OSError after restoring the previous files."""
     with _signals_wait():
         done: list[str] = []
         try:
-            for suffix in _changing(place, pair):
+            for suffix in _find_changes(place, pair):
                 _exchange(place, suffix)
                 done.append(suffix)
             os.fsync(place.directory)
@@ -76,22 +82,22 @@ def install(place: Place, pair: Pair) -> None:
             raise
 
 
-def _changing(place: Place, pair: Pair) -> tuple[str, ...]:
-    """A digest that stays is on the disk from here on, whoever wrote it."""
+def _find_changes(place: Place, pair: Pair) -> tuple[str, ...]:
+    """Return the suffixes to replace. Syncs a digest that stays, whoever wrote it."""
     try:
-        with _opened(place, ".digest") as file:
+        with _opened(place, DIGEST_SUFFIX) as file:
             if file.read(MAX_SIZE + 1) == pair.digest:
                 os.fsync(file.fileno())
-                return (".sig",)
-    except OSError:  # also a digest file that was enrolled with a key that is gone
+                return (SIGNATURE_SUFFIX,)
+    except OSError:  # also if the key that enrolled the digest file is gone
         pass
-    return (".sig", ".digest")
+    return (SIGNATURE_SUFFIX, DIGEST_SUFFIX)
 
 
 def _take_back(place: Place, done: list[str]) -> None:
     for suffix in reversed(done):
         _restore(place, suffix)
-    with suppress(OSError):  # the first error is the one that counts
+    with suppress(OSError):  # install() raises the first error
         os.fsync(place.directory)
 
 
@@ -103,7 +109,10 @@ def _exchange(place: Place, suffix: str) -> None:
 
 
 def _keep(place: Place, suffix: str) -> None:
-    """What is there, under another name. A copy where there are no hard links, or none to another user's files."""
+    """Keep the present file under another name.
+
+    A copy does where hard links are impossible or not permitted.
+    """
     fds = {"src_dir_fd": place.directory, "dst_dir_fd": place.staging}
     try:
         os.link(place.name + suffix, _old(place, suffix), follow_symlinks=False, **fds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Private keys and certificates for signing: files, and keys that exist in memory only."""
+"""Private keys and certificates for signing, from files or only in memory."""
 
 import ctypes
 import datetime
@@ -18,45 +18,49 @@ from ..errors import printable
 from ..linux import files
 from ..stages import keyring
 from ..values import Certificate
+from . import inside
 from .output import DATA, NO_INPUT, NO_PERMISSION, OS_ERROR, Failure, os_failure, warning
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-# 'fsverity sign' hashes with SHA-256 whatever the key; so do we.
+# As 'fsverity sign', which hashes with SHA-256 for every key.
 HASH_NAME = "sha256"
+_MAX_SIZE = 1 << 20  # bytes of a file with a key or passphrase
 _PR_SET_DUMPABLE = 4
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
 
 
 def load_key(path: str, passphrase_file: str | None) -> PrivateKey:
-    """A private key in PEM or DER, encrypted or not. Raises Failure."""
-    data = _content(path, "the private key")
+    """Load a private key in PEM or DER, encrypted or not. Raises Failure."""
+    data = inside.read_named(path, "the private key", _MAX_SIZE)
     try:
         key = _parse(data, None)
     except TypeError:  # cryptography's way to say that a passphrase is needed
-        key = _decrypted(data, path, _passphrase(path, passphrase_file))
+        key = _decrypt(data, path, _ask_passphrase(path, passphrase_file))
     except (ValueError, UnsupportedAlgorithm) as error:
-        hint = "a private key in PEM or DER: PKCS#8, PKCS#1 or SEC1; RSA or ECDSA"
-        raise Failure(DATA, f"Failed to read the private key {path}: not a key that can be used", hint) from error
+        hint = "give an RSA or ECDSA key in PEM or DER: PKCS#8, PKCS#1 or SEC1"
+        raise Failure(DATA, f"Failed to read the private key {path}: unknown format", hint) from error
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise Failure(
-            DATA, f"Failed to use the private key {path}: neither RSA nor ECDSA", "the kernel checks no other signatures"
+            DATA,
+            f"Failed to use the private key {path}: neither RSA nor ECDSA",
+            "use an RSA or ECDSA key: the kernel cannot check other signatures",
         )
     return key
 
 
 def load_certificates(path: str) -> list[Certificate]:
-    """The certificates of a file, by the boot's own rules. Raises Failure."""
+    """Load the certificates of a file by the boot's own rules. Raises Failure."""
     try:
         return keyring.load_file(path)
     except keyring.Unusable as error:
-        hint = "the boot would not take it either: bootseal.conf(5) says which certificates can be used"
+        hint = "use a certificate that the boot accepts: bootseal.conf(5) says which"
         raise Failure(DATA, f"Failed to use the certificate {path}: {error}", hint) from error
     except OSError as error:
         raise os_failure(NO_INPUT, f"Failed to read the certificate {path}", error) from error
 
 
-def matching(certificates: list[Certificate], key: PrivateKey, path: str) -> Certificate:
-    """The certificate that belongs to a private key. Raises Failure."""
+def choose(certificates: list[Certificate], key: PrivateKey, path: str) -> Certificate:
+    """Return the certificate that belongs to a private key. Raises Failure."""
     numbers = key.public_key().public_numbers()
     for certificate in certificates:
         if certificate.key.public_numbers() == numbers:
@@ -67,14 +71,17 @@ def matching(certificates: list[Certificate], key: PrivateKey, path: str) -> Cer
 
 
 def sign(key: PrivateKey, data: bytes) -> bytes:
-    """The bare signature over the data's SHA-256: PKCS#1 v1.5 or the DER of an ECDSA value."""
+    """Sign the data's SHA-256, and return the bare signature: PKCS#1 v1.5 or the DER of an ECDSA value."""
     if isinstance(key, rsa.RSAPrivateKey):
         return key.sign(data, padding.PKCS1v15(), hashes.SHA256())
     return key.sign(data, ec.ECDSA(hashes.SHA256()))
 
 
 def make_ephemeral() -> tuple[PrivateKey, bytes]:
-    """A new P-256 key, and its certificate in PEM. The certificate never expires: the key is gone within the hour."""
+    """Make a P-256 key, and its certificate in PEM.
+
+    It never expires, because the key is gone within the hour.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"bootseal ephemeral {now:%Y-%m-%d %H:%M:%S} UTC")])
@@ -99,11 +106,14 @@ def make_ephemeral() -> tuple[PrivateKey, bytes]:
 
 
 def keep_memory_private() -> None:
-    """No swap, no core dump, no ptrace by the same user. Raises Failure if the memory could be swapped out."""
+    """Forbid swapping, core dumps, and ptrace by the same user.
+
+    Raises Failure if the memory could be swapped out.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        warning(f"cannot forbid core dumps: {os.strerror(ctypes.get_errno())}")
+        warning(f"Failed to forbid core dumps: {os.strerror(ctypes.get_errno())}")
     if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) == 0:
         return
     what = f"Failed to lock the memory against swapping: {os.strerror(ctypes.get_errno())}"
@@ -123,34 +133,26 @@ def _parse(data: bytes, passphrase: bytes | None) -> object:
     return load(data, passphrase)
 
 
-def _decrypted(data: bytes, path: str, passphrase: bytes) -> object:
+def _decrypt(data: bytes, path: str, passphrase: bytes) -> object:
     what = f"Failed to decrypt the private key {path}"
     try:
         return _parse(data, passphrase)
     except UnsupportedAlgorithm as error:
-        hint = "encrypt it anew: 'openssl pkcs8 -topk8'"
-        raise Failure(DATA, f"{what}: encrypted in a way that is not supported", hint) from error
-    except (ValueError, TypeError) as error:  # TypeError: cryptography takes an empty passphrase for none
+        hint = "encrypt it again with 'openssl pkcs8 -topk8'"
+        raise Failure(DATA, f"{what}: unsupported encryption", hint) from error
+    except (ValueError, TypeError) as error:  # TypeError: cryptography ignores an empty passphrase
         raise Failure(NO_PERMISSION, f"{what}: wrong passphrase, or damaged", "check the passphrase") from error
 
 
-def _passphrase(path: str, passphrase_file: str | None) -> bytes:
+def _ask_passphrase(path: str, passphrase_file: str | None) -> bytes:
     if passphrase_file:
-        return _content(passphrase_file, "the passphrase").rstrip(b"\r\n")
+        return inside.read_named(passphrase_file, "the passphrase", _MAX_SIZE).rstrip(b"\r\n")
     if not sys.stdin.isatty():
         hint = "give it with --passphrase-file="
         raise Failure(
-            NO_INPUT, f"Failed to decrypt the private key {path}: it needs a passphrase and there is no terminal", hint
+            NO_INPUT, f"Failed to decrypt the private key {path}: cannot ask for the passphrase without a terminal", hint
         )
     try:
         return os.fsencode(getpass.getpass(f"Passphrase of {printable(path)}: "))
-    except (EOFError, UnicodeError):  # Ctrl-D, or bytes that are no text: no passphrase
+    except (EOFError, UnicodeError):  # Ctrl-D, or bytes that are not text
         return b""
-
-
-def _content(path: str, what: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(1 << 20)
-    except OSError as error:
-        raise os_failure(NO_INPUT, f"Failed to read {what} {path}", error) from error

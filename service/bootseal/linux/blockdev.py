@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The block device behind a file. btrfs numbers its subvolumes, so it is asked: include/uapi/linux/btrfs.h."""
+"""Find the block device behind a file.
+
+btrfs gives each subvolume a device number of its own, so two of its ioctls are needed: include/uapi/linux/btrfs.h.
+"""
 
 import errno
 import fcntl
@@ -18,27 +21,27 @@ _FS_INFO = syscall.ior("\x94", 31, _FS_INFO_SIZE)
 
 
 def number(fd: int) -> int:
-    """The number of the one block device behind an open file or directory, O_PATH included.
+    """Return the number of the only block device behind a file or directory; the descriptor may be O_PATH.
 
-    Raises OSError: ENODEV for a file system on more than one device, ENOTTY for one on none.
+    Raises OSError: ENODEV if the filesystem has several devices, ENOTTY if it has none.
     """
     device = os.fstat(fd).st_dev
-    return device if os.major(device) else _number_on_btrfs(fd)
+    return device if os.major(device) else _ask_btrfs(fd)
 
 
-def _number_on_btrfs(fd: int) -> int:
+def _ask_btrfs(fd: int) -> int:
     opened = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        found = os.stat(_path(opened))
+        status = os.stat(_read_path(opened))
     finally:
         os.close(opened)
-    if not stat.S_ISBLK(found.st_mode):
+    if not stat.S_ISBLK(status.st_mode):
         raise syscall.oserror(errno.ENODEV)
-    return found.st_rdev
+    return status.st_rdev
 
 
-def _path(fd: int) -> bytes:
-    """The device's name. The disk chooses the ids of its devices: the largest is asked for, which is the only one's."""
+def _read_path(fd: int) -> bytes:
+    """Return the path of the device. Its id is the largest id, because there is only one device."""
     info = bytearray(_FS_INFO_SIZE)
     fcntl.ioctl(fd, _FS_INFO, info)
     max_id, devices = struct.unpack_from("=QQ", info)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""fs-verity: include/uapi/linux/fsverity.h, described in Documentation/filesystems/fsverity.rst."""
+"""The ioctls of fs-verity: include/uapi/linux/fsverity.h, Documentation/filesystems/fsverity.rst."""
 
 import ctypes
 import errno
@@ -8,8 +8,9 @@ import sys
 
 from .syscall import iow, iowr
 
-# Longest built-in signature that the kernel takes, bytes (FS_VERITY_MAX_SIGNATURE_SIZE).
-MAX_SIGNATURE_SIZE = 16128
+# Errnos of measure(): the filesystem has no fs-verity; that, or fs-verity is not enabled on the file.
+UNSUPPORTED = frozenset({errno.ENOTTY, errno.EOPNOTSUPP})
+ABSENT = UNSUPPORTED | {errno.ENODATA}
 _MAX_DIGEST_SIZE = 64
 _ORDER = sys.byteorder
 _METADATA_TYPE_SIGNATURE = 3
@@ -54,7 +55,7 @@ _READ_METADATA = iowr("f", 135, ctypes.sizeof(_ReadMetadataArg))
 
 
 def enable(fd: int, algorithm: int, block_size: int, signature: bytes) -> None:
-    """Enables fs-verity on the file behind a read-only descriptor. An empty signature means: unsigned.
+    """Enable fs-verity on the file behind a read-only descriptor. An empty signature means none.
 
     Raises OSError; the documented errnos are EACCES, EBADMSG, EBUSY, EEXIST, EFAULT, EFBIG, EINTR, EINVAL, EISDIR,
     EKEYREJECTED, EMSGSIZE, ENOKEY, ENOPKG, ENOTTY, EOPNOTSUPP, EPERM, EROFS, ETXTBSY.
@@ -71,9 +72,9 @@ def enable(fd: int, algorithm: int, block_size: int, signature: bytes) -> None:
 
 
 def measure(fd: int) -> tuple[int, bytes]:
-    """(hash algorithm number, digest) that the kernel enforces for this file.
+    """Return (hash algorithm number, digest) that the kernel enforces for this file.
 
-    Raises OSError: ENODATA without fs-verity, ENOTTY and EOPNOTSUPP where the filesystem has none, EOVERFLOW.
+    Raises OSError: ENODATA if fs-verity is off, ENOTTY and EOPNOTSUPP if the filesystem has no fs-verity, EOVERFLOW.
     """
     # struct fsverity_digest: __u16 digest_algorithm, __u16 digest_size, __u8 digest[]
     buffer = bytearray(b"\0\0" + _MAX_DIGEST_SIZE.to_bytes(2, _ORDER) + bytes(_MAX_DIGEST_SIZE))
@@ -82,13 +83,13 @@ def measure(fd: int) -> tuple[int, bytes]:
     return int.from_bytes(buffer[:2], _ORDER), bytes(buffer[4 : 4 + size])
 
 
-def stored_signature(fd: int) -> bytes:
-    """The built-in signature stored with the file; empty if there is none. Re-read from disk, so nothing to trust.
+def stored_signature(fd: int, limit: int) -> bytes:
+    """Return at most `limit` bytes of a file's built-in signature; empty without one.
 
-    Raises OSError: ENODATA without fs-verity or without signature is returned as empty.
+    The kernel reads it from the disk again, so it is not to be trusted. Raises OSError.
     """
-    blob = ctypes.create_string_buffer(MAX_SIGNATURE_SIZE)
-    arg = _ReadMetadataArg(metadata_type=_METADATA_TYPE_SIGNATURE, length=MAX_SIGNATURE_SIZE, buf_ptr=ctypes.addressof(blob))
+    blob = ctypes.create_string_buffer(limit)
+    arg = _ReadMetadataArg(metadata_type=_METADATA_TYPE_SIGNATURE, length=limit, buf_ptr=ctypes.addressof(blob))
     try:
         size: int = fcntl.ioctl(fd, _READ_METADATA, arg)
     except OSError as error:

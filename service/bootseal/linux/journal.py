@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Datagrams to systemd: the journal's native protocol and sd_notify(3). Neither ever fails the caller's work."""
+"""Send datagrams to the journal and, as sd_notify(3), to the service manager.
+
+Errors are not raised: a boot must not fail because a message is lost.
+"""
 
 import os
 
-# Not `socket`, which adds selectors, enums and 8 ms to every boot, and nothing that is used here.
+# Not `socket`, which imports selectors and enums and costs every boot 8 ms.
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket
 
 _JOURNAL = "/run/systemd/journal/socket"
-# The service manager reads so many bytes, and ignores a message that is longer (NOTIFY_BUFFER_MAX).
+# The service manager ignores longer messages (NOTIFY_BUFFER_MAX).
 _NOTIFY_MAX = 4096
 
 
 def send(fields: dict[str, str]) -> bool:
-    """Sends one journal entry; False if there is no journal to take it."""
-    return _datagram(_JOURNAL, b"".join(_field(key, value) for key, value in fields.items()))
+    """Send a journal entry. Returns False if the journal did not receive it."""
+    return _send_datagram(_JOURNAL, b"".join(_encode(key, value) for key, value in fields.items()))
 
 
-def _field(key: str, value: str) -> bytes:
+def _encode(key: str, value: str) -> bytes:
     data = value.encode(errors="backslashreplace")
     if b"\n" in data:
         return key.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
@@ -24,13 +27,13 @@ def _field(key: str, value: str) -> bytes:
 
 
 def notify(state: str) -> bool:
-    """Tells the service manager, e.g. "STATUS=...", as much of it as it takes; False when none listens."""
+    """Send a state such as "STATUS=...", cut to the allowed size. Returns False if it was not received."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     data = state.encode(errors="backslashreplace")[:_NOTIFY_MAX]
-    return bool(address) and _datagram("\0" + address[1:] if address[0] == "@" else address, data)
+    return bool(address) and _send_datagram("\0" + address[1:] if address[0] == "@" else address, data)
 
 
-def _datagram(address: str, data: bytes) -> bool:
+def _send_datagram(address: str, data: bytes) -> bool:
     try:
         sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Kernel keys: add_key(2), keyctl(2), include/uapi/linux/keyctl.h, /proc/keys."""
+"""Add, link, restrict, read and list kernel keys: add_key(2), keyctl(2), /proc/keys."""
 
 import ctypes
 import struct
@@ -13,12 +13,12 @@ PROCESS_KEYRING = -2
 USER_KEYRING = -4
 
 _SETPERM, _DESCRIBE, _LINK, _READ, _PKEY_VERIFY, _RESTRICT_KEYRING = 5, 6, 8, 11, 28, 29
-# Longest payload of a `user` key, bytes (security/keys/user_defined.c).
+# Longest payload of a `user` key in bytes (security/keys/user_defined.c).
 _MAX_PAYLOAD = 32767
 
 
 def add_key(kind: str, description: str, payload: bytes | None, keyring: int) -> int:
-    """add_key(2); returns the serial. Raises OSError: EBADMSG, EDQUOT, EINVAL, ENOPKG, EPERM and others."""
+    """Call add_key(2); return the serial. Raises OSError: EBADMSG, EDQUOT, ENOPKG, EPERM and others."""
     number, _ = key_calls()
     size = len(payload) if payload else 0
     return syscall(number, kind.encode(), description.encode(), payload, size, keyring)
@@ -30,37 +30,41 @@ def _keyctl(*arguments: object) -> int:
 
 
 def set_permissions(key: int, mask: int) -> None:
-    """KEYCTL_SETPERM, see keyctl_setperm(3): four bytes, for possessor, user, group and others."""
+    """Call keyctl_setperm(3). The bytes of the mask are for possessor, user, group and others."""
     _keyctl(_SETPERM, key, mask)
 
 
 def link(key: int, keyring: int) -> None:
-    """KEYCTL_LINK."""
+    """Call keyctl_link(3)."""
     _keyctl(_LINK, key, keyring)
 
 
 def restrict(keyring: int) -> None:
-    """KEYCTL_RESTRICT_KEYRING without a type: nothing can be linked into it ever after. EEXIST when it is so already."""
+    """Forbid further links into a keyring, see keyctl_restrict_keyring(3).
+
+    Raises OSError: EEXIST if the keyring is already restricted.
+    """
     _keyctl(_RESTRICT_KEYRING, keyring, None, None)
 
 
 def read(key: int) -> bytes:
-    """KEYCTL_READ: the payload of a `user` key, or the packed serials of a keyring."""
+    """Read the payload of a `user` key, or the packed serials of a keyring, see keyctl_read(3)."""
     buffer = ctypes.create_string_buffer(_MAX_PAYLOAD)
     size = _keyctl(_READ, key, buffer, _MAX_PAYLOAD)
     return buffer.raw[:size]
 
 
 def members(keyring: int) -> tuple[int, ...]:
-    """The serials of the keys in a keyring that may be read."""
+    """List the serials of the keys in a keyring. Needs the permission to read it."""
     packed = read(keyring)
     return struct.unpack(f"={len(packed) // 4}i", packed)
 
 
 def verify_signature(key: int, info: str, digest: bytes, signature: bytes) -> None:
-    """KEYCTL_PKEY_VERIFY, see keyctl_pkey_verify(3). The caller must possess the key: its own process keyring.
+    """Verify a signature with a kernel key, see keyctl_pkey_verify(3).
 
-    `info` names encoding and hash, as in "enc=pkcs1 hash=sha256". Raises OSError; any errno means: not verified.
+    Any OSError means that the signature is not verified. The caller must possess the key, for example in its process
+    keyring. `info` names encoding and hash, as in "enc=pkcs1 hash=sha256".
     """
     # struct keyctl_pkey_params: key_id, in_len, in2_len, __spare[7]
     parameters = struct.pack("=iII7I", key, len(digest), len(signature), *[0] * 7)
@@ -76,7 +80,7 @@ class Key(NamedTuple):
 
 
 def describe(key: int) -> Key:
-    """KEYCTL_DESCRIBE. Raises OSError: ENOKEY, EACCES without the right to view."""
+    """Call keyctl_describe(3). Raises OSError: ENOKEY, EACCES without permission to view the key."""
     buffer = ctypes.create_string_buffer(_MAX_PAYLOAD)
     size = _keyctl(_DESCRIBE, key, buffer, _MAX_PAYLOAD)
     # type;uid;gid;permissions;description
@@ -85,19 +89,19 @@ def describe(key: int) -> Key:
 
 
 def listed_keys() -> list[Key]:
-    """The keys that this process may view. Raises OSError where the kernel has no keys.
+    """List the keys that this process may view. Raises OSError if the kernel has no keys.
 
-    Of /proc/keys only the serials are taken, see proc_keys(5): a newline in a description can forge a line of it.
+    Only the serials are taken from proc_keys(5), because a newline in a description can fake a line of it.
     """
-    serials = {serial for line in files.read_lines("/proc/keys") if (serial := _serial(line))}
-    found = []
+    serials = {serial for line in files.read_lines("/proc/keys") if (serial := _parse_serial(line))}
+    keys = []
     for serial in sorted(serials):
         with suppress(OSError):
-            found.append(describe(serial))
-    return found
+            keys.append(describe(serial))
+    return keys
 
 
-def _serial(line: str) -> int:
+def _parse_serial(line: str) -> int:
     try:
         return int(line[:8], 16)
     except ValueError:

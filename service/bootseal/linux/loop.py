@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A read-only loop device, for kernels whose EROFS mounts block devices only: include/uapi/linux/loop.h."""
+"""Attach a read-only loop device: include/uapi/linux/loop.h.
+
+On some kernels EROFS mounts only block devices.
+"""
 
 import ctypes
 import errno
@@ -13,7 +16,7 @@ _RETRIES = 16
 
 
 class _LoopInfo64(ctypes.Structure):
-    """struct loop_info64; only the flags are of interest"""
+    """struct loop_info64, of which only the flags are used"""
 
     _fields_ = [
         ("before", ctypes.c_uint8 * 52),
@@ -34,9 +37,9 @@ class _LoopConfig(ctypes.Structure):
 
 
 def attach(fd: int) -> tuple[int, str]:
-    """(descriptor, path) of a loop device over an open file. It goes away with its last user.
+    """Attach a loop device to an open file; return its descriptor and path. Its last user removes it.
 
-    Raises OSError: ENOENT and ENODEV where the kernel has no loop devices.
+    Raises OSError: ENOENT or ENODEV if the kernel has no loop devices.
     """
     with open("/dev/loop-control", "rb", buffering=0) as control:
         for _ in range(_RETRIES):
@@ -44,7 +47,7 @@ def attach(fd: int) -> tuple[int, str]:
             try:
                 return _configure(number, fd)
             except OSError as error:
-                if error.errno != errno.EBUSY:  # somebody else took it meanwhile
+                if error.errno != errno.EBUSY:  # another process took the device first
                     raise
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), "/dev/loop-control")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The mount API of Linux 5.2 and later: fsopen(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2).
+"""Mount by descriptor: fsopen(2), open_tree(2), move_mount(2), mount_setattr(2). Parse mountinfo.
 
-Flags from include/uapi/linux/mount.h. Works on descriptors; each function is one system call or two.
+The flags are those of include/uapi/linux/mount.h. Most functions are one or two system calls.
 """
 
 import os
@@ -27,8 +27,6 @@ _STATX_MNT_ID, _STATX_MNT_ID_UNIQUE = 0x1000, 0x4000
 _STX_MNT_ID = slice(144, 152)  # in struct statx
 
 MOUNT_ATTR_RDONLY = 0x1
-MOUNT_ATTR_NOSUID = 0x2
-MOUNT_ATTR_NODEV = 0x4
 
 CLONE_NEWNS = 0x20000
 MNT_DETACH = 2
@@ -36,10 +34,10 @@ MS_PRIVATE, MS_REC, MS_SLAVE, MS_SHARED = 1 << 18, 1 << 14, 1 << 19, 1 << 20
 
 
 def new_filesystem(fstype: str, options: list[tuple[str, str | None]], attributes: int) -> int:
-    """A detached mount of a new superblock: fsopen, one fsconfig for each option (None: a flag), create, fsmount.
+    """Mount a new filesystem, detached. Options without a value are flags.
 
-    Raises OSError: ENODEV when the kernel has no such filesystem, EINVAL for an option that it does not know. What the
-    kernel wrote to the filesystem context's log is added to the error as its filename.
+    Raises OSError: ENODEV if the kernel lacks the filesystem, EINVAL for an option that it does not know. `filename` of the
+    error is the log of the filesystem context.
     """
     context = call(syscall.FSOPEN, fstype.encode(), _FSOPEN_CLOEXEC)
     try:
@@ -48,7 +46,7 @@ def new_filesystem(fstype: str, options: list[tuple[str, str | None]], attribute
         call(syscall.FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
         return call(syscall.FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes)
     except OSError as error:
-        raise syscall.oserror(error.errno or 0, _log(context)) from None
+        raise syscall.oserror(error.errno or 0, _read_log(context)) from None
     finally:
         os.close(context)
 
@@ -58,8 +56,8 @@ def _configure(context: int, key: str, value: str | None) -> None:
     call(syscall.FSCONFIG, context, command, key.encode(), None if value is None else os.fsencode(value), 0)
 
 
-def _log(context: int) -> str:
-    """What the filesystem said: one message for each read(2), 'e ' before an error."""
+def _read_log(context: int) -> str:
+    """Read the log of a filesystem context: one message per read(2), errors with 'e ' before them."""
     lines = []
     try:
         while True:
@@ -69,7 +67,7 @@ def _log(context: int) -> str:
 
 
 def reconfigure(dirfd: int, flag: str) -> None:
-    """Sets one flag, "ro" or "rw", on the superblock behind a mount. Raises OSError: EBUSY, EROFS, EACCES."""
+    """Set a flag, "ro" or "rw", on the superblock behind a mount. Raises OSError: EBUSY, EROFS, EACCES."""
     context = call(syscall.FSPICK, dirfd, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH)
     try:
         _configure(context, flag, None)
@@ -79,21 +77,25 @@ def reconfigure(dirfd: int, flag: str) -> None:
 
 
 def clone(fd: int, *, recursive: bool = False) -> int:
-    """A detached copy of the mount at a descriptor, rooted there. Raises OSError: EINVAL from another mount namespace."""
+    """Clone the mount at a descriptor, detached and rooted there.
+
+    Raises OSError: EINVAL if the mount is in another namespace.
+    """
     flags = _EMPTY_PATH | _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (_RECURSIVE if recursive else 0)
     return call(syscall.OPEN_TREE, fd, b"", flags)
 
 
 def set_attributes(fd: int, *, set_: int = 0, clear: int = 0, propagation: int = 0) -> None:
-    """mount_setattr(2) on the one mount at a descriptor."""
+    """Call mount_setattr(2) on the single mount at a descriptor. Raises OSError."""
     attr = struct.pack("=QQQQ", set_, clear, propagation, 0)
     call(syscall.MOUNT_SETATTR, fd, b"", _EMPTY_PATH, attr, len(attr))
 
 
 def attach(tree: int, dirfd: int, path: str, *, beneath: bool = False) -> None:
-    """Moves a detached mount to `path` (empty: to the descriptor itself): on top of what is mounted there, or just beneath.
+    """Attach a detached mount at `path`, on top of other mounts or just beneath the topmost.
 
-    Raises OSError: EINVAL where the kernel mounts nothing beneath (before Linux 6.5; below the root of a namespace later).
+    An empty path means the descriptor itself. Raises OSError: EINVAL if the kernel cannot mount beneath, which is the case
+    before Linux 6.5, and later at children of the namespace's root.
     """
     flags = _MOVE_MOUNT_F_EMPTY_PATH | (_MOVE_MOUNT_BENEATH if beneath else 0)
     flags |= 0 if path else _MOVE_MOUNT_T_EMPTY_PATH
@@ -101,59 +103,62 @@ def attach(tree: int, dirfd: int, path: str, *, beneath: bool = False) -> None:
 
 
 class Identity(NamedTuple):
-    """Which mount it is. The kernel reuses `number`, that of mountinfo, after an unmount; it never reuses `unique`."""
+    """The ids of a mount. The kernel reuses `number`, as in mountinfo, but never `unique`."""
 
     number: int
     unique: int | None
 
 
 def identity(dirfd: int, path: str) -> Identity:
-    """The mount on top at a path (empty: that of the descriptor). `unique` is None before Linux 6.8. Raises OSError."""
-    number, _ = _mount_id(dirfd, path, _STATX_MNT_ID)
-    unique, given = _mount_id(dirfd, path, _STATX_MNT_ID_UNIQUE)
+    """Identify the topmost mount at a path, or that of the descriptor if it is empty. Raises OSError.
+
+    `unique` is None before Linux 6.8.
+    """
+    number, _ = _read_id(dirfd, path, _STATX_MNT_ID)
+    unique, given = _read_id(dirfd, path, _STATX_MNT_ID_UNIQUE)
     return Identity(number, unique if given & _STATX_MNT_ID_UNIQUE else None)
 
 
-def _mount_id(dirfd: int, path: str, mask: int) -> tuple[int, int]:
-    """(the identity, which kinds of it the kernel knows), see statx(2)."""
+def _read_id(dirfd: int, path: str, mask: int) -> tuple[int, int]:
+    """Return the id, and which fields the kernel filled in, see statx(2)."""
     answer = syscall.statx(dirfd, path, _EMPTY_PATH, mask)
     return int.from_bytes(answer[_STX_MNT_ID], sys.byteorder), int.from_bytes(answer[:4], sys.byteorder)
 
 
 class MountInfo:
-    """One line of /proc/self/mountinfo, see proc_pid_mountinfo(5). Raises ValueError."""
+    """A line of mountinfo, see proc_pid_mountinfo(5). Raises ValueError."""
 
     def __init__(self, line: str) -> None:
         left, _, right = line.partition(" - ")
         number, parent, self.device, root, target, self.options = left.split(" ")[:6]
         self.id, self.parent = int(number), int(parent)
-        self.root, self.target = _unescaped(root), _unescaped(target)
+        self.root, self.target = unescape(root), unescape(target)
         self.fstype, source, self.super_options = right.split(" ")[:3]
-        self.source = _unescaped(source)
+        self.source = unescape(source)
 
 
-def _unescaped(field: str) -> str:
-    """Space, tab, newline and backslash stand there in octal."""
+def unescape(field: str) -> str:
+    """Decode space, tab, newline and backslash, which the tables in /proc write in octal."""
     first, *rest = field.split("\\")
     return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
 
 
 def mounts(process: str = "self") -> list[MountInfo]:
-    """The mounts of a process's namespace, in no order that means anything."""
-    return parsed(files.read_lines(f"/proc/{process}/mountinfo"))
+    """List the mounts of a process's namespace, in no useful order. Raises OSError."""
+    return parse(files.read_lines(f"/proc/{process}/mountinfo"))
 
 
-def parsed(lines: list[str]) -> list[MountInfo]:
-    """The mounts of these lines. One that cannot be parsed is left out: it must not hide all the others."""
-    found = []
+def parse(lines: list[str]) -> list[MountInfo]:
+    """Parse lines of mountinfo. A malformed line is skipped, because it must not hide the others."""
+    result = []
     for line in lines:
         with suppress(ValueError):
-            found.append(MountInfo(line))
-    return found
+            result.append(MountInfo(line))
+    return result
 
 
 def mount_of(fd: int) -> MountInfo:
-    """The mount that a descriptor is on; it must be in this namespace. Raises LookupError."""
+    """Find the mount that a descriptor is on. Raises LookupError if that is in another namespace."""
     lines = files.read_lines(f"/proc/self/fdinfo/{fd}")
     wanted = next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
     for mount in mounts():

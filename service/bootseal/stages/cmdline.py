@@ -1,66 +1,61 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stage 1: the kernel command line -> Request. Pure but for read(); quoting as lib/cmdline.c of the kernel does it."""
+"""Parse the kernel command line into a Request.
+
+Quoting and white space follow lib/cmdline.c of the kernel. Only read() does I/O.
+"""
 
 from .. import verdicts
 from ..errors import Refusal, failed
-from ..values import Request
+from ..values import BOOLEANS, Request
 
 PATH = "/proc/cmdline"
-_SPACE = " \t\n\v\f\r"  # isspace() of the kernel; Python's knows more
+SPACE = " \t\n\v\f\r"  # isspace() of the kernel; Python's str.isspace() accepts more
 _OWN_PREFIX = "rd.bootseal."
-_BOOLEANS = {
-    None: True,
-    "1": True,
-    "yes": True,
-    "true": True,
-    "on": True,
-    "0": False,
-    "no": False,
-    "false": False,
-    "off": False,
-}
 
 
 def read() -> str:
-    """The text of /proc/cmdline. Raises Refusal `internal`: without /proc nothing works."""
+    """Read /proc/cmdline. Raises Refusal `internal`, because nothing works without /proc."""
     try:
-        with open(PATH, "rb") as file:  # text mode would turn \r into \n
+        with open(PATH, "rb") as file:  # text mode would translate \r to \n
             return file.read().decode("utf-8", "surrogateescape")
     except OSError as error:
         raise failed(error, verdicts.INTERNAL, "cannot read the kernel command line", PATH) from error
 
 
 def parse(text: str) -> Request:
-    """Raises Refusal: `bad-command-line` for what is malformed, `no-deployment` without any ostree=."""
+    """Parse a command line. Raises Refusal: `bad-command-line`, or `no-deployment` without ostree=."""
     arguments = split(text)
-    return Request(_ostree(arguments), _init(arguments), _debug(arguments))
+    return Request(_parse_ostree(arguments), _find_init(arguments), _parse_debug(arguments))
 
 
 def split(text: str) -> list[tuple[str, str | None]]:
-    """The arguments up to "--" as (key, value); a bare key has the value None. Raises Refusal for an unbalanced quote."""
+    """Split a command line into (key, value) pairs, up to "--".
+
+    A bare key has the value None. Raises Refusal if a quotation mark is not closed.
+    """
     arguments = []
-    rest = text.rstrip("\n").lstrip(_SPACE)
+    rest = text.rstrip("\n").lstrip(SPACE)
     while rest:
-        word, rest = _next_word(rest)
+        word, rest = _take_word(rest)
         if word == "--":
             break
-        arguments.append(_key_and_value(word))
+        arguments.append(_split_word(word))
     return arguments
 
 
-def _next_word(text: str) -> tuple[str, str]:
+def _take_word(text: str) -> tuple[str, str]:
     quoted = False
     for position, character in enumerate(text):
         if character == '"':
             quoted = not quoted
-        elif character in _SPACE and not quoted:
-            return text[:position], text[position:].lstrip(_SPACE)
+        elif character in SPACE and not quoted:
+            return text[:position], text[position:].lstrip(SPACE)
     if quoted:
-        raise _bad("a quotation mark is never closed", text[:64])
+        raise _refusal("a quotation mark is not closed", text[:64])
     return text, ""
 
 
-def _key_and_value(word: str) -> tuple[str, str | None]:
+def _split_word(word: str) -> tuple[str, str | None]:
     whole_quoted = word.startswith('"')
     if whole_quoted:
         word = word[1:].removesuffix('"')
@@ -70,46 +65,46 @@ def _key_and_value(word: str) -> tuple[str, str | None]:
     return key, value if equals else None
 
 
-def _ostree(arguments: list[tuple[str, str | None]]) -> str:
+def _parse_ostree(arguments: list[tuple[str, str | None]]) -> str:
     values = {value for key, value in arguments if key == "ostree"}
     if not values:
         raise Refusal(verdicts.NO_DEPLOYMENT, "the kernel command line names no deployment (ostree=)", PATH)
     if len(values) > 1:
-        raise _bad("given more than once, with different values", "ostree=")
+        raise _refusal("specified more than once, with different values", "ostree=")
     target = values.pop()
     if not target:
-        raise _bad("empty", "ostree=")
+        raise _refusal("empty", "ostree=")
     _check_path(target)
     return target
 
 
 def _check_path(target: str) -> None:
-    what = "not an absolute path below /ostree/ without empty, '.' or '..' components"
     parts = target.split("/")
     if not target.startswith("/ostree/") or {"", ".", ".."} & set(parts[1:]):
-        raise _bad(what, f"ostree={target}")
+        raise _refusal("not an absolute path below /ostree/ without empty, '.' or '..' components", f"ostree={target}")
     if len(target) > 1024 or not all(" " <= c <= "~" for c in target):
-        raise _bad("too long, or not printable ASCII", f"ostree={target[:64]}")
+        raise _refusal("too long, or not printable ASCII", f"ostree={target[:64]}")
 
 
-def _init(arguments: list[tuple[str, str | None]]) -> str:
-    # The last one wins, as in the kernel and in systemd.
+def _find_init(arguments: list[tuple[str, str | None]]) -> str:
+    # The last one counts, as in the kernel and in systemd.
     return next((value for key, value in reversed(arguments) if key == "init" and value), "")
 
 
-def _debug(arguments: list[tuple[str, str | None]]) -> bool:
+def _parse_debug(arguments: list[tuple[str, str | None]]) -> bool:
     debug = False
     for key, value in arguments:
         name = key.replace("-", "_")
         if not name.startswith(_OWN_PREFIX):
             continue
         if name != _OWN_PREFIX + "debug":
-            raise _bad("unknown; the only argument of bootseal is rd.bootseal.debug", key)
-        if value not in _BOOLEANS:
-            raise _bad("takes yes or no", f"{key}={value}")
-        debug = _BOOLEANS[value]
+            raise _refusal("unknown; bootseal knows rd.bootseal.debug only", key)
+        text = "yes" if value is None else value  # an argument without a value is true
+        if text not in BOOLEANS:
+            raise _refusal("must be yes or no", f"{key}={value}")
+        debug = BOOLEANS[text]
     return debug
 
 
-def _bad(what: str, argument: str) -> Refusal:
+def _refusal(what: str, argument: str) -> Refusal:
     return Refusal(verdicts.BAD_COMMAND_LINE, what, argument)

@@ -1,31 +1,30 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stage 1: configuration files of the initrd -> Policy. Never reads below the physical root.
+"""Read the configuration of the initrd, bootseal.conf(5) and ostree/prepare-root.conf, into a Policy.
 
-bootseal.conf(5); precedence and masking as in systemd (standard-conf): /etc before /usr/lib, drop-ins sorted by name, the
-same name in /etc replaces the one in /usr/lib, a link to /dev/null removes it.
+Nothing below the physical root is read. Precedence and masking are those of systemd. /etc comes before /usr/lib, and drop-ins
+are sorted by name. A file in /etc replaces the one of the same name in /usr/lib, and a link to /dev/null masks it.
 """
 
 import os
 
 from .. import verdicts
 from ..errors import Refusal, reason
-from ..values import Policy, RootConfig
+from ..values import BOOLEANS, Policy, RootConfig
 
 DIRECTORIES = ("etc", "usr/lib")
 MAX_SIZE = 64 * 1024
-_BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 _BOOLEAN_NAMES = ("yes", "no")
 _METHODS = ("keyring", "fsverity", "none")
-_SPACE = " \t\r"  # \r: a file with DOS line ends is read, too
+_SPACE = " \t\r"  # \r: files may have DOS line endings
 _ON_REFUSAL = ("emergency", "reboot", "poweroff")
 _OS = ("no",)  # or the name of an operating system
 _OS_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._:-")
-# File Hierarchy for the Verification of OS Artifacts. Not its /run: system credentials put certificates there.
+# File Hierarchy for the Verification of OS Artifacts (VOA). Without /run: system credentials can put certificates there.
 VOA_DIRECTORIES = ("etc/voa", "usr/local/share/voa", "usr/share/voa")
 VOA_PURPOSE = "kernel-keyring/fs-verity/x509"
 _VOA_SUFFIX = "-certificate.pem"
 
-# Every key there is, what it may be, and what it is without a file.
+# Every key, its allowed values, and its default.
 KEYS: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("Keyring", "Seal"): (_BOOLEAN_NAMES, "yes"),
     ("Keyring", "VOA"): (_OS, "no"),
@@ -38,43 +37,44 @@ Settings = dict[tuple[str, str], str]
 
 
 def load(initrd: str = "/") -> Policy:
-    """The configuration below a directory. Raises Refusal `bad-config`."""
+    """Read the configuration of an initrd unpacked at a directory. Raises Refusal `bad-config`."""
     settings: Settings = {key: default for key, (_, default) in KEYS.items()}
-    for path in _files(initrd):
+    for path in _find_files(initrd):
         for key, value in parse(_read(path), path).items():
-            settings[key] = _checked(key, value, path)
+            _check_value(key, value, path)
+            settings[key] = value
     return Policy(
-        seal=_BOOLEANS[settings["Keyring", "Seal"]],
+        seal=BOOLEANS[settings["Keyring", "Seal"]],
         voa="" if settings["Keyring", "VOA"] == "no" else settings["Keyring", "VOA"],
         method=settings["Enroll", "Method"],
-        required=_BOOLEANS[settings["Enroll", "Required"]],
+        required=BOOLEANS[settings["Enroll", "Required"]],
         on_refusal=settings["Policy", "OnRefusal"],
-        root=_root_config(initrd),
+        root=_read_root_config(initrd),
     )
 
 
 def drop_ins(initrd: str, name: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Paths of the files in a directory `name` below /etc and /usr/lib, masked and sorted as systemd does."""
-    found: dict[str, str] = {}
+    """List the files in a directory `name` below /etc and /usr/lib, masked and sorted as in systemd."""
+    paths: dict[str, str] = {}
     for directory in DIRECTORIES:
         folder = os.path.join(initrd, directory, name)
         for entry in os.listdir(folder) if os.path.isdir(folder) else ():
             if entry.endswith(suffixes) and not entry.startswith("."):
-                found.setdefault(entry, os.path.join(folder, entry))
-    return [path for _, path in sorted(found.items()) if os.path.realpath(path) != "/dev/null"]
+                paths.setdefault(entry, os.path.join(folder, entry))
+    return [path for _, path in sorted(paths.items()) if os.path.realpath(path) != "/dev/null"]
 
 
 def certificates(initrd: str, directory: str, suffixes: tuple[str, ...], os_name: str) -> list[str]:
-    """Paths of the boot keyring's files, for boot, build and verify: keys.d (`directory`), then VOA's for `os_name`, if any."""
+    """List the files of the boot keyring: keys.d (`directory`), then those of VOA if `os_name` is set."""
     return drop_ins(initrd, directory, suffixes) + (voa(initrd, os_name) if os_name else [])
 
 
 def voa(initrd: str, os_name: str) -> list[str]:
-    """Paths of the certificates that VOA has for fs-verity in this operating system.
+    """List the certificates that VOA provides to fs-verity of an operating system.
 
-    Every file counts, whatever has the same name elsewhere. A link to /dev/null masks its name in all directories.
+    Files of the same name in several directories all count. A link to /dev/null masks its name in all directories.
     """
-    found: list[str] = []
+    paths: list[str] = []
     masked: set[str] = set()
     for directory in VOA_DIRECTORIES:
         folder = os.path.join(initrd, directory, os_name, VOA_PURPOSE)
@@ -83,17 +83,17 @@ def voa(initrd: str, os_name: str) -> list[str]:
             if os.path.realpath(path) == "/dev/null":
                 masked.add(entry)
             elif entry.endswith(_VOA_SUFFIX) and not entry.startswith("."):
-                found.append(path)
-    return [path for path in found if os.path.basename(path) not in masked]
+                paths.append(path)
+    return [path for path in paths if os.path.basename(path) not in masked]
 
 
 def is_os_name(text: str) -> bool:
-    """Whether it can be the name of an operating system in VOA's paths, such as debian or debian:13."""
-    return text not in _BOOLEANS and set(text) <= _OS_CHARACTERS and text[:1].isalnum()
+    """Tell whether VOA may name an operating system so, as in debian or debian:13."""
+    return text not in BOOLEANS and set(text) <= _OS_CHARACTERS and text[:1].isalnum()
 
 
 def parse(text: str, path: str) -> Settings:
-    """{(section, key): value} of an INI file. Raises Refusal for a line that is none, or a key given twice."""
+    """Parse an INI file to {(section, key): value}. Raises Refusal: a malformed line, a duplicate key."""
     settings: Settings = {}
     section = ""
     for number, raw in enumerate(text.split("\n"), 1):
@@ -105,14 +105,14 @@ def parse(text: str, path: str) -> Settings:
             continue
         key, equals, value = (part.strip(_SPACE) for part in line.partition("="))
         if not equals or not key or not section:
-            raise _bad(f"line {number} is neither [Section] nor Key=value", path)
+            raise _refusal(f"line {number} is neither [Section] nor Key=value", path)
         if (section, key) in settings:
-            raise _bad(f"line {number}: [{section}] {key}= is given twice", path)
+            raise _refusal(f"line {number}: [{section}] {key}= is specified twice", path)
         settings[section, key] = value
     return settings
 
 
-def _files(initrd: str) -> list[str]:
+def _find_files(initrd: str) -> list[str]:
     candidates = [os.path.join(initrd, directory, "bootseal/bootseal.conf") for directory in DIRECTORIES]
     main = [path for path in candidates if os.path.lexists(path)][:1]
     return [p for p in main if os.path.realpath(p) != "/dev/null"] + drop_ins(initrd, "bootseal/bootseal.conf.d", (".conf",))
@@ -123,29 +123,31 @@ def _read(path: str) -> str:
         with open(path, "rb") as file:
             content = file.read(MAX_SIZE + 1)
         if len(content) > MAX_SIZE:
-            raise _bad(f"larger than {MAX_SIZE} bytes", path)
+            raise _refusal(f"larger than {MAX_SIZE} bytes", path)
         return content.decode()
     except OSError as error:
-        raise _bad(f"cannot be read: {reason(error)}", path) from error
+        raise _refusal(f"cannot be read: {reason(error)}", path) from error
     except UnicodeDecodeError as error:
-        raise _bad("not UTF-8", path) from error
+        raise _refusal("not UTF-8", path) from error
 
 
-def _checked(key: tuple[str, str], value: str, path: str) -> str:
+def _check_value(key: tuple[str, str], value: str, path: str) -> None:
     section, name = key
     if key not in KEYS:
-        raise _bad(f"unknown key [{section}] {name}=", path)
+        raise _refusal(f"unknown key [{section}] {name}=", path)
     allowed, _ = KEYS[key]
     if allowed is _OS and is_os_name(value):
-        return value
-    if value not in (_BOOLEANS if allowed is _BOOLEAN_NAMES else allowed):
+        return
+    if value not in (BOOLEANS if allowed is _BOOLEAN_NAMES else allowed):
         what = "neither no nor the name of an operating system" if allowed is _OS else f"not one of {', '.join(allowed)}"
-        raise _bad(f"[{section}] {name}={value}: {what}", path)
-    return value
+        raise _refusal(f"[{section}] {name}={value}: {what}", path)
 
 
-def _root_config(initrd: str) -> RootConfig:
-    """ostree/prepare-root.conf; the file in /etc replaces the one in /usr/lib. Keys that are ostree's own are left to it."""
+def _read_root_config(initrd: str) -> RootConfig:
+    """Read ostree/prepare-root.conf from /etc, or else from /usr/lib.
+
+    Unknown keys are ignored because they configure ostree.
+    """
     paths = [os.path.join(initrd, directory, "ostree/prepare-root.conf") for directory in DIRECTORIES]
     path = next((p for p in paths if os.path.lexists(p)), "")
     settings = parse(_read(path), path) if path else {}
@@ -154,14 +156,14 @@ def _root_config(initrd: str) -> RootConfig:
         value = settings.get((section, key))
         if value is None:
             return default
-        if value not in _BOOLEANS:
-            raise _bad(f"[{section}] {key}={value}: not true or false", path)
-        return _BOOLEANS[value]
+        if value not in BOOLEANS:
+            raise _refusal(f"[{section}] {key}={value}: not true or false", path)
+        return BOOLEANS[value]
 
     transient = boolean("root", "transient", default=False)
     transient_ro = boolean("root", "transient-ro", default=False)
     if transient and transient_ro:
-        raise _bad("[root] transient= and transient-ro= exclude each other", path)
+        raise _refusal("[root] transient= and transient-ro= exclude each other", path)
     return RootConfig(
         sysroot_readonly=boolean("sysroot", "readonly", default=True),  # ostree's default with composefs
         root_transient=transient or transient_ro,
@@ -170,5 +172,5 @@ def _root_config(initrd: str) -> RootConfig:
     )
 
 
-def _bad(what: str, path: str) -> Refusal:
+def _refusal(what: str, path: str) -> Refusal:
     return Refusal(verdicts.BAD_CONFIG, what, path)

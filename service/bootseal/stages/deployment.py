@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stage 3: Request and the physical root -> Deployment. Finds; reads no file; never leaves the physical root."""
+"""Find the deployment that ostree= names and open its directories, without leaving the physical root.
+
+No file is read.
+"""
 
 import errno
 import os
-import re
 
-from .. import verdicts
+from .. import paths, verdicts
 from ..errors import LEADS_NOWHERE, Refusal, failed
 from ..linux import files
 from ..values import Deployment, Request
 
-# ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL, see ostree(1). No signature covers these names: they are the disk's, and must
-# not be able to say anything where they are printed.
-_TOP = "ostree/deploy/"
-_PATH = re.compile(rf"{_TOP}(?!\.{{1,2}}/)([A-Za-z0-9._-]{{1,64}})/deploy/([0-9a-f]{{64}})\.([0-9]{{1,9}})")
+_TOP = paths.DEPLOYMENTS + "/"
 
 
 def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
-    """The deployment that ostree= leads to.
+    """Find the deployment that ostree= leads to.
 
     Raises Refusal: `no-deployment`, `unsupported` (openat2), `io-error`, `mount-failed`.
     """
@@ -34,18 +33,17 @@ def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
         sysroot_fd=sysroot_fd,
         fd=directory(sysroot_fd, path, sysroot),
         etc_fd=directory(sysroot_fd, f"{path}/etc", sysroot),
-        var_fd=directory(sysroot_fd, f"ostree/deploy/{stateroot}/var", sysroot),
-        objects_fd=directory(sysroot_fd, "ostree/repo/objects", sysroot),
+        var_fd=directory(sysroot_fd, paths.var_of(stateroot), sysroot),
+        objects_fd=directory(sysroot_fd, paths.OBJECTS, sysroot),
     )
 
 
 def parts(path: str, where: str) -> tuple[str, str, int]:
-    """Stateroot, checksum and serial of a deployment's path below the physical root. Raises Refusal `no-deployment`."""
-    match = _PATH.fullmatch(path)
-    if match:
-        return match[1], match[2], int(match[3])
+    """Split the path of a deployment into stateroot, checksum and serial. Raises Refusal `no-deployment`."""
+    if found := paths.parts_of(path):
+        return found
     _, _, rest = path.removeprefix(_TOP).partition("/")
-    if path.startswith(_TOP) and _PATH.fullmatch(f"{_TOP}x/{rest}"):
+    if path.startswith(_TOP) and paths.parts_of(f"{_TOP}x/{rest}"):
         what = "the name of the stateroot is not of the form [A-Za-z0-9._-]{1,64}"
         raise Refusal(verdicts.NO_DEPLOYMENT, what, where)
     what = "leads to no ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL below the physical root"
@@ -62,30 +60,30 @@ def physical_root(sysroot: str) -> int:
 
 
 def directory(sysroot_fd: int, path: str, sysroot: str) -> int:
-    """Open a directory below the physical root, without following a link. Raises Refusal as locate does."""
+    """Open a directory below the physical root without following links. Raises Refusal as locate does."""
     try:
         return files.open_directory(sysroot_fd, path)
     except OSError as error:
-        raise _unopened(error, f"{sysroot}/{path}") from error
+        raise _refusal(error, f"{sysroot}/{path}") from error
 
 
 def resolve(sysroot_fd: int, target: str, where: str) -> str:
-    """The path, relative to the physical root, of the directory that a name with links in it leads to. Raises Refusal."""
+    """Resolve the links in a path to a directory below the physical root. Raises Refusal as locate does."""
     try:
         fd = files.open_directory(sysroot_fd, target, files.CONFINED)
     except OSError as error:
-        raise _unopened(error, where) from error
-    # The kernel's own name for the directory. It is opened anew under that name, without links.
+        raise _refusal(error, where) from error
+    # The kernel's own name for the directory. Callers open it by that name, which contains no links.
     root, path = (os.readlink(f"/proc/self/fd/{n}") for n in (sysroot_fd, fd))
     os.close(fd)
     return path.removeprefix(root).lstrip("/")
 
 
-def _unopened(error: OSError, where: str) -> Refusal:
+def _refusal(error: OSError, where: str) -> Refusal:
     if error.errno == errno.ENOENT:
         return Refusal(verdicts.NO_DEPLOYMENT, "no such directory below the physical root", where)
     if error.errno == errno.ENOSYS:
-        return Refusal(verdicts.UNSUPPORTED, "the kernel has no openat2(2): Linux 5.6 or later is needed", where)
+        return Refusal(verdicts.UNSUPPORTED, "the kernel has no openat2(2), which needs Linux 5.6 or later", where)
     if error.errno in (errno.EXDEV, errno.ELOOP):
         return failed(error, verdicts.NO_DEPLOYMENT, "cannot be opened without leaving the physical root", where)
     verdict = verdicts.NO_DEPLOYMENT if error.errno in LEADS_NOWHERE else verdicts.MOUNT_FAILED

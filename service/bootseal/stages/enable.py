@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stage 6, method fsverity: the digest file gets fs-verity with its signature built in, once.
+"""Enable fs-verity on the digest file, with its signature built in: Method=fsverity.
 
-Power may go at any instruction: enabling in place is atomic (the kernel sees to it), and a file that cannot be enabled in
-place is replaced by rename. The physical root may be mounted read-only: its superblock is made writable for that moment
-only, while the mount that others see stays read-only; MARKER tells the clean-up after a kill to make it read-only again.
+A power cut may come at any instruction. The kernel enables fs-verity in place atomically; a file for which that is impossible
+is replaced by rename (writable.py). If the superblock of the physical root is read-only, it is writable for that moment, while
+the mount that others see stays read-only. After a kill, MARKER tells the clean-up to make the superblock read-only again.
 """
 
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
-from .. import verdicts
+from .. import paths, verdicts
 from ..digest import BLOCK_SIZE, NUMBERS
 from ..errors import Refusal
+from ..formats import pkcs7
 from ..linux import blockdev, files, fsverity, mountapi
 from ..values import Deployment, Verified
+from . import writable
+from .writable import Writable
 
-FILE = ".ostree.cfs.digest"
-MARKER = "/run/bootseal/superblock-was-read-only"
+FILE = paths.digest_of(paths.IMAGE)
+MARKER = paths.RUN + "/superblock-was-read-only"
 _SECTOR = 512
 
 
@@ -30,32 +33,32 @@ class EnableFailed(Exception):
 
 
 class CannotWrite(Exception):
-    """The file or its filesystem cannot be written: what was being done, and the errno."""
+    """The file or its filesystem cannot be written: the step that failed, and its error."""
 
     def __init__(self, step: str, error: OSError) -> None:
         self.step, self.error = step, error
 
 
 def enroll(deployment: Deployment, verified: Verified, path: str) -> tuple[bool, int | None]:
-    """(whether it was done now, bytes written to the device if that can be told).
+    """Return whether fs-verity was enabled now, and how many bytes the device wrote, if known.
 
     Raises EnableFailed, CannotWrite, and Refusal `io-error` if the disk now gives another digest than it gave before.
     """
-    if _done(deployment.fd, verified) and not _pending(deployment):
+    if _is_enabled(deployment.fd, verified) and not _has_mark(deployment):
         return False, 0
-    before = _bytes_written(deployment.sysroot_fd)
-    with _writable(deployment) as (parent_fd, fd):
-        _complete_replacement(deployment, parent_fd, fd)
-        if _openable(fd, verified, path) and not _done(fd, verified):
-            _enable_in_place(fd, verified)
-        if not _done(fd, verified):
-            _replace(deployment, verified, parent_fd, fd)
-    after = _bytes_written(deployment.sysroot_fd)
+    before = _count_bytes_written(deployment.sysroot_fd)
+    with _make_writable(deployment) as where:
+        _complete_replacement(deployment, where)
+        if _is_readable(where.deployment, verified, path) and not _is_enabled(where.deployment, verified):
+            _enable_in_place(where.deployment, verified)
+        if not _is_enabled(where.deployment, verified):
+            _replace(deployment, verified, where)
+    after = _count_bytes_written(deployment.sysroot_fd)
     return True, None if before is None or after is None else after - before
 
 
 def restore_read_only(sysroot: str = "/sysroot") -> None:
-    """After a kill: makes the superblock read-only again if it was us who made it writable. Raises OSError."""
+    """Make the superblock read-only again if a killed boot left it writable. Raises OSError."""
     if not os.path.exists(MARKER):
         return
     fd = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -66,8 +69,8 @@ def restore_read_only(sysroot: str = "/sysroot") -> None:
     os.unlink(MARKER)
 
 
-def _done(dirfd: int, verified: Verified) -> bool:
-    """Whether fs-verity is on, with just this signature. The kernel's answers come from the disk: nothing rests on them."""
+def _is_enabled(dirfd: int, verified: Verified) -> bool:
+    """Tell whether fs-verity is on, with this very signature. No verdict depends on it."""
     try:
         fd = files.open_regular(dirfd, FILE)
     except (OSError, files.NotRegular):
@@ -75,17 +78,17 @@ def _done(dirfd: int, verified: Verified) -> bool:
     try:
         number, value = fsverity.measure(fd)
         same = (number, value) == (NUMBERS[verified.signed.algorithm], verified.signed.value)
-        return same and fsverity.stored_signature(fd) == verified.signature
+        return same and fsverity.stored_signature(fd, pkcs7.MAX_SIZE) == verified.signature
     except OSError as error:
-        if error.errno in (errno.ENODATA, errno.ENOTTY, errno.EOPNOTSUPP):
+        if error.errno in fsverity.ABSENT:
             return False
         raise CannotWrite("looking at the digest file", error) from error
     finally:
         os.close(fd)
 
 
-def _openable(dirfd: int, verified: Verified, path: str) -> bool:
-    """Whether the digest file can be read. Raises Refusal when it holds other bytes than were verified."""
+def _is_readable(dirfd: int, verified: Verified, path: str) -> bool:
+    """Tell whether the digest file can be opened. Raises Refusal if its bytes changed."""
     try:
         fd = files.open_regular(dirfd, FILE)
     except (OSError, files.NotRegular):
@@ -109,7 +112,7 @@ def _enable_in_place(dirfd: int, verified: Verified) -> None:
         with _step("writing the digest file"):
             os.fsync(fd)
     except EnableFailed as failed:
-        if failed.error.errno != errno.EEXIST:  # enabled before with another signature, or none: to be replaced
+        if failed.error.errno != errno.EEXIST:  # enabled with another signature, or without: enroll() replaces the file
             raise
     finally:
         os.close(fd)
@@ -126,63 +129,51 @@ def _enable(fd: int, verified: Verified) -> None:
         raise EnableFailed(error) from error
 
 
-def _replace(deployment: Deployment, verified: Verified, parent_fd: int, fd: int) -> None:
-    """A new inode under the same name. The deployment's directory is immutable, and is so again afterwards.
+def _replace(deployment: Deployment, verified: Verified, where: Writable) -> None:
+    """Put a new file under the same name. The directory is immutable again afterwards if it was before.
 
-    No fsync is needed between: enabling has written the data, and filesystems with fs-verity keep the order of all the rest.
+    This needs no fsync in between: enabling has written the data, and filesystems with fs-verity keep the order of the rest.
     """
     try:
-        _make_enrolled(_names(deployment)[0], verified, parent_fd)
-        _rename(deployment, parent_fd, fd)
+        _make_enabled(paths.new_of(deployment.path), verified, where.parent)
+        _rename(deployment, where)
     except (EnableFailed, CannotWrite):
-        with suppress(CannotWrite):  # the first error is the one that counts
-            _complete_replacement(deployment, parent_fd, fd)
+        with suppress(CannotWrite):  # the first error decides
+            _complete_replacement(deployment, where)
         raise
-    _complete_replacement(deployment, parent_fd, fd)
+    _complete_replacement(deployment, where)
 
 
-def _make_enrolled(new: str, verified: Verified, parent_fd: int) -> None:
+def _make_enabled(new: str, verified: Verified, parent_fd: int) -> None:
     with _step("writing a new digest file"):
         _write(parent_fd, new, verified.digest.value)
-        made = os.open(new, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=parent_fd)
+        fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=parent_fd)
     try:
-        _enable(made, verified)
+        _enable(fd, verified)
     finally:
-        os.close(made)
+        os.close(fd)
 
 
-def _rename(deployment: Deployment, parent_fd: int, fd: int) -> None:
-    """A second name for the new file stands in the parent directory as long as the directory may have lost its flag."""
-    new, pending = _names(deployment)
+def _rename(deployment: Deployment, where: Writable) -> None:
+    """Rename the new file. Its second name is the mark, made before the directory loses its flag."""
+    new, mark = paths.new_of(deployment.path), paths.mark_of(deployment.path)
     with _step("replacing the digest file"):
-        if files.is_immutable(fd):
-            os.link(new, pending, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
-            files.set_immutable(fd, immutable=False)
-        os.rename(new, FILE, src_dir_fd=parent_fd, dst_dir_fd=fd)
+        if files.is_immutable(where.deployment):
+            os.link(new, mark, src_dir_fd=where.parent, dst_dir_fd=where.parent)
+            files.set_immutable(where.deployment, immutable=False)
+        os.rename(new, FILE, src_dir_fd=where.parent, dst_dir_fd=where.deployment)
 
 
-def _complete_replacement(deployment: Deployment, parent_fd: int, fd: int) -> None:
-    """What is left to do after the rename, or after a cut or an error at any point before: the flag, and our two names."""
+def _complete_replacement(deployment: Deployment, where: Writable) -> None:
+    """Do what is left after the rename, or after a cut or an error at any point before."""
     with _step("completing the replacement of the digest file"):
-        new, pending = _names(deployment)
-        if _pending(deployment) and not files.is_immutable(fd):
-            files.set_immutable(fd, immutable=True)
-        for name in (new, pending):
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=parent_fd)
+        writable.finish(where, deployment.path, restore=_has_mark(deployment), sync=False)
 
 
-def _names(deployment: Deployment) -> tuple[str, str]:
-    base = f".bootseal-{deployment.checksum}.{deployment.serial}"
-    return base + ".new", base + ".immutable"
-
-
-def _pending(deployment: Deployment) -> bool:
-    parent = os.path.dirname(deployment.path)
+def _has_mark(deployment: Deployment) -> bool:
+    path = os.path.join(os.path.dirname(deployment.path), paths.mark_of(deployment.path))
     try:
-        fd = files.openat2(
-            deployment.sysroot_fd, f"{parent}/{_names(deployment)[1]}", os.O_PATH | os.O_NOFOLLOW, files.CONFINED
-        )
+        fd = files.openat2(deployment.sysroot_fd, path, os.O_PATH | os.O_NOFOLLOW, files.CONFINED)
     except OSError:
         return False
     os.close(fd)
@@ -199,28 +190,32 @@ def _write(dirfd: int, name: str, content: bytes) -> None:
 
 
 @contextmanager
-def _writable(deployment: Deployment) -> Iterator[tuple[int, int]]:
-    """Writable descriptors of the directory above the deployment and of the deployment's own."""
-    with _step("making the filesystem writable for a moment"):
-        tree = mountapi.clone(deployment.sysroot_fd)
-        mountapi.set_attributes(tree, clear=mountapi.MOUNT_ATTR_RDONLY)
-        was_read_only = _superblock_is_read_only(tree)
-        if was_read_only:
-            _make_writable(deployment.sysroot_fd)
+def _make_writable(deployment: Deployment) -> Iterator[Writable]:
+    """Open the deployment for writing, and write it out after the block. Raises CannotWrite."""
+    was_read_only = False
     try:
-        with _directories(deployment, tree) as opened:
-            yield opened
-            if not was_read_only:  # to be made read-only again writes it all out
-                _write_out(opened[1])
+        with ExitStack() as stack:
+            with _step("opening the deployment for writing"):
+                where = stack.enter_context(writable.opened(deployment.sysroot_fd, deployment.path))
+            with _step("making the filesystem writable for a moment"):
+                if _superblock_is_read_only(where.top):
+                    _make_superblock_writable(deployment.sysroot_fd)
+                    was_read_only = True
+            yield where
+            if not was_read_only:  # to make it read-only again writes out everything
+                _write_out(where.deployment)
     except BaseException:
-        with suppress(CannotWrite):  # what went wrong before decides: a refusal must not turn into something impossible
-            _close(tree, deployment, was_read_only=was_read_only)
+        with suppress(CannotWrite):  # the first error decides: a refusal must not turn into something impossible
+            _restore_superblock(deployment, was_read_only=was_read_only)
         raise
-    _close(tree, deployment, was_read_only=was_read_only)
+    _restore_superblock(deployment, was_read_only=was_read_only)
 
 
 def _write_out(fd: int) -> None:
-    """The file first: on btrfs a directory's fsync brings names to the disk, and not what they name."""
+    """Write out the file, then the directory.
+
+    On btrfs a directory's fsync brings names to the disk, but not what they name.
+    """
     with _step("writing the directory"):
         file = files.open_regular(fd, FILE)
         try:
@@ -230,22 +225,7 @@ def _write_out(fd: int) -> None:
         os.fsync(fd)
 
 
-@contextmanager
-def _directories(deployment: Deployment, tree: int) -> Iterator[tuple[int, int]]:
-    opened: list[int] = []
-    try:
-        with _step("opening the deployment for writing"):
-            for path in (os.path.dirname(deployment.path), deployment.path):
-                resolve = files.CONFINED | files.RESOLVE_NO_SYMLINKS
-                opened.append(files.openat2(tree, path, os.O_RDONLY | os.O_DIRECTORY, resolve))
-        yield opened[0], opened[1]
-    finally:
-        for fd in opened:
-            os.close(fd)
-
-
-def _close(tree: int, deployment: Deployment, *, was_read_only: bool) -> None:
-    os.close(tree)
+def _restore_superblock(deployment: Deployment, *, was_read_only: bool) -> None:
     if was_read_only:
         with _step("making the filesystem read-only again"):
             mountapi.reconfigure(deployment.sysroot_fd, "ro")
@@ -253,11 +233,11 @@ def _close(tree: int, deployment: Deployment, *, was_read_only: bool) -> None:
 
 
 def _superblock_is_read_only(tree: int) -> bool:
-    # The mount's own attribute is cleared, so this is the superblock's. Not access(2): a physical root may be immutable.
+    # opened() cleared the mount's own attribute, so this is the superblock's. access(2) would also fail in an immutable root.
     return bool(os.fstatvfs(tree).f_flag & os.ST_RDONLY)
 
 
-def _make_writable(sysroot_fd: int) -> None:
+def _make_superblock_writable(sysroot_fd: int) -> None:
     os.makedirs(os.path.dirname(MARKER), exist_ok=True)
     os.close(os.open(MARKER, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     try:
@@ -275,8 +255,8 @@ def _step(step: str) -> Iterator[None]:
         raise CannotWrite(step, error) from error
 
 
-def _bytes_written(fd: int) -> int | None:
-    """Bytes that the block device behind a descriptor has written since it is there; None where that cannot be told."""
+def _count_bytes_written(fd: int) -> int | None:
+    """Return how many bytes the block device behind a descriptor has written; None if unknown."""
     try:
         device = blockdev.number(fd)
         with open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat", encoding="ascii") as file:

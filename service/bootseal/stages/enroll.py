@@ -1,65 +1,69 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stage 6: Pinned -> Enrolled: the kernel checks the signature and takes the digest. The only maker of an Enrolled image.
+"""Let the kernel check the signature and take the digest of a Pinned image, which makes it Enrolled.
 
-Userspace has verified already. So what the kernel cannot do is noted, and what it refuses is a refusal.
+Userspace has verified already. So a step that the kernel cannot do is a gap, and only a refusal of the kernel refuses the boot.
+No other module makes an Enrolled image.
 """
 
 import errno
 import hashlib
 from contextlib import suppress
 
-from .. import verdicts
+from .. import paths, verdicts
 from ..errors import DISK_FAILED, Refusal, failed, reason
-from ..linux import keyctl
+from ..linux import fsverity, keyctl
 from ..values import Deployment, Enrolled, Gap, KernelKeys, Pinned, Policy, Verified
 from . import enable
 
 KEY_DESCRIPTION = "composefs-digest"
-# view and read for everybody; no search, so that not even KEYCTL_INVALIDATE works
+# view and read for all; without search, because KEYCTL_INVALIDATE needs that
 _READ_ONLY = 0x03030303
-# The kernel cannot: see the contract. Any other errno of the check itself means that it refuses.
-_LACKING = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOPKG})
-_IMPOSSIBLE = _LACKING | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
+# The kernel cannot check, see bootseal.service(8). Any other errno of the check means that it refuses the signature.
+_UNSUPPORTED = fsverity.UNSUPPORTED | {errno.ENOSYS, errno.ENOPKG}
+_IMPOSSIBLE = _UNSUPPORTED | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
 _IMPOSSIBLE_TO_ENABLE = _IMPOSSIBLE | {errno.EINVAL, errno.EPERM}
-# Enabling reads and writes the file. Without EBADMSG: here it means a signature that the kernel cannot parse.
+# Enabling reads and writes the file. Here, EBADMSG means a signature that the kernel cannot parse.
 _DISK_FAILED_TO_ENABLE = DISK_FAILED - {errno.EBADMSG}
 
 
 def enroll(pinned: Pinned, deployment: Deployment, keys: KernelKeys, policy: Policy) -> Enrolled:
-    """Raises Refusal: `enroll-failed`, `unsupported` (both for what is missing only with Required=yes), `io-error`."""
+    """Check and store the digest as Method= says.
+
+    Raises Refusal: `enroll-failed`, `io-error`, and with Required=yes `unsupported`; gaps raise only with Required=yes.
+    """
     if policy.method == "none":
         return Enrolled(pinned, "none", kernel_checked=False, first_boot=False, bytes_written=0, gaps=())
     verified = pinned.verified
-    unchecked = _check(verified, keys, pinned.path + ".sig")
+    unchecked = _check_signature(verified, keys, paths.signature_of(pinned.path))
     gaps = [*keys.gaps, *unchecked]
     first_boot, written = False, 0 if policy.method == "keyring" else None
-    _weigh(gaps, policy, pinned)
+    _enforce_required(gaps, policy, pinned)
     if policy.method == "fsverity":
         try:
             first_boot, written = _enable(pinned, deployment, keys)
         except Impossible as error:
-            gaps.append(error.gaps)
-    _weigh(gaps, policy, pinned)
-    gaps += _record(verified, keys)
-    _weigh(gaps, policy, pinned)
+            gaps.append(error.gap)
+    _enforce_required(gaps, policy, pinned)
+    gaps += _store_digest(verified, keys)
+    _enforce_required(gaps, policy, pinned)
     return Enrolled(pinned, policy.method, not unchecked, first_boot, written, tuple(gaps))
 
 
-def _weigh(gaps: list[Gap], policy: Policy, pinned: Pinned) -> None:
-    """With Required=yes nothing may be missing; asked before each step that leaves something behind."""
+def _enforce_required(gaps: list[Gap], policy: Policy, pinned: Pinned) -> None:
+    """Raise Refusal for gaps with Required=yes. Called before each step that leaves something behind."""
     if gaps and policy.required:
-        verdict = verdicts.UNSUPPORTED if any(m.unsupported for m in gaps) else verdicts.ENROLL_FAILED
-        raise Refusal(verdict, f"cannot be enrolled ({'; '.join(m.what for m in gaps)})", pinned.path + ".digest")
+        verdict = verdicts.UNSUPPORTED if any(gap.unsupported for gap in gaps) else verdicts.ENROLL_FAILED
+        raise Refusal(verdict, f"cannot be enrolled ({'; '.join(gap.what for gap in gaps)})", paths.digest_of(pinned.path))
 
 
-def _check(verified: Verified, keys: KernelKeys, path: str) -> list[Gap]:
-    """The kernel verifies the signature with the key that userspace found; what it cannot do comes back as missing."""
+def _check_signature(verified: Verified, keys: KernelKeys, path: str) -> list[Gap]:
+    """Let the kernel verify the signature with the signer's key. Raises Refusal if it refuses."""
     certificate = verified.signer.certificate
     if number := keys.unloaded.get(certificate.sha256):
         what = f"load the signer's certificate ({certificate.path}): {reason(OSError(number, ''))}"
         if number == errno.EKEYREJECTED:  # revoked: in the kernel's blacklist
             raise Refusal(verdicts.ENROLL_FAILED, f"the kernel refuses to {what}", path)
-        return [Gap(f"the kernel cannot {what}", number in _LACKING)]
+        return [Gap(f"the kernel cannot {what}", number in _UNSUPPORTED)]
     encoding = "pkcs1" if verified.signer.algorithm.startswith("rsa") else "x962"
     hashed = hashlib.new(verified.hash_name, verified.signed.formatted()).digest()
     info = f"enc={encoding} hash={verified.hash_name}"
@@ -67,70 +71,70 @@ def _check(verified: Verified, keys: KernelKeys, path: str) -> list[Gap]:
         keyctl.verify_signature(keys.loaded[certificate.sha256], info, hashed, verified.value)
     except OSError as error:
         if error.errno in _IMPOSSIBLE:
-            return [Gap(f"the kernel cannot check the signature: {reason(error)}", error.errno in _LACKING)]
+            return [Gap(f"the kernel cannot check the signature: {reason(error)}", error.errno in _UNSUPPORTED)]
         raise Refusal(verdicts.ENROLL_FAILED, f"the kernel refuses the signature: {reason(error)}", path) from error
     return []
 
 
-def _record(verified: Verified, keys: KernelKeys) -> list[Gap]:
-    """Puts the digest into the keyring `bootseal` and takes everybody's right to change either."""
-    if keys.ring is None:
-        return []  # why is in keys.missing
+def _store_digest(verified: Verified, keys: KernelKeys) -> list[Gap]:
+    """Put the digest into the keyring `bootseal`, and remove all rights to change either."""
+    digest_keyring = keys.digest_keyring
+    if digest_keyring is None:
+        return []  # keys.gaps has the reason
     text = str(verified.digest).encode()
     try:
-        present = keyctl.members(keys.ring)
+        present = keyctl.members(digest_keyring)
         if present and [keyctl.read(key) for key in present] != [text]:
-            return [_other_digest()]
-        _lock(present[0] if present else _add(text, keys.ring), keys.ring)
+            what = "the kernel keyring holds the digest of another start of this service"
+            return [Gap(what, unsupported=False)]
+        _lock(present[0] if present else _add_digest(text, digest_keyring), digest_keyring)
     except OSError as error:
-        return [Gap(f"the digest is not in the kernel keyring: {reason(error)}", error.errno in _LACKING)]
+        return [Gap(f"the digest is not in the kernel keyring: {reason(error)}", error.errno in _UNSUPPORTED)]
     return []
 
 
-def _add(text: bytes, ring: int) -> int:
+def _add_digest(text: bytes, digest_keyring: int) -> int:
     key = keyctl.add_key("user", KEY_DESCRIPTION, text, keyctl.PROCESS_KEYRING)
-    keyctl.link(key, ring)
+    keyctl.link(key, digest_keyring)
     return key
 
 
-def _lock(key: int, ring: int) -> None:
-    """Nothing is left to do where an earlier start has come to its end: the ring loses its permissions last."""
-    if keyctl.describe(ring).permissions == _READ_ONLY:
+def _lock(key: int, digest_keyring: int) -> None:
+    """Lock the key, and the keyring last: if the keyring is locked, an earlier start has done all of it."""
+    if keyctl.describe(digest_keyring).permissions == _READ_ONLY:
         return
     with suppress(FileExistsError):
-        keyctl.restrict(ring)
+        keyctl.restrict(digest_keyring)
     if keyctl.describe(key).permissions != _READ_ONLY:
         keyctl.set_permissions(key, _READ_ONLY)
-    keyctl.set_permissions(ring, _READ_ONLY)
-
-
-def _other_digest() -> Gap:
-    return Gap("the kernel keyring holds the digest of another start of this service", unsupported=False)
+    keyctl.set_permissions(digest_keyring, _READ_ONLY)
 
 
 class Impossible(Exception):
-    def __init__(self, gaps: Gap) -> None:
-        self.gaps = gaps
+    """The digest file cannot get fs-verity."""
+
+    def __init__(self, gap: Gap) -> None:
+        self.gap = gap
 
 
 def _enable(pinned: Pinned, deployment: Deployment, keys: KernelKeys) -> tuple[bool, int | None]:
-    """Method fsverity: (first boot, bytes written to the device)."""
-    if pinned.verified.signer.certificate.sha256 not in keys.anchored:
+    """Return (first boot, bytes written to the device). Raises Impossible, Refusal."""
+    if pinned.verified.signer.certificate.sha256 not in keys.in_fsverity_keyring:
         # Without .fs-verity the kernel would take any signature; without the certificate in it, this one never.
         what = "fs-verity is not enabled on the digest file: the signer's certificate is not in .fs-verity"
         raise Impossible(Gap(what, unsupported=False))
     try:
-        return enable.enroll(deployment, pinned.verified, pinned.path + ".digest")
+        return enable.enroll(deployment, pinned.verified, paths.digest_of(pinned.path))
     except enable.EnableFailed as refused:
         error = refused.error
         if error.errno in _IMPOSSIBLE_TO_ENABLE:
             what = f"fs-verity is not enabled on the digest file: {reason(error)}"
-            raise Impossible(Gap(what, error.errno in _LACKING)) from error
+            raise Impossible(Gap(what, error.errno in _UNSUPPORTED)) from error
         if error.errno in _DISK_FAILED_TO_ENABLE:
             what = "fs-verity cannot be enabled on the digest file"
-            raise failed(error, verdicts.IO_ERROR, what, pinned.path + ".digest") from error
+            raise failed(error, verdicts.IO_ERROR, what, paths.digest_of(pinned.path)) from error
         what = f"the kernel refused the signature for the digest file: {reason(error)}"
-        raise Refusal(verdicts.ENROLL_FAILED, what, pinned.path + ".sig") from error
+        raise Refusal(verdicts.ENROLL_FAILED, what, paths.signature_of(pinned.path)) from error
     except enable.CannotWrite as unwritten:
         what = f"fs-verity is not enabled on the digest file: {unwritten.step}: {reason(unwritten.error)}"
         raise Impossible(Gap(what, unsupported=False)) from unwritten

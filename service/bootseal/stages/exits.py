@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stage 7: links of the image that lead out of it from places where the booted system looks for code.
+"""Find links of the image that lead out of it from places where the booted system looks for code.
 
-The digest covers such a link, and nothing behind it: with /usr/local -> /var/usrlocal, PID 1 runs generators of the disk.
+The digest covers such a link, but not its target: with /usr/local -> /var/usrlocal, PID 1 runs unverified generators.
 """
 
 import errno
@@ -22,32 +22,33 @@ _PLACES = (
     "usr/libexec", "usr/local/bin", "usr/local/sbin", "usr/local/lib64", "usr/local/libexec", "usr/local/share/systemd/user",
     *(f"{top}/{name}" for top in ("usr/lib", "usr/local/lib", "etc") for name in _IN_LIB),
 )  # fmt: skip
-# Where something else is mounted, or everybody may write.
+# Where the booted system mounts something else, or unprivileged users may write.
 _OUTSIDE = frozenset({"boot", "efi", "etc", "home", "media", "mnt", "run", "srv", "sysroot", "tmp", "var"})
 _MAX_LINKS = 40  # as in the kernel
 
 
 def find(root_fd: int, *, transient_etc: bool) -> list[str]:
-    """Each of these links once, as 'LINK -> TARGET'. A transient /etc is the image's usr/etc. Raises OSError.
+    """List each of these links once, as 'LINK -> TARGET'. Raises OSError.
 
-    Nothing may be mounted in the root yet. No link is followed: a path is read only if none of its parents is one.
+    A transient /etc shows the image's usr/etc. Nothing may be mounted in the root yet. No link is followed: a path is read
+    only after all its parents were found to be directories.
     """
     outside = _OUTSIDE - {"etc"} if transient_etc else _OUTSIDE
     known: dict[str, str | None] = {}
 
-    def target(path: str) -> str | None:  # of a path in /etc only if that is usr/etc
+    def target(path: str) -> str | None:  # below etc/ only with a transient /etc, which shows usr/etc
         if path not in known:
-            known[path] = _target(root_fd, f"usr/{path}" if path.startswith("etc/") else path)
+            known[path] = _read_link(root_fd, f"usr/{path}" if path.startswith("etc/") else path)
         return known[path]
 
-    return list({way: None for place in _PLACES if (way := _way_out(place, target, outside))})
+    return list({way: None for place in _PLACES if (way := _find_way_out(place, target, outside))})
 
 
-def _way_out(place: str, target: Callable[[str], str | None], outside: frozenset[str]) -> str:
-    """The first link on the way to a place that leads out, and to where; nothing if there is none."""
-    done: list[str] = []  # what no link is in
+def _find_way_out(place: str, target: Callable[[str], str | None], outside: frozenset[str]) -> str:
+    """Return the first link on the path to a place that leads out, with its target; else an empty text."""
+    done: list[str] = []  # the path so far, free of links
     left, links = place.split("/"), 0
-    link, rest = "", 0  # the link that is being followed, and how much of `left` comes after it
+    link, rest = "", 0  # the first link, and how many components of `left` come after its target
     while left and links <= _MAX_LINKS:
         link = link if len(left) > rest else ""
         name, *left = left
@@ -59,19 +60,19 @@ def _way_out(place: str, target: Callable[[str], str | None], outside: frozenset
         elif path in outside:
             behind = filter(None, (name, *left[: len(left) - rest]))
             return printable(f"/{link} -> /{'/'.join(behind)}") if link else ""
-        elif (found := target(path)) is None:
+        elif (link_target := target(path)) is None:
             return ""
-        elif not found:
+        elif not link_target:
             done.append(name)
         else:
             link, rest = (link, rest) if link else (path, len(left))
-            left, links = [*found.split("/"), *left], links + 1
-            done = [] if found[0] == "/" else done
+            left, links = [*link_target.split("/"), *left], links + 1
+            done = [] if link_target[0] == "/" else done
     return ""
 
 
-def _target(root_fd: int, path: str) -> str | None:
-    """Where a link leads; empty for what is no link, None for what is not there."""
+def _read_link(root_fd: int, path: str) -> str | None:
+    """Read a link. Returns an empty text for anything but a link, and None if the path does not exist."""
     try:
         return os.readlink(path, dir_fd=root_fd)
     except OSError as error:

@@ -1,31 +1,30 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stage 5: Verified and Deployment -> Pinned. Opens the image once and compares what the kernel enforces for it."""
+"""Make a Pinned image: open it, and compare its enforced fs-verity digest with the Verified one."""
 
 import errno
 import os
 
-from .. import verdicts
+from .. import paths, verdicts
 from ..digest import SIZES, Digest
 from ..errors import Refusal, failed, unreadable
 from ..linux import files, fsverity, mountapi
 from ..values import Deployment, Pinned, Verified
 
-IMAGE = ".ostree.cfs"
-# Filesystems whose fs-verity the kernel itself implements. Another one (FUSE, network) could answer what it likes.
+# The kernel itself implements the fs-verity of these. Another filesystem (FUSE, network) could answer anything.
 FILESYSTEMS = ("ext4", "btrfs", "f2fs")
 
 
 def pin(deployment: Deployment, verified: Verified, sysroot: str = "/sysroot") -> Pinned:
-    """The open image, if its enforced fs-verity digest is the verified one.
+    """Return the open image if the kernel enforces the verified digest for it.
 
     Raises Refusal: `no-image`, `bad-image`, `image-unsealed`, `image-mismatch`, `unsupported`, `io-error`, `mount-failed`.
     """
-    path = f"{sysroot}/{deployment.path}/{IMAGE}"
+    path = paths.image_of(deployment.path, sysroot)
     fd = _open(deployment, path)
     size = os.fstat(fd).st_size
     if size == 0:
         raise Refusal(verdicts.BAD_IMAGE, "empty", path)
-    enforced = _enforced(fd, path)
+    enforced = _measure(fd, path)
     if enforced != verified.digest:
         what = f"the image has the digest {enforced}, signed is {verified.digest}"
         details = (("image has", str(enforced)), ("signed is", str(verified.digest)))
@@ -34,18 +33,18 @@ def pin(deployment: Deployment, verified: Verified, sysroot: str = "/sysroot") -
 
 
 def enforced_digest(deployment: Deployment, sysroot: str = "/sysroot") -> Digest:
-    """The digest that the kernel enforces for the image. Raises Refusal as pin does."""
-    path = f"{sysroot}/{deployment.path}/{IMAGE}"
+    """Return the digest that the kernel enforces for the image. Raises Refusal as pin does."""
+    path = paths.image_of(deployment.path, sysroot)
     fd = _open(deployment, path)
     try:
-        return _enforced(fd, path)
+        return _measure(fd, path)
     finally:
         os.close(fd)
 
 
 def _open(deployment: Deployment, path: str) -> int:
     try:
-        return files.open_regular(deployment.fd, IMAGE)
+        return files.open_regular(deployment.fd, paths.IMAGE)
     except FileNotFoundError as error:
         raise Refusal(verdicts.NO_IMAGE, "missing", path) from error
     except files.NotRegular as error:
@@ -54,15 +53,15 @@ def _open(deployment: Deployment, path: str) -> int:
         raise unreadable(error, verdicts.BAD_IMAGE, path) from error
 
 
-def _filesystem(fd: int, path: str) -> str:
+def _find_filesystem(fd: int, path: str) -> str:
     try:
         return mountapi.mount_of(fd).fstype
     except LookupError as error:  # in a chroot, say
         raise Refusal(verdicts.UNSUPPORTED, "the mount table of this process does not have its filesystem", path) from error
 
 
-def _enforced(fd: int, path: str) -> Digest:
-    fstype = _filesystem(fd, path)
+def _measure(fd: int, path: str) -> Digest:
+    fstype = _find_filesystem(fd, path)
     if fstype not in FILESYSTEMS:
         raise Refusal(verdicts.UNSUPPORTED, f"{fstype} has no fs-verity that can be relied on", path)
     try:
@@ -70,8 +69,7 @@ def _enforced(fd: int, path: str) -> Digest:
     except OSError as error:
         if error.errno == errno.ENODATA:
             raise Refusal(verdicts.IMAGE_UNSEALED, "fs-verity is not enabled on the image", path) from error
-        lacking = error.errno in (errno.ENOTTY, errno.EOPNOTSUPP)
-        verdict = verdicts.UNSUPPORTED if lacking else verdicts.IMAGE_MISMATCH
+        verdict = verdicts.UNSUPPORTED if error.errno in fsverity.UNSUPPORTED else verdicts.IMAGE_MISMATCH
         raise failed(error, verdict, f"the kernel gives no fs-verity digest on this {fstype}", path) from error
     algorithm = fsverity.ALGORITHMS.get(number, "")
     if SIZES.get(algorithm) != len(value):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stage 2: the boot keyring, which is the certificates in bootseal/keys.d of the initrd -> BootKeyring.
+"""Load the boot keyring: the certificates of the initrd, PEM or DER.
 
-PEM (several in a file) and DER. A file is taken whole or not at all. What cannot be used is skipped and named; the initrd
-build fails on it instead.
+A file may hold several certificates in PEM. If one of them is unusable, the whole file is. The boot skips and names unusable
+files; the initrd build fails on them.
 """
 
 import binascii
@@ -17,25 +17,24 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from .. import verdicts
 from ..errors import Refusal, printable
-from ..formats import der
+from ..formats import der, pkcs7
 from ..values import BootKeyring, Certificate
 
 DIRECTORY = "bootseal/keys.d"
 SUFFIXES = (".crt", ".pem", ".cer", ".der")
 MAX_FILES = 64
 MAX_SIZE = 64 * 1024
-# rsaEncryption, id-ecPublicKey
-_KEY_ALGORITHMS = (der.oid("1.2.840.113549.1.1.1"), der.oid("1.2.840.10045.2.1"))
-_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_KEY_ALGORITHMS = (pkcs7.RSA, der.oid("1.2.840.10045.2.1"))  # the second is id-ecPublicKey
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 class Unusable(ValueError):
-    """A certificate, or a file of them, that the profile does not allow; the text says why."""
+    """A certificate, or a file of certificates, that the profile does not allow. The text says why."""
 
 
 def load(paths: list[str]) -> BootKeyring:
-    """The usable certificates of these files. Raises Refusal `no-keys` if there is none."""
+    """Load the usable certificates of these files. Raises Refusal `no-keys` without any."""
     certificates: dict[str, Certificate] = {}
     skipped = [f"{path}: more than {MAX_FILES} files" for path in paths[MAX_FILES:]]
     for path in paths[:MAX_FILES]:
@@ -50,7 +49,7 @@ def load(paths: list[str]) -> BootKeyring:
 
 
 def load_file(path: str) -> list[Certificate]:
-    """Every certificate of one file. Raises Unusable if one of them is not usable, OSError."""
+    """Load all certificates of one file. Raises OSError, or Unusable if one of them is unusable."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with open(fd, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -58,18 +57,18 @@ def load_file(path: str) -> list[Certificate]:
         data = file.read(MAX_SIZE + 1)
     if len(data) > MAX_SIZE:
         raise Unusable(f"larger than {MAX_SIZE} bytes")
-    return [certificate(path, encoded) for encoded in _encoded(data)]
+    return [certificate(path, encoded) for encoded in split(data)]
 
 
 def certificate(path: str, encoded: bytes) -> Certificate:
-    """The certificate with this DER. Raises Unusable: see the module and bootseal.conf(5)."""
-    issuer, serial = _issuer_and_serial(encoded)
+    """Parse the DER of a certificate. Raises Unusable outside the profile of bootseal.conf(5)."""
+    issuer, serial = _read_issuer_and_serial(encoded)
     with warnings.catch_warnings():
-        # cryptography warns of oddities that no longer matter once the certificate is refused or pinned by its bytes
+        # cryptography warns of oddities. They do not matter: the certificate is rejected, or trusted by its very bytes.
         warnings.simplefilter("ignore")
         try:
             parsed = x509.load_der_x509_certificate(encoded)
-            key = _usable_key(parsed)
+            key = _extract_key(parsed)
             _check_usage(parsed.extensions)
             return Certificate(
                 path=path,
@@ -77,20 +76,20 @@ def certificate(path: str, encoded: bytes) -> Certificate:
                 sha256=hashlib.sha256(encoded).hexdigest(),
                 issuer=issuer,
                 serial=serial,
-                subject_text=_name(parsed.subject),
-                issuer_text=_name(parsed.issuer),
-                not_before=_time(parsed, "not_valid_before"),
-                not_after=_time(parsed, "not_valid_after"),
+                subject_text=_format_name(parsed.subject),
+                issuer_text=_format_name(parsed.issuer),
+                not_before=_format_time(parsed, "not_valid_before"),
+                not_after=_format_time(parsed, "not_valid_after"),
                 key=key,
             )
         except Unusable:
             raise
         except Exception as error:  # the library raises ValueError, UnsupportedAlgorithm, TypeError and its own
-            raise Unusable(f"no certificate that can be used ({error})") from error
+            raise Unusable(f"not a usable certificate ({error})") from error
 
 
-def _encoded(data: bytes) -> list[bytes]:
-    """The DER of each certificate in a file."""
+def split(data: bytes) -> list[bytes]:
+    """Return the DER of each certificate in a file. Raises Unusable."""
     if data[:1] == b"\x30":
         return [data]
     try:
@@ -101,10 +100,10 @@ def _encoded(data: bytes) -> list[bytes]:
         raise Unusable("a private key: it must never be in an initrd")
     if text.count("-----BEGIN ") != text.count(_BEGIN) or not text.count(_BEGIN):
         raise Unusable("PEM, but not only CERTIFICATE blocks")
-    return [_pem_block(block) for block in text.split(_BEGIN)[1:]]
+    return [_decode_pem(block) for block in text.split(_BEGIN)[1:]]
 
 
-def _pem_block(text: str) -> bytes:
+def _decode_pem(text: str) -> bytes:
     body, end, _ = text.partition(_END)
     try:
         if end:
@@ -114,8 +113,8 @@ def _pem_block(text: str) -> bytes:
     raise Unusable("PEM without an END line")
 
 
-def _issuer_and_serial(encoded: bytes) -> tuple[bytes, bytes]:
-    """As they stand in the certificate: a signature names them byte for byte (RFC 5280, section 4.1)."""
+def _read_issuer_and_serial(encoded: bytes) -> tuple[bytes, bytes]:
+    """Return both as encoded: a signature names them byte for byte (RFC 5280, section 4.1)."""
     try:
         fields = der.items(der.items(der.only(encoded, der.SEQUENCE).content)[0].content)
         if fields[0].tag == der.CONTEXT_0:  # the version, absent in X.509v1
@@ -126,12 +125,12 @@ def _issuer_and_serial(encoded: bytes) -> tuple[bytes, bytes]:
     except (der.Malformed, ValueError, IndexError) as error:
         raise Unusable(f"not one DER certificate ({error})") from error
     if algorithm not in _KEY_ALGORITHMS:
-        # cryptography gives an RSA key also where the certificate allows it for RSASSA-PSS alone
+        # cryptography loads an RSA key even if the certificate restricts it to RSASSA-PSS.
         raise Unusable("neither an RSA nor an ECDSA key")
     return issuer.raw, serial.content
 
 
-def _usable_key(parsed: x509.Certificate) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
+def _extract_key(parsed: x509.Certificate) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
     key = parsed.public_key()
     if isinstance(key, rsa.RSAPublicKey):
         if not 2048 <= key.key_size <= 4096:
@@ -140,7 +139,7 @@ def _usable_key(parsed: x509.Certificate) -> rsa.RSAPublicKey | ec.EllipticCurve
             raise Unusable("an RSA key with a public exponent below 65537")
         return key
     if isinstance(key, ec.EllipticCurvePublicKey):
-        if key.curve.name not in _CURVES:
+        if key.curve.name not in CURVES:
             raise Unusable(f"a key on the curve {key.curve.name}, where P-256, P-384 and P-521 are allowed")
         return key
     raise Unusable("neither an RSA nor an ECDSA key")
@@ -151,22 +150,23 @@ def _check_usage(extensions: x509.Extensions) -> None:
         value = extension.value
         if isinstance(value, x509.KeyUsage) and not value.digital_signature:
             raise Unusable("a key usage without digitalSignature")
-        if isinstance(value, x509.ExtendedKeyUsage) and not _for_code(value):
+        if isinstance(value, x509.ExtendedKeyUsage) and not allows_code_signing(value):
             raise Unusable("an extended key usage without codeSigning")
         if isinstance(value, x509.UnrecognizedExtension) and extension.critical:
             raise Unusable(f"an unknown critical extension ({extension.oid.dotted_string})")
 
 
-def _for_code(usage: x509.ExtendedKeyUsage) -> bool:
+def allows_code_signing(usage: x509.ExtendedKeyUsage) -> bool:
+    """Tell whether an extended key usage allows to sign code."""
     allowed = (ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
     return any(purpose in allowed for purpose in usage)
 
 
-def _name(name: x509.Name) -> str:
+def _format_name(name: x509.Name) -> str:
     return printable(name.rfc4514_string())
 
 
-def _time(parsed: x509.Certificate, attribute: str) -> str:
-    """A validity time as ISO 8601 in UTC. cryptography 42 added the _utc names and deprecated the bare ones."""
+def _format_time(parsed: x509.Certificate, attribute: str) -> str:
+    """Format a validity time as ISO 8601 in UTC. cryptography 42 deprecated the names without _utc."""
     value = getattr(parsed, attribute + "_utc", None) or getattr(parsed, attribute)
     return f"{value:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which mounts are the verified root: written down when it is attached, compared right before the switch to it.
+"""List the mounts of the verified root for the last look, and explain a difference.
 
-The comparison itself is dracut/52bootseal/last-look, a shell script, because starting an interpreter again would cost each
-boot more than the check. This file writes what the script reads, and names the difference that the script found.
+Right before the switch, the shell script dracut/52bootseal/last-look compares the list with the mounts. It is a shell script
+because starting a second interpreter would cost each boot more than the check.
 """
 
 import os
 from contextlib import suppress
 
+from .. import paths
 from ..linux import mountapi
 
-PATH = "/run/bootseal/attached"
+PATH = paths.RUN + "/attached"
 SYSROOT = "/sysroot"
-# Wherever mount.py mounts something in the root; a place without a mount of its own does not count.
+# Where mount.py may mount something in the root. Places without a mount of their own are not listed.
 _PLACES = ("etc", "var", "boot", "sysroot")
 _NONE = "-"
 
 
 def serialize(tree_fd: int) -> bytes:
-    """The mounts of a detached root: a line by unique identities ("-" on kernels without them), and one by numbers.
+    """List the mounts of a detached root in two lines: by unique identity, and by number. Raises OSError.
 
-    Each line is the count of the mounts and then ";IDENTITY TARGET" for each, with ";" at the end. Raises OSError.
+    A line is the count of the mounts, then ";IDENTITY TARGET" for each, then ";". The first line is "-" on kernels without
+    unique identities.
     """
     top = mountapi.identity(tree_fd, "")
     mounts = {SYSROOT: top}
@@ -31,23 +33,23 @@ def serialize(tree_fd: int) -> bytes:
                 mounts[f"{SYSROOT}/{name}"] = identity
     unique = {target: identity.unique for target, identity in mounts.items()}
     numbers = {target: identity.number for target, identity in mounts.items()}
-    return f"{_NONE if None in unique.values() else _line(unique)}\n{_line(numbers)}\n".encode()
+    return f"{_NONE if None in unique.values() else _format(unique)}\n{_format(numbers)}\n".encode()
 
 
 def write(content: bytes) -> None:
-    """Raises OSError. Without this file nothing is switched to."""
+    """Write the list. Raises OSError. Without this file the system does not switch root."""
     with open(PATH, "wb") as file:
         file.write(content)
 
 
 def remove() -> None:
-    """Raises OSError, but not where there is nothing to remove."""
+    """Remove the list if it exists. Raises OSError."""
     with suppress(FileNotFoundError):
         os.unlink(PATH)
 
 
 def difference() -> str:
-    """What is mounted at or below /sysroot and was not attached, and the other way round. Raises OSError, ValueError."""
+    """Describe mounts that were added or removed at and below /sysroot. Raises OSError, ValueError."""
     with open(PATH, encoding="ascii") as file:
         unique, numbers = (line.split(";")[1:-1] for line in file.read().splitlines())
     present = [m for m in mountapi.mounts() if f"{m.target}/".startswith(f"{SYSROOT}/")]
@@ -62,7 +64,7 @@ def _name(mount: mountapi.MountInfo) -> str:
 
 
 def _is_same(mount: mountapi.MountInfo, unique: list[str]) -> bool:
-    """By the unique identity, where the kernel tells it and nothing covers the mount."""
+    """Compare unique identities. Returns True without them, or if another mount covers this one."""
     try:
         identity = mountapi.identity(mountapi.AT_FDCWD, mount.target)
     except OSError:
@@ -70,5 +72,5 @@ def _is_same(mount: mountapi.MountInfo, unique: list[str]) -> bool:
     return not unique or identity.number != mount.id or f"{identity.unique} {mount.target}" in unique
 
 
-def _line(identities: dict[str, int] | dict[str, int | None]) -> str:
+def _format(identities: dict[str, int] | dict[str, int | None]) -> str:
     return ";".join([str(len(identities)), *(f"{identity} {target}" for target, identity in identities.items()), ""])

@@ -1,59 +1,59 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stage 7: Enrolled -> Mounted, and then to /sysroot. Takes nothing that has not been verified, pinned and enrolled.
+"""Mount the root of an Enrolled image and attach it at /sysroot.
 
-Everything is put together in a mount namespace of our own: whatever ends this process before attach() takes all of it away,
-and nobody else ever sees half a root. The finished tree goes *beneath* the physical root's mount, which is then taken off:
-/sysroot is the one or the other at any time, and in the end the physical root is only at /sysroot/sysroot. Below the verified
-root lies the empty directory: that is what an unmount shows.
+The root is built in a private mount namespace: if this process ends before attach(), the kernel removes everything, and no
+other process ever sees an incomplete root. attach() moves the finished tree *beneath* the mount of the physical root and then
+unmounts the latter. So /sysroot shows either root at any time, and the physical root remains at /sysroot/sysroot only. An
+unmount of the verified root uncovers an empty directory.
 """
 
 import errno
 import os
 from contextlib import suppress
 
-from .. import verdicts
+from .. import paths, verdicts
 from ..errors import LEADS_NOWHERE, Refusal, failed
 from ..linux import files, mountapi, syscall
 from ..values import Deployment, Enrolled, Mounted, Request, RootConfig
 from . import exits, initcheck, lastlook, ostreebooted, release
 
 SYSROOT = lastlook.SYSROOT
-_STAGE = "/run/bootseal/stage"
+_STAGE = paths.RUN + "/stage"
 _OSTREE_RUN = "/run/ostree"
-_SOURCE_PREFIX = "composefs:"
+SOURCE_PREFIX = "composefs:"  # of the overlay's source, before the digest
 _MANAGER = "1"  # PID of the service manager
 _INSIDE = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_SYMLINKS
 _FSTAB_SIZE = 1 << 16  # bytes
 _READ_ONLY = mountapi.MOUNT_ATTR_RDONLY
-# What the kernel's log of a mount says beside EINVAL: overlay has no verity= before Linux 6.6.
+# The kernel logs this with EINVAL. Overlays have no verity= before Linux 6.6.
 _UNKNOWN_OPTION = "Unknown parameter"
 
 
 def private_namespace() -> int:
-    """Leaves the mount namespace that all others share; returns a descriptor of it. Raises Refusal."""
+    """Move to a private mount namespace; return a descriptor of the shared one. Raises Refusal."""
     try:
         fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         syscall.unshare(mountapi.CLONE_NEWNS)
         syscall.mount(None, "/", None, mountapi.MS_REC | mountapi.MS_PRIVATE)
     except OSError as error:
-        raise failed(error, verdicts.MOUNT_FAILED, "cannot make a mount namespace", "/") from error
+        raise failed(error, verdicts.MOUNT_FAILED, "cannot create a mount namespace", "/") from error
     return fd
 
 
 def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, request: Request) -> Mounted:
-    """The whole root, detached. Raises Refusal: `unsupported`, `mount-failed`, `io-error`."""
+    """Build the whole root, detached. Raises Refusal: `unsupported`, `mount-failed`, `io-error`."""
     pinned = enrolled.pinned
-    with _Step("cannot make a directory for the image", _STAGE):
+    with _Step("cannot create a directory for the image", _STAGE):
         os.makedirs(_STAGE, mode=0o700, exist_ok=True)
     _attach_image(pinned.fd, pinned.path)
-    root = _overlay(enrolled, deployment, config)
-    options = _checked_options(root, pinned.path)
+    root = _mount_overlay(enrolled, deployment, config)
+    options = _read_options(root, pinned.path)
     initcheck.check(root, request.init, pinned.path)
-    named = release.read(root)
+    image_release = release.read(root)
     with _Step("cannot look for links that lead out of the image", pinned.path):
         ways_out = exits.find(root, transient_etc=config.etc_transient)
     etc = _mount_etc(root, deployment, config)
-    if not _has_its_own(root, "/var"):
+    if not _fstab_mounts(root, "/var"):
         _bind(root, "var", deployment.var_fd, clear=_READ_ONLY)
     boot = _mount_boot(root, deployment)
     _bind(root, "sysroot", deployment.sysroot_fd, set_=_READ_ONLY if config.sysroot_readonly else 0)
@@ -67,24 +67,24 @@ def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, reques
         identities=identities,
         ostree_booted=ostreebooted.serialize(deployment, config, etc),
         not_covered=(*not_covered, "/var", *(["/boot"] if boot else []), *ways_out),
-        release=named,
+        release=image_release,
     )
 
 
 def attach(mounted: Mounted, namespace_fd: int) -> None:
-    """Makes the tree the one at /sysroot, for everybody. Raises Refusal; /sysroot is then as it was."""
-    with _Step("cannot go back to the mount namespace of the initrd", SYSROOT):
+    """Attach the tree at /sysroot in the shared namespace. If it raises Refusal, /sysroot is unchanged."""
+    with _Step("cannot return to the mount namespace of the initrd", SYSROOT):
         syscall.setns(namespace_fd, mountapi.CLONE_NEWNS)
-    with _Step("cannot write what ostree reads", ostreebooted.PATH):
+    with _Step("cannot write the file that marks a boot of ostree", ostreebooted.PATH):
         ostreebooted.write(mounted.ostree_booted)
-    with _Step("cannot write which mounts are attached", lastlook.PATH):
+    with _Step("cannot write the list of attached mounts", lastlook.PATH):
         lastlook.write(mounted.identities)
     try:
         with _Step("cannot attach the verified root", SYSROOT):
             _swap(mounted.tree_fd)
             if not attached_digest(_MANAGER):
-                # A setting for this unit that makes a mount namespace: the switch would be to what nobody verified.
-                what = "the service manager does not see the root that was mounted, for the unit has mounts of its own"
+                # A drop-in gave this unit a mount namespace. PID 1 would switch to the unverified root.
+                what = "PID 1 cannot see the mounted root: the unit runs in its own mount namespace"
                 raise Refusal(verdicts.MOUNT_FAILED, what, SYSROOT)
     except Refusal:
         with suppress(OSError):
@@ -94,14 +94,14 @@ def attach(mounted: Mounted, namespace_fd: int) -> None:
 
 
 def attached_digest(process: str = "self") -> str | None:
-    """The composefs digest of the root that a process has at /sysroot now, in hex; None if it is none of ours."""
+    """Return the digest of the root that a process sees at /sysroot, or None if it is not one of ours."""
     stack = _stack(process)
-    return stack[-1].source.removeprefix(_SOURCE_PREFIX) if stack and _is_ours(stack[-1]) else None
+    return stack[-1].source.removeprefix(SOURCE_PREFIX) if stack and _is_ours(stack[-1]) else None
 
 
 def detach() -> None:
-    """Undoes attach() after a kill, wherever that came: the physical root is at /sysroot again. Raises OSError."""
-    ostreebooted.remove()  # written before anything of ours is at /sysroot
+    """Undo attach(), even a killed one: put the physical root back at /sysroot. Raises OSError."""
+    ostreebooted.remove()  # attach() writes it first
     lastlook.remove()
     stack, kept = _stack(), _stack(at=_STAGE)
     if any(_is_ours(m) for m in stack) or (kept and not stack):
@@ -113,7 +113,7 @@ def detach() -> None:
 
 def _put_back(stack: list[mountapi.MountInfo], kept: list[mountapi.MountInfo]) -> None:
     within = SYSROOT + "/sysroot" if stack and _is_ours(stack[-1]) else SYSROOT
-    physical = _copy_of_mount(_STAGE if kept else within)
+    physical = _clone_mount(_STAGE if kept else within)
     for _ in stack:
         syscall.umount(SYSROOT, mountapi.MNT_DETACH)
     mountapi.attach(physical, mountapi.AT_FDCWD, SYSROOT)
@@ -121,7 +121,7 @@ def _put_back(stack: list[mountapi.MountInfo], kept: list[mountapi.MountInfo]) -
 
 
 def _remove_stage() -> None:
-    """What is mounted there is in another namespace, and goes with it."""
+    """Remove the stage directory. What is mounted on it ends with the private namespace."""
     with suppress(OSError):
         os.rmdir(_STAGE)
 
@@ -138,11 +138,12 @@ def _swap(tree: int) -> None:
 
 
 def _swap_in_turn(tree: int) -> None:
-    """Older kernels mount nothing beneath a child of the namespace's root. On top, the tree would cover the unverified root.
+    """Swap the roots on kernels that cannot mount beneath a child of the namespace's root.
 
-    So the physical root is taken off first. Until the tree is attached a second mount keeps it, for detach().
+    The tree must not cover the unverified root, so that is unmounted first. Until the tree is attached, a second mount keeps
+    the physical root, because detach() may need it.
     """
-    physical = _copy_of_mount(SYSROOT)
+    physical = _clone_mount(SYSROOT)
     mountapi.attach(physical, mountapi.AT_FDCWD, _STAGE)
     os.close(physical)
     syscall.umount(SYSROOT, mountapi.MNT_DETACH)
@@ -150,8 +151,8 @@ def _swap_in_turn(tree: int) -> None:
     syscall.umount(_STAGE, mountapi.MNT_DETACH)
 
 
-def _copy_of_mount(path: str) -> int:
-    """A detached copy of the topmost mount at a path."""
+def _clone_mount(path: str) -> int:
+    """Clone the topmost mount at a path, detached."""
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return mountapi.clone(fd)
@@ -160,7 +161,7 @@ def _copy_of_mount(path: str) -> int:
 
 
 def _stack(process: str = "self", *, at: str = SYSROOT) -> list[mountapi.MountInfo]:
-    """The mounts at a place, the topmost last. Their order in mountinfo tells nothing; who is whose parent does."""
+    """List the mounts at a place, the topmost last, by parent: mountinfo is in no useful order."""
     by_parent = {m.parent: m for m in mountapi.mounts(process) if m.target == at}
     lowest = [m for parent, m in by_parent.items() if parent not in {other.id for other in by_parent.values()}]
     stack = lowest[:1]
@@ -170,11 +171,11 @@ def _stack(process: str = "self", *, at: str = SYSROOT) -> list[mountapi.MountIn
 
 
 def _is_ours(info: mountapi.MountInfo) -> bool:
-    return info.fstype == "overlay" and info.source.startswith(_SOURCE_PREFIX)
+    return info.fstype == "overlay" and info.source.startswith(SOURCE_PREFIX)
 
 
 class _Step:
-    """Turns the OSError of one step into a Refusal: `mount-failed`, or `unsupported` where the kernel has no such thing."""
+    """Turns the OSError of a step into a Refusal: `mount-failed`, or `unsupported` by the kernel."""
 
     def __init__(self, what: str, path: str) -> None:
         self._what, self._path = what, path
@@ -185,47 +186,50 @@ class _Step:
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if not isinstance(error, OSError):
             return
-        said = f" ({error.filename})" if error.filename else ""
-        lacking = error.errno in (errno.ENOSYS, errno.ENODEV) or _UNKNOWN_OPTION in said
-        verdict = verdicts.UNSUPPORTED if lacking else verdicts.MOUNT_FAILED
-        raise failed(error, verdict, self._what + said, self._path) from error
+        log = f" ({error.filename})" if error.filename else ""
+        unsupported = error.errno in (errno.ENOSYS, errno.ENODEV) or _UNKNOWN_OPTION in log
+        verdict = verdicts.UNSUPPORTED if unsupported else verdicts.MOUNT_FAILED
+        raise failed(error, verdict, self._what + log, self._path) from error
 
 
 def _attach_image(fd: int, path: str) -> None:
-    """EROFS from the very descriptor that was measured, attached where only this namespace sees it."""
+    """Mount EROFS from the very descriptor that was measured, and attach it in the private namespace.
+
+    Older kernels require EROFS to be attached before an overlay uses it.
+    """
     with _Step("cannot mount the image as EROFS", path):
         try:
-            image = _erofs(f"/proc/self/fd/{fd}")
+            image = _mount_erofs(f"/proc/self/fd/{fd}")
         except OSError as error:
             if error.errno != errno.ENOTBLK:
                 raise
-            image = _erofs_on_loop(fd)  # EROFS without file-backed mounts: before Linux 6.12, or not built in
+            image = _mount_on_loop(fd)  # EROFS mounts files since Linux 6.12, if so configured
         mountapi.attach(image, mountapi.AT_FDCWD, _STAGE)
         os.close(image)
 
 
-def _erofs(source: str) -> int:
+def _mount_erofs(source: str) -> int:
     return mountapi.new_filesystem("erofs", [("source", source), ("ro", None)], _READ_ONLY)
 
 
-def _erofs_on_loop(fd: int) -> int:
-    from ..linux import loop  # few kernels need it
+def _mount_on_loop(fd: int) -> int:
+    from ..linux import loop  # imported late because few kernels need it
 
     try:
         device, path = loop.attach(fd)
-    except FileNotFoundError as error:  # no /dev/loop-control: the kernel has no loop devices either
+    except FileNotFoundError as error:  # without /dev/loop-control the kernel lacks loop devices
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), error.filename) from error
     try:
-        return _erofs(path)
+        return _mount_erofs(path)
     finally:
         os.close(device)
 
 
-def _overlay(enrolled: Enrolled, deployment: Deployment, config: RootConfig) -> int:
-    """The root itself: the image over the objects, each object checked against its digest in the image when opened."""
+def _mount_overlay(enrolled: Enrolled, deployment: Deployment, config: RootConfig) -> int:
+    """Mount the image over the objects. With verity=require the kernel checks each object that is opened."""
     verified = enrolled.pinned.verified
     options: list[tuple[str, str | None]] = [
-        ("source", _SOURCE_PREFIX + verified.digest.value.hex()),
+        ("source", SOURCE_PREFIX + verified.digest.value.hex()),
         ("metacopy", "on"),
         ("redirect_dir", "on"),
         ("verity", "require"),
@@ -235,15 +239,15 @@ def _overlay(enrolled: Enrolled, deployment: Deployment, config: RootConfig) -> 
     path = enrolled.pinned.path
     with _Step("cannot mount the root as overlay with verity=require", path):
         if config.root_transient:
-            options += _upper(f"{_OSTREE_RUN}/.private/root")
+            options += _make_upper(f"{_OSTREE_RUN}/.private/root")
         attributes = _READ_ONLY if config.root_readonly else 0
         root = mountapi.new_filesystem("overlay", options, attributes)
         mountapi.attach(root, mountapi.AT_FDCWD, _STAGE)
         return root
 
 
-def _upper(directory: str) -> list[tuple[str, str | None]]:
-    """Upper and work directory on the tmpfs at /run; the private directory is closed to all without capabilities."""
+def _make_upper(directory: str) -> list[tuple[str, str | None]]:
+    """Create upper and work directory on the tmpfs at /run. Unprivileged users cannot enter .private."""
     if "/.private/" in directory:
         os.makedirs(os.path.dirname(directory), mode=0, exist_ok=True)
     for name, mode in (("upper", 0o755), ("work", 0o700)):
@@ -252,8 +256,8 @@ def _upper(directory: str) -> list[tuple[str, str | None]]:
     return [("upperdir", f"{directory}/upper"), ("workdir", f"{directory}/work")]
 
 
-def _checked_options(root: int, path: str) -> str:
-    """What the kernel says the overlay does: a kernel that dropped an option must not go unnoticed."""
+def _read_options(root: int, path: str) -> str:
+    """Read the options of the overlay back. Raises Refusal if the kernel dropped verity=require."""
     options = mountapi.mount_of(root).super_options
     if "verity=require" not in options.split(","):
         what = f"the kernel mounted the overlay without verity=require ({options})"
@@ -262,7 +266,7 @@ def _checked_options(root: int, path: str) -> str:
 
 
 def _mount_etc(root: int, deployment: Deployment, config: RootConfig) -> str:
-    """/etc: the deployment's own, writable, or a transient overlay over usr/etc. Returns the directory of the latter."""
+    """Mount the deployment's /etc, or a transient overlay over usr/etc, whose directory is returned."""
     if not config.etc_transient:
         _bind(root, "etc", deployment.etc_fd, clear=_READ_ONLY)
         return ""
@@ -271,18 +275,18 @@ def _mount_etc(root: int, deployment: Deployment, config: RootConfig) -> str:
         directory = f"{_OSTREE_RUN}/transient-etc.{os.urandom(6).hex()}"
         os.mkdir(directory, 0o700)
         lower = files.open_directory(root, "usr/etc")
-        options = [("source", "overlay"), ("lowerdir", f"/proc/self/fd/{lower}"), *_upper(directory)]
+        options = [("source", "overlay"), ("lowerdir", f"/proc/self/fd/{lower}"), *_make_upper(directory)]
         _attach_inside(root, "etc", mountapi.new_filesystem("overlay", options, 0))
         return directory
 
 
-def _has_its_own(root: int, place: str) -> bool:
-    """Whether the fstab that the booted system will read has a line for it: systemd mounts nothing onto a mount.
+def _fstab_mounts(root: int, place: str) -> bool:
+    """Tell whether the booted system's fstab mounts a place. systemd would not mount over a mount of ours.
 
-    Who writes this fstab writes to the place as well: what it says makes nothing less trustworthy.
+    Anyone who can write this fstab can also write to /var, so reading it grants nothing new.
     """
     try:
-        # Not confined to one mount: /etc is another one by now.
+        # Without RESOLVE_NO_XDEV, because /etc is a mount by now.
         etc = files.open_directory(root, "etc", _INSIDE)
         fstab = files.open_regular(etc, "fstab")
         text = files.read_bounded(fstab, _FSTAB_SIZE) or b""
@@ -299,7 +303,7 @@ def _has_its_own(root: int, place: str) -> bool:
 
 
 def _mount_boot(root: int, deployment: Deployment) -> bool:
-    """/boot, where it is a directory of the physical root (ostree's own test: boot/loader is a link)."""
+    """Mount /boot if it is on the physical root. As for ostree, the sign is that boot/loader is a link."""
     try:
         boot = files.open_directory(deployment.sysroot_fd, "boot")
         os.readlink("loader", dir_fd=boot)

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stage 7: /run/ostree-booted, by which ostree knows the booted deployment: a GVariant of type a{sv}.
+"""/run/ostree-booted, by which ostree knows the booted deployment: a GVariant of type a{sv}.
 
-Keys as in ostree's src/libotcore/otcore.h; the format as in the GVariant specification, for this one type.
+Its keys are those of ostree's src/libotcore/otcore.h.
 """
 
 import os
 import struct
 from contextlib import suppress
 
+from ..formats import gvariant
 from ..linux import blockdev
 from ..values import Deployment, RootConfig
 
@@ -18,10 +19,10 @@ _VOLATILE_ROOT = "/run/systemd/volatile-root"
 
 
 def serialize(deployment: Deployment, config: RootConfig, transient_etc: str) -> bytes:
-    """The file's content; `transient_etc` is the directory of a transient /etc, or empty."""
-    found = os.fstat(deployment.fd)
+    """Return the file's content. `transient_etc` is the directory of a transient /etc, or empty."""
+    status = os.fstat(deployment.fd)
     values: dict[str, tuple[str, bytes]] = {
-        "backing-root-device-inode": ("(tt)", struct.pack("=QQ", found.st_dev, found.st_ino)),
+        "backing-root-device-inode": ("(tt)", struct.pack("=QQ", status.st_dev, status.st_ino)),
         "root.transient": ("b", bytes([config.root_transient])),
         "root.transient-ro": ("b", bytes([config.root_transient and config.root_readonly])),
         "composefs": ("b", b"\1"),
@@ -30,11 +31,11 @@ def serialize(deployment: Deployment, config: RootConfig, transient_etc: str) ->
     }
     if transient_etc:
         values["transient-etc"] = ("s", transient_etc.encode() + b"\0")
-    return vardict(values)
+    return gvariant.write_vardict(values)
 
 
 def write(content: bytes) -> None:
-    """Atomically, for nobody else writes it; and a link by which systemd finds the disk behind an overlay root."""
+    """Write the file atomically, and a link by which systemd finds the root's disk. Raises OSError."""
     with open(_TEMPORARY, "wb") as file:
         file.write(content)
     os.replace(_TEMPORARY, PATH)
@@ -43,7 +44,10 @@ def write(content: bytes) -> None:
 
 
 def _link_device() -> None:
-    """As ostree does: systemd-gpt-auto-generator(8) then finds the ESP, but also swap, /home, /srv on the same disk."""
+    """Link the disk as ostree does.
+
+    systemd-gpt-auto-generator(8) then finds the ESP, but also swap, /home and /srv on the same disk.
+    """
     fd = os.open(_SYSROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         device = blockdev.number(fd)
@@ -53,32 +57,7 @@ def _link_device() -> None:
 
 
 def remove() -> None:
-    """Takes all of that away, whether or not it was finished, or begun. Raises OSError."""
+    """Remove what write() made, or a part of it. Raises OSError."""
     for path in (_TEMPORARY, PATH, _VOLATILE_ROOT):
         with suppress(FileNotFoundError):
             os.unlink(path)
-
-
-def vardict(values: dict[str, tuple[str, bytes]]) -> bytes:
-    """{key: (type, serialized value)} as a{sv}. Entries start at multiples of 8; their ends stand behind all of them."""
-    body, ends = b"", []
-    for key, (kind, value) in values.items():
-        body = _padded(body) + _entry(key, kind, value)
-        ends.append(len(body))
-    return body + _offsets(ends, len(body))
-
-
-def _entry(key: str, kind: str, value: bytes) -> bytes:
-    name = key.encode() + b"\0"
-    body = _padded(name) + value + b"\0" + kind.encode()
-    return body + _offsets([len(name)], len(body))
-
-
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 8)
-
-
-def _offsets(offsets: list[int], size: int) -> bytes:
-    """Framing offsets are as wide as the whole container, with them, needs."""
-    width = next(w for w in (1, 2, 4, 8) if size + w * len(offsets) < 1 << (8 * w))
-    return b"".join(offset.to_bytes(width, "little") for offset in offsets)

@@ -22,7 +22,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
+from bootseal import verdicts
+from bootseal.errors import Refusal
 from bootseal.host import cli
+from bootseal.stages import keyring, verify
+from bootseal.values import BootKeyring, Unverified
 
 TREE = Path(__file__).resolve().parents[3]
 VECTORS = TREE / "tests" / "vectors"
@@ -33,8 +37,6 @@ _USAGES = (
 )  # fmt: skip
 HANG = 900  # seconds: no program takes so long on any machine
 KEYS = ("rsa2048", "rsa3072", "rsa4096", "p256", "p384", "p521")
-
-
 _MAKERS: dict[str, Callable[[], PrivateKey]] = {
     "rsa1024": lambda: rsa.generate_private_key(65537, 1024),
     "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
@@ -120,3 +122,14 @@ def beside(path: Path) -> tuple[bytes, bytes]:
 def files_of(path: Path) -> set[str]:
     """Names of an image's files, temporary ones included."""
     return {entry.name for entry in path.parent.iterdir() if path.name in entry.name}
+
+
+def verdict(path: Path, by: str | Path) -> str:
+    """What the boot says of the pair beside an image."""
+    value, signature = beside(path)
+    ring = BootKeyring(tuple(keyring.load_file(str(certificate(by) if isinstance(by, str) else by))), ())
+    try:
+        verify.verify(Unverified(value, stands_in=False, signature=signature, image_path=str(path)), ring)
+    except Refusal as refusal:
+        return refusal.verdict.name
+    return verdicts.VERIFIED.name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What other dracut modules leave in an initrd; tests/unit/test_dracut.py compares the list with the build's."""
+"""What other dracut modules leave in an initrd; tests/project/test_dracut.py compares the list with the build's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import re
 import pytest
 
 from bootseal.host.initrd import archive, bypasses
-from bootseal.host.initrd.archive import Contents
-from vm.harness import cpio
+from bootseal.host.initrd.contents import Contents
+
+from .initrds import Content, Symlink, cpio_archive
 
 
-def _initrd(**files: cpio.Content) -> Contents:
-    tree = archive.unpack(memoryview(cpio.archive({"usr/lib/os-release": b"", **files})))
+def _initrd(**files: Content) -> Contents:
+    tree = archive.unpack(memoryview(cpio_archive({"usr/lib/os-release": b"", **files})))
     return tree.contents((), bypasses.NAMES)
 
 
@@ -39,11 +40,11 @@ def test_found(path: str, module: str) -> None:
 
 
 def test_found_behind_links() -> None:
-    hooks: dict[str, cpio.Content] = {
+    hooks: dict[str, Content] = {
         "var/lib/dracut/hooks/pre-pivot/61-evm-enable.sh": b"",
-        "usr/lib/dracut/hooks": cpio.Symlink("/var/lib/dracut/hooks"),
+        "usr/lib/dracut/hooks": Symlink("/var/lib/dracut/hooks"),
     }
-    found = list(bypasses.found(_initrd(**hooks, lib=cpio.Symlink("usr/lib"))))
+    found = list(bypasses.found(_initrd(**hooks, lib=Symlink("usr/lib"))))
     assert found[0] == ("integrity", "var/lib/dracut/hooks/pre-pivot/*-evm-enable.sh")
     assert {module for module, _ in found} == {"integrity"}
 

@@ -4,25 +4,21 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bootseal import report
-from bootseal.host import cli, continuity, dryrun
-from bootseal.host import deployments as sysroots
-from bootseal.host.commands import gate, verify
-from bootseal.host.initrd import firmware
+from bootseal.host import checker, cli, continuity, deployments, dryrun, gateunits
+from bootseal.host.initrd import ukisignature
 from bootseal.host.output import Failure
+from bootseal.record import parse
 from bootseal.stages import keyring
-from vm.harness import cpio
 
+from .initrds import cpio_archive
 from .program import certificate
-from .test_sysroot import A, B, Root, _boot, _gate, _initrd, _stage, root
-
-__all__ = ["root"]
+from .roots import A, B, Root, make_initrd, run_gate, set_booted, stage
 
 KEYS = [{"subject": f"CN={name}", "sha256": name * 64} for name in "abc"]
 OTHER = {"etc/bootseal/keys.d/a.pem": certificate("p384").read_bytes()}
@@ -43,19 +39,19 @@ def test_a_renewed_certificate_is_another_one() -> None:
 
 
 def test_lines() -> None:
-    assert continuity.lines({}) == []
-    assert continuity.lines({"key_changes": continuity.compare(KEYS, KEYS, "record")}) == []
+    assert continuity.describe({}) == []
+    assert continuity.describe({"key_changes": continuity.compare(KEYS, KEYS, "record")}) == []
     changes = continuity.compare(KEYS[:1], KEYS[1:2], "record")
-    assert continuity.lines({"key_changes": changes}) == [
+    assert continuity.describe({"key_changes": changes}) == [
         ("key added", f"CN=b, SHA-256 {'b' * 16}"),
         ("key removed", f"CN=a, SHA-256 {'a' * 16}"),
     ]
-    assert "may have changed" in continuity.lines({"key_changes": changes | {"against": "initrd"}})[0][1]
+    assert "may have changed" in continuity.describe({"key_changes": changes | {"against": "initrd"}})[0][1]
 
 
 def test_not_too_many_lines() -> None:
     many = [{"subject": "CN=" + "x" * 70_000, "sha256": f"{number:064}"} for number in range(100)]
-    lines = continuity.lines({"key_changes": continuity.compare([], many, "record")})
+    lines = continuity.describe({"key_changes": continuity.compare([], many, "record")})
     assert len(lines) == 9
     assert lines[-1] == ("key added", "and 92 more")
     assert max(len(text) for _, text in lines) < 300
@@ -70,13 +66,13 @@ RECORDS: dict[str, tuple[dict[str, Any], Any]] = {
     "no-keyring": (GOOD | {"keyring": 1}, None),
     "no-list": (GOOD | {"keyring": {"trusted": {}}}, None),
     "no-object": (GOOD | {"keyring": {"trusted": [1]}}, None),
-    "no-text": (GOOD | {"keyring": {"trusted": [{"subject": 1, "sha256": "a"}]}}, None),
+    "no-text": (GOOD | {"keyring": {"trusted": [{"subject": "a", "sha256": 1}]}}, None),
 }
 
 
 @pytest.mark.parametrize(("record", "expected"), RECORDS.values(), ids=RECORDS)
 def test_what_the_record_says(record: dict[str, Any], expected: Any) -> None:
-    assert continuity.recorded(record) == expected
+    assert continuity.read_verified_keys(parse(record)) == expected
 
 
 class World:
@@ -86,13 +82,13 @@ class World:
         self.root, self.patch = root, monkeypatch
         self.record = root.top.parent / "boot.json"
         monkeypatch.setattr(report, "PATH", str(self.record))
-        _boot(root, root.add(A, 1, initrd="/initrd.img"))
-        root.set_initrd(_initrd())
+        set_booted(root, root.add(A, 1, initrd="/initrd.img"))
+        root.set_initrd(make_initrd())
         self.path = root.top / root.add(B, etc=False) / "usr/lib/modules/6.12/initramfs.img"
-        self.path.write_bytes(_initrd(**OTHER))
-        _stage(root, B)
-        _boot(root, f"ostree/deploy/os/deploy/{A}.0")
-        monkeypatch.setattr(firmware, "look", lambda _: None)
+        self.path.write_bytes(make_initrd(**OTHER))
+        stage(root, B)
+        set_booted(root, f"ostree/deploy/os/deploy/{A}.0")
+        monkeypatch.setattr(ukisignature, "look", lambda _: None)
 
     def remember(self, *names: str) -> None:
         keys = [{"subject": f"CN=test {name}", "sha256": self.sha256(name)} for name in names]
@@ -103,9 +99,9 @@ class World:
         return keyring.load_file(str(certificate(name)))[0].sha256
 
     def verify(self, *options: str) -> dict[str, Any]:
-        checker = verify.Checker(str(self.root.top), Namespace(initrd=None, keys=None, system_keys=False))
-        found = sysroots.choose(str(self.root.top), options[0] if options else None)
-        return checker.check(found)
+        judging = checker.Checker(str(self.root.top), checker.KeySource())
+        deployed = deployments.choose(str(self.root.top), options[0] if options else None)
+        return judging.check(deployed)
 
 
 @pytest.fixture
@@ -129,19 +125,19 @@ def test_against_the_booted_deployments_initrd(world: World) -> None:
 
 
 def test_not_known(world: World) -> None:
-    world.root.set_initrd(cpio.archive({"etc/x": b""}))
+    world.root.set_initrd(cpio_archive({"etc/x": b""}))
     assert "key_changes" not in world.verify()
 
 
 def test_not_where_nothing_is_trusted(world: World) -> None:
     world.remember("p256")
-    world.path.write_bytes(_initrd(**{"etc/bootseal/keys.d/a.pem": b""}))
+    world.path.write_bytes(make_initrd(**{"etc/bootseal/keys.d/a.pem": b""}))
     assert "key_changes" not in world.verify()
 
 
 def test_not_for_another_root(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.remember("p256")
-    monkeypatch.setattr(sysroots, "default_sysroot", lambda: "/elsewhere")
+    monkeypatch.setattr(deployments, "default_sysroot", lambda: "/elsewhere")
     assert "key_changes" not in world.verify(B)
 
 
@@ -166,8 +162,8 @@ SEALED = {"verdict": "verified", "exit_status": 0, "image": {"algorithm": "sha25
 
 def _judged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fs-verity, which this machine need not have, is all that the staged deployment lacks."""
-    monkeypatch.setattr(verify, "judge", lambda *a: dryrun.judge(*a) | SEALED)
-    monkeypatch.setattr(verify.Checker, "_objects", lambda *_: [])
+    monkeypatch.setattr(checker, "judge", lambda *a: dryrun.judge(*a) | SEALED)
+    monkeypatch.setattr(checker.Checker, "_check_objects", lambda *_: [])
 
 
 def test_the_gate_warns_and_lets_pass(
@@ -175,7 +171,7 @@ def test_the_gate_warns_and_lets_pass(
 ) -> None:
     world.remember("p256")
     _judged(world, monkeypatch)
-    assert _gate(monkeypatch, "enabled") == 0
+    assert run_gate(monkeypatch, "enabled") == 0
     errors = capsys.readouterr().err
     assert f"bootseal: warning: key added in the initrd of os/{B[:12]}.0: CN=test p384, SHA-256 " in errors
     assert f"bootseal: warning: key removed in the initrd of os/{B[:12]}.0: CN=test p256, SHA-256 " in errors
@@ -191,14 +187,16 @@ def test_the_gate_holds_what_the_firmware_would_not_start(
     """And lets everything pass of which that is not known."""
     world.remember("p384")
     _judged(world, monkeypatch)
-    monkeypatch.setattr(firmware, "look", lambda file: firmware.Signature(state, f"why: {Path(file.path).name}"))
+    monkeypatch.setattr(ukisignature, "look", lambda file: ukisignature.Signature(state, f"why: {Path(file.path).name}"))
     if state == "untrusted":
-        with pytest.raises(Failure, match=r"the firmware would not start its kernel image: why: initramfs\.img") as caught:
-            _gate(monkeypatch, "enabled")
+        with pytest.raises(
+            Failure, match=r"firmware would not start the staged deployment's kernel image: why: initramfs\.img"
+        ) as caught:
+            run_gate(monkeypatch, "enabled")
         assert caught.value.status == 77
-        assert gate.SWITCH in caught.value.hint
+        assert gateunits.SWITCH in caught.value.hint
         return
-    assert _gate(monkeypatch, "enabled") == 0
+    assert run_gate(monkeypatch, "enabled") == 0
     errors = capsys.readouterr().err
     assert ("missing: not known whether the firmware would start" in errors) is (state == "unknown")
     assert "warning" not in errors
@@ -210,7 +208,7 @@ def test_verify_says_it_and_keeps_the_verdict(
 ) -> None:
     world.remember("p384")
     _judged(world, monkeypatch)
-    monkeypatch.setattr(firmware, "look", lambda _: firmware.Signature(state, "why"))
+    monkeypatch.setattr(ukisignature, "look", lambda _: ukisignature.Signature(state, "why"))
     assert cli.main(["verify", f"--sysroot={world.root.top}"]) == 0
     said = capsys.readouterr()
     assert f"{state}: why" in said.out

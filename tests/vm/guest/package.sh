@@ -49,7 +49,7 @@ newer() {
         tree=debs/newer/tree
         chroot . dpkg-deb --raw-extract "/debs/$deb" "/$tree"
         sed -i -e 's/^\(Version: .*\)$/\1+newer/' -e 's/(= \([^)]*\))/(= \1+newer)/' "$tree/DEBIAN/control"
-        for module in linux/loop host/variant; do
+        for module in linux/loop host/objects; do
             file=$tree/usr/lib/bootseal/bootseal/$module.py
             [ ! -e "$file" ] || mv "$file" "${file%.py}_newer.py"
         done
@@ -67,7 +67,7 @@ files alone
 said alone-imports python3 -ISB -c "
 import sys
 sys.path[:0] = ['/usr/lib/bootseal', '/usr/lib/python3/dist-packages']
-import bootseal.boot, bootseal.cleanup, bootseal.initrd"
+import bootseal.boot, bootseal.failure, bootseal.checkinitrd"
 said alone-tools dpkg --install /debs/tools.deb
 
 # --- both

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal sign: IMAGE.digest and IMAGE.sig. Nothing is written that the boot's own code does not accept."""
+"""bootseal sign: make IMAGE.digest and IMAGE.sig. It writes only what the boot's own code accepts."""
 
 import argparse
 import contextlib
@@ -11,21 +11,23 @@ from collections.abc import Iterator
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ... import digest
+from ... import digest, paths
 from ...digest import Digest
 from ...errors import Refusal
-from ...formats import derwrite
+from ...formats import pkcs7
 from ...linux import files
 from ...stages import verify
 from ...values import BootKeyring, Certificate, Signer, Unverified
-from .. import imagedigest, sidecars, signingkeys
+from .. import imagedigest, inside, sidecars, signingkeys
 from ..output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, USAGE, Failure, emit, note, os_failure, warning
 
 EPHEMERAL_CERTIFICATE = "ephemeral.crt"
 _HASHES = ("sha256", "sha384", "sha512")
+_MAX_VALUE = 1 << 16  # bytes of a bare signature; of RSA with 4096 bits it has 512
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
     parser.add_argument("image", metavar="IMAGE", help="composefs image; IMAGE.digest and IMAGE.sig are written beside it")
     key = parser.add_argument_group("a key in a file")
     key.add_argument("--key", metavar="FILE", help="private key, PEM or DER, RSA or ECDSA")
@@ -44,21 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, command: list[str]) -> int:
-    """Signs; `command` is what follows "--". Returns the exit status, raises Failure."""
+    """Sign, and return the exit status; `command` is what follows "--". Raises Failure."""
     _check_usage(arguments, command)
     if arguments.ephemeral:
-        return _ephemeral(arguments, command)
-    image_digest = _image_digest(arguments)
+        return _sign_ephemerally(arguments, command)
+    image_digest = _find_digest(arguments)
     to_sign = digest.of_bytes(image_digest.value, "sha256").formatted()
     if arguments.to_be_signed:
         return _write_to_be_signed(arguments.to_be_signed, to_sign)
     certificates = signingkeys.load_certificates(arguments.cert)
     if arguments.signature:
-        signature = _assembled(_raw_signature(arguments.signature), certificates, image_digest, arguments.image)
+        value = inside.read_named(arguments.signature, "the signature", _MAX_VALUE)
+        signature = _assemble(value, certificates, image_digest, arguments.image)
     else:
         key = signingkeys.load_key(arguments.key, arguments.passphrase_file)
-        certificate = signingkeys.matching(certificates, key, arguments.cert)
-        signature = _signed(key, certificate, to_sign)
+        certificate = signingkeys.choose(certificates, key, arguments.cert)
+        signature = _sign(key, certificate, to_sign)
     return _finish(arguments, image_digest, signature, certificates)
 
 
@@ -66,91 +69,101 @@ def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
     given = [name for name in ("key", "to_be_signed", "signature", "ephemeral") if getattr(arguments, name)]
     if len(given) != 1:
         raise Failure(
-            USAGE, "Failed to sign: one of --key=, --to-be-signed=, --signature= and --ephemeral= is needed", "see bootseal(8)"
+            USAGE, "Failed to sign: give one of --key=, --to-be-signed=, --signature= and --ephemeral=", "see bootseal(8)"
         )
     if given[0] in ("key", "signature") and not arguments.cert:
         raise Failure(USAGE, f"Failed to sign: --{given[0]}= needs --cert=")
     if os.path.basename(arguments.image) in ("", ".", ".."):
         raise Failure(USAGE, f"Failed to sign: {arguments.image!r} is not the name of a file")
     if arguments.digest and arguments.algorithm:
-        raise Failure(USAGE, "Failed to sign: --digest= names its algorithm; --algorithm= is too much")
+        raise Failure(USAGE, "Failed to sign: --digest= already names the algorithm; omit --algorithm=")
     if given[0] == "ephemeral" and (not command or arguments.digest or arguments.cert):
-        raise Failure(USAGE, "Failed to sign: --ephemeral=DIR takes IMAGE -- COMMAND..., and neither --cert= nor --digest=")
+        what = "--ephemeral=DIR needs IMAGE -- COMMAND..., and cannot be used with --cert= or --digest="
+        raise Failure(USAGE, f"Failed to sign: {what}")
     if given[0] != "ephemeral" and command:
-        raise Failure(USAGE, "Failed to sign: a COMMAND goes with --ephemeral= only")
+        raise Failure(USAGE, "Failed to sign: only --ephemeral= can be used with a COMMAND")
 
 
-def _image_digest(arguments: argparse.Namespace) -> Digest:
+def _find_digest(arguments: argparse.Namespace) -> Digest:
     if arguments.digest:
         return imagedigest.parse(arguments.digest)
-    hint = "COMMAND is to make it" if arguments.ephemeral else "to sign without the image, give its --digest="
+    hint = "COMMAND must make it" if arguments.ephemeral else "to sign without the image, give its --digest="
     return imagedigest.compute(arguments.image, arguments.algorithm or "sha256", hint)
 
 
-def _signed(key: signingkeys.PrivateKey, certificate: Certificate, to_sign: bytes) -> bytes:
-    return derwrite.signed_data(certificate, _scheme(certificate), signingkeys.HASH_NAME, signingkeys.sign(key, to_sign))
+def _sign(key: signingkeys.PrivateKey, certificate: Certificate, to_sign: bytes) -> bytes:
+    return _write_message(certificate, signingkeys.HASH_NAME, signingkeys.sign(key, to_sign))
+
+
+def _write_message(certificate: Certificate, hash_name: str, value: bytes) -> bytes:
+    return pkcs7.signed_data(certificate.issuer, certificate.serial, _scheme(certificate), hash_name, value)
 
 
 def _scheme(certificate: Certificate) -> str:
     return "ecdsa" if isinstance(certificate.key, ec.EllipticCurvePublicKey) else "rsa"
 
 
-def _assembled(raw: bytes, certificates: list[Certificate], image_digest: Digest, image: str) -> bytes:
-    """A PKCS#7 message around a signature made elsewhere, for the certificate and hash that it verifies with."""
+def _assemble(raw: bytes, certificates: list[Certificate], image_digest: Digest, image: str) -> bytes:
+    """Make a PKCS#7 message of a bare signature, with the certificate and hash that verify it."""
     for certificate in certificates:
         for hash_name in _HASHES:
-            for value in _values(raw, certificate):
-                message = derwrite.signed_data(certificate, _scheme(certificate), hash_name, value)
+            for value in _guess_values(raw, certificate):
+                message = _write_message(certificate, hash_name, value)
                 with contextlib.suppress(Refusal):
-                    _verified(image_digest, message, [certificate], image)
+                    _verify(image_digest, message, [certificate], image)
                     return message
     hint = "sign exactly the bytes of --to-be-signed=, with this certificate's key, SHA-256, and PKCS#1 v1.5 or ECDSA"
     raise Failure(DATA, f"Failed to assemble the signature of {image}: it does not verify", hint)
 
 
-def _values(raw: bytes, certificate: Certificate) -> Iterator[bytes]:
+def _guess_values(raw: bytes, certificate: Certificate) -> Iterator[bytes]:
+    """Yield possible forms of the signature in the message: as it is, or as the DER of two numbers."""
     yield raw
     if isinstance(certificate.key, ec.EllipticCurvePublicKey) and len(raw) == 2 * ((certificate.key.key_size + 7) // 8):
-        yield derwrite.ecdsa_value(raw)
+        yield pkcs7.ecdsa_value(raw)
 
 
-def _verified(image_digest: Digest, signature: bytes, certificates: list[Certificate], image: str) -> Signer:
-    """Verifies as at boot. Raises Refusal."""
-    candidate = Unverified(image_digest.value, stands_in=False, signature=signature, image_path=image)
-    return verify.verify(candidate, BootKeyring(tuple(certificates), ())).signer
+def _verify(image_digest: Digest, signature: bytes, certificates: list[Certificate], image: str) -> Signer:
+    """Verify as the boot does. Raises Refusal."""
+    unverified = Unverified(image_digest.value, stands_in=False, signature=signature, image_path=image)
+    return verify.verify(unverified, BootKeyring(tuple(certificates), ())).signer
 
 
 def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: bytes, certificates: list[Certificate]) -> int:
+    """Verify the signature as the boot does, and write it. Returns the exit status, raises Failure."""
     try:
-        signer = _verified(image_digest, signature, certificates, arguments.image)
+        signer = _verify(image_digest, signature, certificates, arguments.image)
     except Refusal as refusal:
-        raise Failure(
-            DATA, f"Failed to sign {arguments.image}: the signature is not what the boot accepts: {refusal.what}"
-        ) from refusal
+        what = f"Failed to sign {arguments.image}: the boot would not accept the signature: {refusal.what}"
+        raise Failure(DATA, what) from refusal
     _write(arguments.image, sidecars.Pair(image_digest.value, signature))
-    _look_at_dates(signer.certificate)
+    _check_dates(signer.certificate)
     value = {
         "version": 1,
         "image": arguments.image,
         "digest": str(image_digest),
         "algorithm": signer.algorithm,
-        "files": [arguments.image + ".digest", arguments.image + ".sig"],
+        "files": [paths.digest_of(arguments.image), paths.signature_of(arguments.image)],
     }
     emit(value, arguments.json, f"{image_digest} {arguments.image}")
     return 0
 
 
-def _look_at_dates(certificate: Certificate) -> None:
-    """The boot has no clock to go by, and ignores them; a build host has one."""
+def _check_dates(certificate: Certificate) -> None:
+    """Warn of a certificate that is not valid now.
+
+    The boot ignores dates, because it has no trusted clock.
+    """
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if not certificate.not_before <= now <= certificate.not_after:
         dates = f"{certificate.not_before} to {certificate.not_after}"
-        warning(f"the certificate of {certificate.subject_text} is for {dates}: the boot takes it all the same")
+        warning(f"the certificate of {certificate.subject_text} is valid only from {dates}: the boot does not check dates")
 
 
 def _write(image: str, content: sidecars.Pair) -> None:
     directory, name = os.path.split(image)
-    what, hint = f"Failed to write {image}.digest and {image}.sig", ""
+    """Write both files beside the image. Raises Failure."""
+    hint = ""
     try:
         fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -162,6 +175,7 @@ def _write(image: str, content: sidecars.Pair) -> None:
         finally:
             os.close(fd)
     except OSError as error:
+        what = f"Failed to write {paths.digest_of(image)} and {paths.signature_of(image)}"
         raise os_failure(CANNOT_CREATE, what, error, hint) from error
 
 
@@ -180,15 +194,11 @@ def _write_to_be_signed(path: str, content: bytes) -> int:
     return 0
 
 
-def _raw_signature(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(1 << 16)
-    except OSError as error:
-        raise os_failure(NO_INPUT, f"Failed to read the signature {path}", error) from error
+def _sign_ephemerally(arguments: argparse.Namespace, command: list[str]) -> int:
+    """Make a key, run the build, sign its image, and forget the key.
 
-
-def _ephemeral(arguments: argparse.Namespace, command: list[str]) -> int:
+    Returns the exit status, raises Failure.
+    """
     signingkeys.keep_memory_private()
     key, certificate_pem = signingkeys.make_ephemeral()
     path = os.path.join(arguments.ephemeral, EPHEMERAL_CERTIFICATE)
@@ -196,10 +206,10 @@ def _ephemeral(arguments: argparse.Namespace, command: list[str]) -> int:
     certificates = signingkeys.load_certificates(path)
     note(f"certificate of this build: {path} (sha256 {certificates[0].sha256})")
     _run(command)
-    image_digest = _image_digest(arguments)
+    image_digest = _find_digest(arguments)
     to_sign = digest.of_bytes(image_digest.value, "sha256").formatted()
-    # The certificate that was read at first, not the file: the command may have changed that.
-    signature = _signed(key, signingkeys.matching(certificates, key, path), to_sign)
+    # Not the file, because the command may have changed it.
+    signature = _sign(key, signingkeys.choose(certificates, key, path), to_sign)
     del key
     return _finish(arguments, image_digest, signature, certificates)
 
@@ -216,7 +226,7 @@ def _write_certificate(path: str, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        hint = "--ephemeral= takes a directory that is there" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
+        hint = "create the directory of --ephemeral= first" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
         raise os_failure(CANNOT_CREATE, f"Failed to write the certificate {path}", error, hint) from error
 
 
@@ -229,11 +239,18 @@ def _sync_directory(path: str) -> None:
 
 
 def _run(command: list[str]) -> None:
-    """The build. What it prints is no data of ours: it goes to stderr."""
+    """Run the build. Raises Failure.
+
+    Its output goes to stderr, because stdout is for the data of this program.
+    """
     try:
         status = subprocess.run(command, check=False, stdout=2).returncode
     except OSError as error:
         raise os_failure(NO_INPUT, f"Failed to run {command[0]}", error) from error
     if status:
         how = f"exit status {status}" if status > 0 else f"signal {-status}"
-        raise Failure(OS_ERROR, f"Failed to build with {command[0]}: {how}", "nothing was signed; the key is gone")
+        raise Failure(
+            OS_ERROR,
+            f"Failed to build with {command[0]}: {how}",
+            "fix the build, and run both again: the key of this run is gone",
+        )

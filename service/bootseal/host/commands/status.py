@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal status: what verified this boot, what it does not cover, and whether it is still so."""
+"""bootseal status: show what verified this boot, what is not covered, and what changed since."""
 
 import argparse
 import os
 import sys
 from typing import Any, NamedTuple
 
+from ... import record as records
 from ... import report, verdicts
-from ...errors import printable
-from ...report import Record
+from ...record import Enrollment, Record
 from ...stages import mount
 from ..live import blockdevices, chain, drift, systemd
 from ..live.blockdevices import Device
@@ -25,7 +25,7 @@ _UNUSED = "was this system booted with bootseal in its initrd?"
 
 
 class Picture(NamedTuple):
-    """Everything that status prints. `unknown`: one line for each thing that could not be found out."""
+    """Everything that status prints. `unknown` has a line for each question without an answer."""
 
     record: Record
     answer: Answer | None
@@ -37,7 +37,7 @@ class Picture(NamedTuple):
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:
-    """None of its own; --json is every command's."""
+    """Add nothing: every command has --json."""
 
 
 def run(arguments: argparse.Namespace, _command: list[str]) -> int:
@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
 
 
 def gather() -> Picture:
-    """Asks everybody; what gives no answer becomes a line in `unknown`."""
+    """Ask everybody. A missing answer becomes a line in `unknown`."""
     record, unknown = report.load(), list[str]()
     mounts, firmware = drift.mounts(), chain.firmware()
-    verified = record.get("verdict") == verdicts.VERIFIED.name
+    verified = record.is_verified
     checks = drift.checks(record, mounts) if verified else []
     unknown += [check.text for check in checks if check.state == drift.UNKNOWN]
     answer = _asked(unknown)
@@ -70,9 +70,9 @@ def gather() -> Picture:
     )
 
 
-def as_json(picture: Picture) -> Record:
-    """boot.json's content, and the members `unit`, `soft_reboots` and `status`; see bootseal.json(5)."""
-    members: Record = {"version": report.VERSION} | picture.record
+def as_json(picture: Picture) -> dict[str, Any]:
+    """Return the record with the members `unit`, `soft_reboots` and `status`; see bootseal.json(5)."""
+    members = records.as_json(picture.record)
     if picture.answer:
         members["unit"] = picture.answer.unit._asdict()
         if picture.answer.soft_reboots is not None:
@@ -90,7 +90,7 @@ def as_json(picture: Picture) -> Record:
 
 
 def as_text(picture: Picture) -> str:
-    """One screen: the verdict, the chain, what is not covered, the devices."""
+    """Return one screen: the verdict, the chain, what is not covered, the devices."""
     parts = [_head(picture)]
     if picture.links:
         parts.append(_tree(picture.links))
@@ -102,21 +102,21 @@ def as_text(picture: Picture) -> str:
 
 
 def _conclude(picture: Picture) -> int:
-    """Says on stderr why this is no success, and returns the exit status."""
+    """Report a failure on stderr; return the exit status."""
     record, differing = picture.record, [check for check in picture.checks if check.state == drift.DIFFERS]
     for check in differing:
-        error(f"Failed to find what was verified at boot: {check.text}")
+        error(f"Changed since boot: {check.text}")
     if differing:
         note(f"hint: {_HINT}")
         return NO_PERMISSION
-    if record.get("verdict") == verdicts.VERIFIED.name:
+    if record.is_verified:
         return 0
-    if record:
-        error(printable(str(record.get("message"))), printable(str(record.get("hint", ""))))
-        return next((v.exit_status for v in verdicts.VERDICTS if v.name == record.get("verdict")), NO_INPUT)
-    why = "cannot be read, or is of another version" if os.path.exists(report.PATH) else "there is none"
+    if record.verdict:
+        error(record.message or record.verdict, record.hint or "")
+        return next((v.exit_status for v in verdicts.VERDICTS if v.name == record.verdict), NO_INPUT)
+    why = "unreadable or of another version" if os.path.exists(report.PATH) else "not found"
     active = picture.answer is not None and picture.answer.unit.active_state == "active"
-    hint = f"{systemd.UNIT} did run in this boot: somebody removed or changed the record" if active else _UNUSED
+    hint = f"{systemd.UNIT} ran in this boot: the record was removed or tampered with" if active else _UNUSED
     error(f"Failed to read the record of this boot, {report.PATH}: {why}", hint)
     return NO_INPUT
 
@@ -130,7 +130,7 @@ def _asked(unknown: list[str]) -> Answer | None:
 
 
 def _behind(mounts: drift.Mounts, unknown: list[str]) -> list[Device]:
-    """The devices of the physical root; on a root without one, of the root itself."""
+    """Return the devices behind the physical root, or behind the root if it has none."""
     top = {m.target: m for m in mounts.everything}
     mounted = top.get(mount.SYSROOT) or mounts.root
     if mounted is None:
@@ -146,19 +146,19 @@ def _behind(mounts: drift.Mounts, unknown: list[str]) -> list[Device]:
 
 
 def _result(picture: Picture) -> str:
-    """verified: and still so; differs: verified, and not so any more; refused; none: no record."""
+    """Return verified (and still so), differs (verified, but changed since), refused, or none (no record)."""
     if any(check.state == drift.DIFFERS for check in picture.checks):
         return "differs"
-    if picture.record.get("verdict") == verdicts.VERIFIED.name:
+    if picture.record.is_verified:
         return "verified"
-    return "refused" if picture.record else "none"
+    return "refused" if picture.record.verdict else "none"
 
 
 def _head(picture: Picture) -> str:
     words = {
         "verified": "verified, and still so as far as can be seen",
         "differs": "verified at boot, but not so any more",
-        "refused": f"refused ({printable(str(picture.record.get('verdict')))})",
+        "refused": f"refused ({picture.record.verdict})",
         "none": "not verified by bootseal, as far as can be seen",
     }
     result = _result(picture)
@@ -174,35 +174,24 @@ def _head(picture: Picture) -> str:
 
 
 def _recorded(record: Record) -> list[list[str]]:
-    """What the record says of the deployment, as far as a boot came."""
+    """Describe the deployment, as far as the boot came."""
     lines = []
-    if drift.at(record, "image"):
-        names = [str(name) for member in ("id", "version") if (name := drift.at(record, "image", member))]
-        lines += [["Image", f"{' '.join(names)}, as its own os-release says"]] if names else []
-        lines.append(["Digest", f"{drift.at(record, 'image', 'algorithm')}:{drift.at(record, 'image', 'digest')}"])
-    if drift.at(record, "deployment"):
-        stateroot, checksum, serial = (str(drift.at(record, "deployment", k)) for k in ("stateroot", "checksum", "serial"))
-        name = f"{stateroot}/{checksum[:12]}.{serial}"
-        lines.append(["Root", f"{name}, as the disk names it; bootseal {record.get('bootseal')}"])
-    if drift.at(record, "enrollment"):
-        lines.append(["Method", _method(record)])
-    lines += [["Note", text] for text in _notes(record)]
-    return [[label, printable(text)] for label, text in lines]
+    if record.image:
+        lines += [["Image", f"{record.image.name}, as its own os-release says"]] if record.image.name else []
+        lines.append(["Digest", record.image.text])
+    if record.deployment:
+        lines.append(["Root", f"{record.deployment.name}, as the disk names it; bootseal {record.bootseal or 'unknown'}"])
+    if record.enrollment:
+        lines.append(["Method", _method(record.enrollment)])
+    return lines + [["Note", text] for text in record.notes or ()]
 
 
-def _method(record: Record) -> str:
-    enrollment = drift.at(record, "enrollment")
-    words = [str(drift.at(enrollment, "method"))]
-    words += ["checked by the kernel" if drift.at(enrollment, "kernel_checked") else "checked by userspace alone"]
-    words += ["first boot"] if drift.at(enrollment, "first_boot") else []
-    written = drift.at(enrollment, "bytes_written")
+def _method(enrollment: Enrollment) -> str:
+    words = [enrollment.method]
+    words += ["checked by the kernel" if enrollment.kernel_checked else "checked by userspace alone"]
+    words += ["first boot"] if enrollment.first_boot else []
+    written = enrollment.bytes_written
     return ", ".join(words if written is None else [*words, f"{written or 'no'} bytes written"])
-
-
-def _notes(record: Record) -> list[str]:
-    """What the boot went on without."""
-    notes = record.get("notes")
-    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def _unit_text(answer: Answer) -> str:
@@ -213,7 +202,7 @@ def _unit_text(answer: Answer) -> str:
 
 
 def _tree(links: list[chain.Link]) -> str:
-    """Each link below the one that vouches for it; the mark first, so that a long digest moves nothing."""
+    """Draw each link below the one that vouches for it. The mark comes first, so a long digest moves nothing."""
     corner = "└ " if (sys.stdout.encoding or "").lower().startswith("utf") else "` "
     marks = max(len(link.mark) for link in links)
     lines = ["What vouches for what, and who checked it:"]
@@ -229,5 +218,5 @@ def _device_row(device: Device) -> list[str]:
 
 
 def _known(members: dict[str, Any]) -> dict[str, Any]:
-    """Absent means unknown, as in boot.json."""
+    """Leave out what is unknown, as boot.json does."""
     return {key: value for key, value in members.items() if value is not None}

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reading an initrd or a unified kernel image that nobody has authenticated."""
+"""Read an initrd or a unified kernel image that nobody has authenticated."""

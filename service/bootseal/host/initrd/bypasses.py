@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What other dracut modules leave in an initrd that undoes the check: those that module-setup.sh refuses or leaves out.
+"""Find dracut modules in an initrd that undo the check: those that module-setup.sh refuses or omits.
 
-Each module has one file that no initrd has without it. Not a promise: an initrd can do the same by other files.
+Each module leaves a file of its own. This finds accidents, not attacks: other files can do the same.
 """
 
 from collections.abc import Iterator
 
-from .archive import Contents
+from .contents import Contents
 
 _UNITS = ("usr/lib/systemd/system", "lib/systemd/system", "etc/systemd/system")
 _GENERATORS = ("usr/lib/systemd/system-generators", "lib/systemd/system-generators")
@@ -53,5 +53,5 @@ NAMES = {
 
 
 def found(initrd: Contents) -> Iterator[tuple[str, str]]:
-    """(module, name of its file) of each module that is in an initrd."""
+    """Yield (module, name of its file) for each module in an initrd."""
     return ((module, name) for name, module in NAMES.items() if initrd.exists(name))

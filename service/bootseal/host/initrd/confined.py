@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Run code that parses hostile bytes in an unprivileged process with limits.
 
-The process gets open descriptors and no names. The caller gets a bounded answer, or a reason, within WALL seconds.
+The process gets open descriptors, but no names of files. The caller gets a bounded answer, or a reason, within WALL seconds.
 """
 
 import ctypes
@@ -18,10 +18,10 @@ from pathlib import Path
 
 from ...errors import reason
 
-# In seconds. CPU stops hostile input, and counts the same on a busy machine. WALL stops a process that only waits, before the
-# five minutes of ostree-finalize-staged.service are over.
+# Seconds. CPU stops hostile input, and does not depend on the load of the machine. WALL stops a process that only waits, before
+# ostree-finalize-staged.service times out after five minutes.
 CPU, WALL = 60, 240
-MEMORY = 512 << 20  # address space beside the mapped input
+MEMORY = 512 << 20  # bytes of address space beside the mapped input
 MAX_ANSWER = 16 << 20
 _DESCRIPTORS = 256
 _NOBODY = 65534  # the kernel's overflow uid and gid
@@ -31,7 +31,7 @@ _START = "import sys; sys.path.insert(0, sys.argv[1]); from bootseal.host.initrd
 
 
 class Refused(Exception):
-    """Say why there is no answer: the process refused its input, broke a limit, or crashed."""
+    """The process refused its input, exceeded a limit, or crashed; the text says which."""
 
 
 def run(question: str, descriptors: Sequence[int]) -> bytes:
@@ -50,18 +50,21 @@ def run(question: str, descriptors: Sequence[int]) -> bytes:
     )
     with process:
         try:
-            answer, status = _outcome(process, time.monotonic() + WALL)
+            answer, status = _wait(process, time.monotonic() + WALL)
         finally:
             process.kill()
     if status == _REFUSED:
         raise Refused(answer[:1000].decode(errors="replace"))
     if status:
-        raise Refused(_ending(status))
+        raise Refused(_describe(status))
     return answer
 
 
 def answer(work: Callable[[], bytes], refused: type[Exception], mapped: int) -> None:
-    """In the process: give up privileges, do the work, answer, exit. `mapped` is the input's size in bytes."""
+    """Drop privileges, work, answer, exit.
+
+    Only the process calls this; `mapped` is the size of its input in bytes.
+    """
     _limit(mapped)
     _drop_privileges()
     status = 0
@@ -78,8 +81,8 @@ def answer(work: Callable[[], bytes], refused: type[Exception], mapped: int) -> 
     os._exit(status)
 
 
-def _outcome(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, int]:
-    """Return (answer, exit status). Raises Refused."""
+def _wait(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, int]:
+    """Read the answer, and return it with the exit status. Raises Refused."""
     assert process.stdout
     data, fd, poll = b"", process.stdout.fileno(), select.poll()
     poll.register(fd, select.POLLIN)
@@ -96,7 +99,7 @@ def _outcome(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, 
     raise Refused(f"gives more than {MAX_ANSWER} bytes")
 
 
-def _ending(status: int) -> str:
+def _describe(status: int) -> str:
     if status == -signal.SIGXCPU:
         return f"takes more than {CPU} seconds of processor time"
     if status == -signal.SIGBUS:
@@ -110,19 +113,19 @@ def _limit(mapped: int) -> None:
     limits = {
         resource.RLIMIT_AS: MEMORY + mapped,
         resource.RLIMIT_CPU: CPU,
-        resource.RLIMIT_FSIZE: mapped,  # a program's input is copied to memory
+        resource.RLIMIT_FSIZE: mapped,  # for the copy of a program's input in memory
         resource.RLIMIT_NOFILE: _DESCRIPTORS,
         resource.RLIMIT_CORE: 0,
     }
     for limit, value in limits.items():
         hard = resource.getrlimit(limit)[1]
-        # Between both limits of CPU the kernel sends SIGXCPU, which tells the reason. At the hard one it sends SIGKILL.
+        # At the soft limit of CPU the kernel sends SIGXCPU, which tells the reason; at the hard limit SIGKILL.
         most = value + 1 if hard == resource.RLIM_INFINITY else min(value + 1, hard)
         resource.setrlimit(limit, (min(value, most), most))
 
 
 def _drop_privileges() -> None:
-    """Leave root's uid, which owns files and which services obey; then every capability. Raises OSError."""
+    """Give up root's uid, which owns files and which services obey, and all capabilities. Raises OSError."""
     with suppress(OSError):  # an unprivileged user, a unit without CAP_SETUID, a container without this uid
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
@@ -130,6 +133,6 @@ def _drop_privileges() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
-    # With this flag a program that the process runs regains no capability, not even as root.
+    # With this flag, programs that the process runs cannot regain capabilities, even as root.
     if libc.capset(header, nothing) or libc.prctl(_PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0))):
         raise OSError(ctypes.get_errno(), "dropping privileges")

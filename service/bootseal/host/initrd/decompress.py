@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Unpacks what the kernel unpacks of an initrd: one compressed stretch at a time, in pieces, and nothing behind it."""
+"""Decompress what the kernel would: one compressed stretch of an initrd, piece by piece."""
 
 import bz2
 import lzma
@@ -10,71 +10,55 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO
 
-_BUFFER = 1 << 18  # how much is unpacked at once, at most
+_BUFFER = 1 << 18  # bytes unpacked at once, at most
 _MAX_BLOCKS = 1 << 20  # of a zstd frame; a full block has 128 KiB
-_SAID = 500  # bytes of a program's error that are passed on
+_SAID = 500  # bytes of a program's error message that are kept
 
 Chunk = bytes | memoryview
-# Gives what comes out of compressed data, each piece valid until the next one; returns how many bytes went in.
+# Yields uncompressed pieces, each valid until the next one; returns how many bytes it consumed.
 Unpacking = Generator[Chunk, None, int]
 
 
 class Damaged(ValueError):
-    """Not an initrd that the kernel would unpack; the text says why."""
+    """The kernel would not unpack this initrd; the text says why."""
 
 
 def decompress(data: memoryview) -> Unpacking:
-    """The compressed data that comes first. Raises Damaged."""
+    """Decompress the stretch at the start of the data. Raises Damaged."""
     head = bytes(data[:6])
     for magic, unpack_ in _FORMATS.items():
         if head.startswith(magic):
             try:
                 return (yield from unpack_(data))
             except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, IndexError) as error:
-                raise Damaged(f"compressed data that cannot be read ({error})") from error
+                raise Damaged(f"invalid compressed data ({error})") from error
     raise Damaged(f"neither cpio nor a known compression ({head.hex()})")
 
 
-def _gzip(data: memoryview) -> Unpacking:
-    return _library(zlib.decompressobj(31), data)
-
-
-def _xz(data: memoryview) -> Unpacking:
-    return _library(lzma.LZMADecompressor(), data)
-
-
-def _lzma(data: memoryview) -> Unpacking:
-    return _library(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data)
-
-
-def _bzip2(data: memoryview) -> Unpacking:
-    return _library(bz2.BZ2Decompressor(), data)
-
-
-def _library(decompressor: Any, data: memoryview) -> Unpacking:
-    """With what has the interface of zlib's, lzma's and bz2's decompressors."""
+def _use_library(decompressor: Any, data: memoryview) -> Unpacking:
+    """Use an object with the interface of zlib's, lzma's and bz2's decompressors."""
     position = 0
     while not decompressor.eof:
         wanted = getattr(decompressor, "needs_input", True)
         piece = data[position : position + (_BUFFER if wanted else 0)]
         chunk = decompressor.decompress(piece, _BUFFER)
         if wanted and not piece and not chunk:
-            raise ValueError("cut off")
+            raise ValueError("truncated")
         position += len(piece) - len(getattr(decompressor, "unconsumed_tail", b""))  # zlib gives back what does not fit
         yield chunk
     return position - len(decompressor.unused_data)
 
 
 def _zstd(data: memoryview) -> Unpacking:
-    """One frame: the kernel stops after it, and something else may follow. RFC 8878, section 3.1."""
+    """Decompress one frame: the kernel stops after it, and other data may follow. RFC 8878, section 3.1."""
     size = _zstd_frame_size(data)
     try:
         from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # Python 3.14
     except ImportError:
-        yield from _program("zstd", data[:size])
+        yield from _use_program("zstd", data[:size])
         return size
     try:
-        return (yield from _library(zstd.ZstdDecompressor(), data[:size]))
+        return (yield from _use_library(zstd.ZstdDecompressor(), data[:size]))
     except zstd.ZstdError as error:
         raise ValueError(str(error)) from error
 
@@ -89,28 +73,28 @@ def _zstd_frame_size(data: memoryview) -> int:
         last, kind, size = bool(header & 1), header >> 1 & 3, header >> 3
         position += 3 + (1 if kind == 1 else size)  # kind 1: one byte, repeated
         if position > len(data):
-            raise ValueError("cut off")
+            raise ValueError("truncated")
         if last:
             return position + 4 * (descriptor >> 2 & 1)
     raise ValueError(f"more than {_MAX_BLOCKS} blocks")
 
 
 def _lz4(data: memoryview) -> Unpacking:
-    yield from _program("lz4", data)
+    yield from _use_program("lz4", data)
     return len(data)
 
 
-def _program(name: str, data: memoryview) -> Iterator[memoryview]:
-    """Decompresses with a program. Raises ValueError with what it says."""
+def _use_program(name: str, data: memoryview) -> Iterator[memoryview]:
+    """Decompress with a program. Raises ValueError with its error message."""
     if not shutil.which(name):
-        raise ValueError(f"the program {name} is needed and not installed")
+        raise ValueError(f"the program {name} is not installed")
     with _memory(data) as packed, _memory(b"") as said:
         with subprocess.Popen([name, "-dcq"], stdin=packed, stdout=subprocess.PIPE, stderr=said, bufsize=0) as process:
             buffer = memoryview(bytearray(_BUFFER))
             try:
                 while size := process.stdout.readinto(buffer):  # type: ignore[union-attr]
                     yield buffer[:size]
-            except BaseException:  # nobody wants the rest
+            except BaseException:  # the caller does not want the rest
                 process.kill()
                 raise
         if process.returncode:
@@ -120,7 +104,7 @@ def _program(name: str, data: memoryview) -> Iterator[memoryview]:
 
 
 def _memory(content: Chunk) -> BinaryIO:
-    """A file in memory: quicker than a pipe that is filled and emptied in turns."""
+    """Make a file in memory, which is faster than a pipe."""
     file = open(os.memfd_create("bootseal"), "w+b")
     file.write(content)
     file.seek(0)
@@ -129,10 +113,10 @@ def _memory(content: Chunk) -> BinaryIO:
 
 _FORMATS: dict[bytes, Callable[[memoryview], Unpacking]] = {
     b"\x28\xb5\x2f\xfd": _zstd,
-    b"\x1f\x8b": _gzip,
-    b"\xfd7zXZ\0": _xz,
-    b"\x5d\0\0": _lzma,
-    b"BZh": _bzip2,
+    b"\x1f\x8b": lambda data: _use_library(zlib.decompressobj(31), data),
+    b"\xfd7zXZ\0": lambda data: _use_library(lzma.LZMADecompressor(), data),
+    b"\x5d\0\0": lambda data: _use_library(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data),
+    b"BZh": lambda data: _use_library(bz2.BZ2Decompressor(), data),
     b"\x02\x21\x4c\x18": _lz4,
     b"\x04\x22\x4d\x18": _lz4,
 }

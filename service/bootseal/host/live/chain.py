@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What vouches for what on this boot, and what the signature does not cover. Pure, but for reading the firmware's state.
+"""Show who vouches for each link of this boot's chain, and list what the signature does not cover.
 
 A mark says who checked a link. `firmware` is all that a running system can tell of Secure Boot: that it was on.
 """
@@ -8,25 +8,26 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ... import report
 from ...errors import printable
-from ...report import Record
+from ...linux import efi
+from ...record import Record
+from ...stages import origin
 from . import gptauto
-from .drift import DIFFERS, SAME, UNKNOWN, Check, Mount, Mounts, at, covering, described, extensions
+from .drift import DIFFERS, SAME, UNKNOWN, Check, Mount, Mounts, covering, described, extensions
 
 KERNEL, BOOTSEAL, FIRMWARE, NOT_VERIFIED = "kernel", "bootseal", "firmware", "not-verified"
-_FIRMWARE_LINKS = ("initrd", "kernel command line")
-_INITRD, _COMMAND_LINE = (name + report.NOT_KNOWN for name in _FIRMWARE_LINKS)
+_FIRMWARE_LINKS = (origin.INITRD, origin.COMMAND_LINE)
+_INITRD, _COMMAND_LINE = (name + origin.NOT_KNOWN for name in _FIRMWARE_LINKS)
 _REASONS = {
     "/etc": "persistent, acts as root; not with etc.transient",
     "/var": "data of this machine",
     "/boot": "files of the boot loader",
-    "initrd": "no sign of authentication: all checks are advisory",
-    "kernel command line": "no sign of authentication",
+    origin.INITRD: "no sign of authentication: all checks are advisory",
+    origin.COMMAND_LINE: "no sign of authentication",
     _INITRD: "not known: systemd-stub adds the boot loader's to its own",
     _COMMAND_LINE: "not known: an image without one takes the boot loader's",
-    report.CREDENTIALS: "from ESP, SMBIOS, fw_cfg or command line; systemd obeys them",
-    report.EXTENSIONS: "from the ESP",
+    origin.CREDENTIALS: "from ESP, SMBIOS, fw_cfg or command line; systemd obeys them",
+    origin.EXTENSIONS: "from the ESP",
 }
 
 
@@ -52,23 +53,23 @@ class Uncovered(NamedTuple):
     why: str
 
 
-def firmware(variables: str = report.EFI_VARIABLES) -> Firmware:
-    """Secure Boot as the firmware reports it; whether systemd-stub(7) started this kernel, with its initrd inside."""
+def firmware(variables: str = efi.VARIABLES) -> Firmware:
+    """Ask the firmware about Secure Boot, and whether systemd-stub(7) started this kernel with its initrd."""
     if not os.path.isdir(variables) or not os.listdir(variables):
         return Firmware(None, None)
     try:
         return Firmware(
-            _true(report.secure_boot, variables),
-            _true(report.unified, variables),
-            tuple(report.unauthenticated(variables)),
-            report.shim_insecure(variables),
+            _true(efi.secure_boot, variables),
+            _true(efi.stub, variables),
+            tuple(origin.unauthenticated(variables)),
+            efi.shim_insecure(variables),
         )
     except OSError:
         return Firmware(None, None)
 
 
 def _true(ask: Callable[[str], object], variables: str) -> bool:
-    """A variable that is not there says no."""
+    """Ask about a variable. A missing one means no."""
     try:
         return bool(ask(variables))
     except FileNotFoundError:
@@ -76,10 +77,10 @@ def _true(ask: Callable[[str], object], variables: str) -> bool:
 
 
 def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> list[Link]:
-    """From the firmware down to the root; each vouches for the next."""
+    """List the links from the firmware down to the root; each vouches for the next."""
     results = {check.name: check for check in checks}
     start, signed = _initrd_mark(now), BOOTSEAL
-    if at(record, "enrollment", "kernel_checked"):
+    if record.enrollment and record.enrollment.kernel_checked:
         signed = KERNEL
     return [
         Link("Secure Boot", _secure_boot(now), _firmware_mark(now)),
@@ -87,14 +88,14 @@ def links(record: Record, now: Firmware, checks: list[Check], table: Mounts) -> 
         Link("boot keyring", _keyring(record), start),
         Link("signer", _signer(record), signed),
         Link("digest file", _digest(record), _held(signed, results.get("keyring"))),
-        _checked("image", os.path.basename(str(at(record, "image", "path"))), results.get("image")),
+        _checked("image", os.path.basename(record.image.path) if record.image else "", results.get("image")),
         _checked("overlay", "", results.get("root")),
         _root(_checked("root", "", results.get("tree")), results.get("root"), table),
     ]
 
 
 def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int | None) -> list[Uncovered]:
-    """What boot.json lists, as it is now, and what came later."""
+    """List what boot.json lists, as it is now, and what came later."""
     merged, generated = extensions(table), gptauto.units()
     found = [Uncovered(_short(name), _REASONS.get(name) or _other_reason(name)) for name in _names(record, now)]
     found += [Uncovered(printable(m.target), f"{m.source} merged over it: see 'systemd-{m.source} status'") for m in merged]
@@ -104,7 +105,7 @@ def not_covered(record: Record, now: Firmware, table: Mounts, soft_reboots: int 
     found += [_swap(device, gptauto.WHO if device in generated else "") for device in gptauto.swaps()]
     if soft_reboots:
         times = "once" if soft_reboots == 1 else f"{soft_reboots} times"
-        found.append(Uncovered("soft reboot", f"{times} since this boot: userspace started anew without the initrd's check"))
+        found.append(Uncovered("soft reboot", f"{times} since this boot: userspace restarted without the initrd's check"))
     return found
 
 
@@ -113,17 +114,15 @@ def _other_reason(name: str) -> str:
 
 
 def _names(record: Record, now: Firmware) -> list[str]:
-    """Firmware and credentials are looked at now: whoever made the record may not have known of them."""
-    listed = at(record, "not_covered")
-    places = [printable(str(name)) for name in listed] if isinstance(listed, list) else []
-    names = [*(name for name in places if _short(name) not in _FIRMWARE_LINKS), *now.unauthenticated]
-    if report.CREDENTIALS not in names and report.credentials_imported():
-        names.append(report.CREDENTIALS)
-    return sorted(names, key=(report.CREDENTIALS, report.EXTENSIONS).__contains__)  # these last, as in the record
+    """Name the uncovered places of the record, with firmware and credentials as they are now."""
+    names = [*(name for name in record.not_covered or () if _short(name) not in _FIRMWARE_LINKS), *now.unauthenticated]
+    if origin.CREDENTIALS not in names and origin.credentials_imported():
+        names.append(origin.CREDENTIALS)
+    return sorted(names, key=(origin.CREDENTIALS, origin.EXTENSIONS).__contains__)  # these last, as in the record
 
 
 def _short(name: str) -> str:
-    return name.removesuffix(report.NOT_KNOWN)
+    return name.removesuffix(origin.NOT_KNOWN)
 
 
 def _mounted(mounted: Mount, who: str) -> Uncovered:
@@ -135,7 +134,7 @@ def _swap(device: str, who: str) -> Uncovered:
 
 
 def _root(link: Link, overlay: Check | None, table: Mounts) -> Link:
-    """Where extensions lie over it, or another overlay is mounted, the root that is seen is not the one that was verified."""
+    """Mark a root that an extension or another overlay hides as not verified."""
     another = overlay is not None and overlay.state == DIFFERS
     return link._replace(mark=NOT_VERIFIED) if link.mark == KERNEL and (another or extensions(table)) else link
 
@@ -153,7 +152,7 @@ def _firmware_mark(now: Firmware) -> str:
 def _initrd_mark(now: Firmware) -> str:
     if now.secure_boot is None or _INITRD in now.unauthenticated:
         return UNKNOWN
-    return NOT_VERIFIED if "initrd" in now.unauthenticated else FIRMWARE
+    return NOT_VERIFIED if origin.INITRD in now.unauthenticated else FIRMWARE
 
 
 def _initrd(now: Firmware) -> str:
@@ -165,19 +164,21 @@ def _initrd(now: Firmware) -> str:
 
 
 def _keyring(record: Record) -> str:
-    sealed, count = at(record, "keyring", "sealed"), at(record, "keyring", "certificates")
-    text = "sealed" if sealed is True else "not sealed" if sealed is False else "not known whether sealed"
-    return printable(f"{count} certificate{'' if count == 1 else 's'}; kernel .fs-verity {text}")
+    if record.keyring is None:
+        return "not known"
+    count, sealed = record.keyring.certificates, record.keyring.sealed
+    text = {True: "sealed", False: "not sealed", None: "not known whether sealed"}[sealed]
+    return f"{count} certificate{'' if count == 1 else 's'}; kernel .fs-verity {text}"
 
 
 def _signer(record: Record) -> str:
-    subject, algorithm = at(record, "signature", "subject"), at(record, "signature", "algorithm")
-    return printable(f"{subject} ({algorithm}, until {str(at(record, 'signature', 'not_after'))[:10]})")
+    signature = record.signature
+    return f"{signature.subject} ({signature.algorithm}, until {signature.not_after[:10]})" if signature else "not known"
 
 
 def _digest(record: Record) -> str:
-    value = f"{at(record, 'image', 'algorithm')}:{str(at(record, 'image', 'digest'))[:12]}"
-    return printable(f"{value}, method {at(record, 'enrollment', 'method')}")
+    value = f"{record.image.algorithm}:{record.image.digest[:12]}" if record.image else "not known"
+    return f"{value}, method {record.enrollment.method}" if record.enrollment else value
 
 
 def _held(mark: str, check: Check | None) -> str:
@@ -185,7 +186,7 @@ def _held(mark: str, check: Check | None) -> str:
 
 
 def _checked(name: str, text: str, check: Check | None) -> Link:
-    """A link that the kernel enforces, by what was found now."""
+    """Make a link that the kernel enforces from the result of its check."""
     if check is None:
         return Link(name, printable(text), UNKNOWN)
     mark = {SAME: KERNEL, DIFFERS: DIFFERS}.get(check.state, UNKNOWN)

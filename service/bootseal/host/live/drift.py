@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is mounted and enrolled now, against the record of this boot. Reads; changes nothing.
+"""Compare what is mounted and enrolled now with the record of this boot.
 
 Each check says `same`, `differs` or `unknown`. What only root may read is `unknown` to others, and says so.
 """
 
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...errors import Refusal, printable, reason
 from ...linux import files, keyctl, mountapi
 from ...linux.mountapi import MountInfo
-from ...report import Record
+from ...record import Record
 from ...stages import image, kernelkeys, mount
 from ...values import Deployment
 from .. import inside
@@ -40,7 +40,7 @@ Mount = MountInfo
 
 
 class Mounts(NamedTuple):
-    """The mount table, and the mount that this process has as its root (None: not in the table, as in a chroot).
+    """The mount table, and the mount at this process's root (None if the table lacks it, as in a chroot).
 
     `unread`: how many lines of the table could not be parsed.
     """
@@ -52,7 +52,7 @@ class Mounts(NamedTuple):
 
 def mounts() -> Mounts:
     lines = files.read_lines("/proc/self/mountinfo")
-    everything = mountapi.parsed(lines)
+    everything = mountapi.parse(lines)
     unread = len(lines) - len(everything)
     fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -65,20 +65,13 @@ def mounts() -> Mounts:
 
 
 def checks(record: Record, now: Mounts, sysroot: str = mount.SYSROOT) -> list[Check]:
-    """Every check of a boot that was verified."""
+    """Make every check of a verified boot."""
     found = [_boot(record), _root(record, now.root), _tree(record, now, sysroot), _image(record, sysroot)]
-    return found if at(record, "enrollment", "method") == "none" else [*found, _keyring(record)]
-
-
-def at(record: Any, *keys: str) -> Any:
-    """A member of a member; None where there is none. The record comes from a file."""
-    for key in keys:
-        record = record.get(key) if isinstance(record, dict) else None
-    return record
+    return found if record.enrollment and record.enrollment.method == "none" else [*found, _keyring(record)]
 
 
 def covering(now: Mounts) -> list[Mount]:
-    """The mounts that hide something of the verified root, but for what belongs to every system.
+    """List the mounts that hide part of the verified root, except those that every system has.
 
     Those right on it, and all below /usr: one on top of an extension has that for its parent.
     """
@@ -90,12 +83,12 @@ def covering(now: Mounts) -> list[Mount]:
 
 
 def extensions(now: Mounts) -> list[Mount]:
-    """What systemd-sysext(8) and systemd-confext(8) merged, also where it lies on top of another mount."""
+    """List what systemd-sysext(8) and systemd-confext(8) merged, including over other mounts."""
     return [m for m in now.everything if m.fstype == "overlay" and m.source in EXTENSIONS and m.target in _EXTENDED]
 
 
 def described(mounted: Mount) -> str:
-    """What is mounted, in a few words."""
+    """Describe a mount in a few words."""
     if mounted.target == "/usr" and mounted.fstype == "overlay" and _UNLOCKED in mounted.super_options.split(","):
         return "overlay, as 'ostree admin unlock' makes it"
     return f"{mounted.fstype} from {mounted.source}"
@@ -106,22 +99,22 @@ def _is_below_usr(mounted: Mount) -> bool:
 
 
 def _shows_itself(mounted: Mount, root: Mount) -> bool:
-    """A sandbox (ProtectSystem= and the like) mounts parts of the root over themselves, to make them read-only."""
+    """Tell whether a part of the root is mounted over itself, as sandboxes (ProtectSystem=) do."""
     return mounted.device == root.device and mounted.root == mounted.target
 
 
 def _boot(record: Record) -> Check:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         running = file.read().strip()
-    if at(record, "boot_id") != running:
-        return Check("boot", DIFFERS, f"the record is of boot {printable(str(at(record, 'boot_id')))}, running is {running}")
+    if record.boot_id != running:
+        return Check("boot", DIFFERS, f"the record is of boot {record.boot_id}, running is {running}")
     return Check("boot", SAME, "the record is of this boot")
 
 
 def _root(record: Record, root: MountInfo | None) -> Check:
     if root is None:
         return Check("root", UNKNOWN, "the mount at / is not in the mount table of this process")
-    expected = f"{mount._SOURCE_PREFIX}{at(record, 'image', 'digest')}"
+    expected = f"{mount.SOURCE_PREFIX}{record.image.digest if record.image else 'none'}"
     if root.fstype != "overlay" or root.source != expected:
         what = f"mounted at / is {root.fstype} from {root.source}, verified was overlay from {expected}"
         return Check("root", DIFFERS, printable(what))
@@ -150,14 +143,13 @@ def _tree(record: Record, now: Mounts, sysroot: str) -> Check:
 
 
 def _other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
-    """What is mounted at /etc, if it is neither what the boot mounted there nor an extension. Raises OSError."""
+    """List a mount at /etc that neither the boot nor an extension made. Raises OSError."""
     mounted = [m for m in now.everything if m.target == "/etc"]
     top = [m for m in mounted if m.id not in {other.parent for other in mounted}]
     if not top or any(m.id == top[0].id for m in extensions(now)):
         return []
-    listed = at(record, "not_covered")
-    if isinstance(listed, list) and "/etc" in listed:
-        with inside.opened(sysroot, f"{printable(str(at(record, 'deployment', 'path')))}/etc") as etc:
+    if "/etc" in (record.not_covered or ()):
+        with inside.opened(sysroot, f"{_path(record)}/etc") as etc:
             same = os.path.samestat(os.stat(_ETC), os.fstat(etc))
     else:
         same = any(option.startswith(_TRANSIENT_ETC) for option in top[0].super_options.split(","))
@@ -165,8 +157,7 @@ def _other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
 
 
 def _image(record: Record, sysroot: str) -> Check:
-    path = printable(str(at(record, "deployment", "path")))
-    expected = f"{at(record, 'image', 'algorithm')}:{at(record, 'image', 'digest')}"
+    path, expected = _path(record), _digest(record)
     try:
         enforced = str(_enforced(path, sysroot))
     except Refusal as refusal:
@@ -198,19 +189,19 @@ def _keyring(record: Record) -> Check:
 
 
 def _enrolled(record: Record) -> Check:
-    anchor = kernelkeys._find_anchor()
-    if anchor is None:
-        return _unless_missing(record, f"there is no keyring {kernelkeys.KERNEL_KEYRING}")
-    if at(record, "keyring", "sealed") and not kernelkeys._locked(anchor):
-        return Check("keyring", DIFFERS, f"{kernelkeys.KERNEL_KEYRING} was sealed at boot, and can be written now")
-    ring = kernelkeys._members(anchor).get(kernelkeys.RING)
+    keyring = kernelkeys.find_fsverity_keyring()
+    if keyring is None:
+        return _unless_missing(record, f"the kernel lacks the keyring {kernelkeys.FSVERITY_KEYRING}")
+    if record.keyring and record.keyring.sealed and not kernelkeys.is_locked(keyring):
+        return Check("keyring", DIFFERS, f"{kernelkeys.FSVERITY_KEYRING} was sealed at boot, and can be written now")
+    ring = kernelkeys.list_members(keyring).get(kernelkeys.DIGEST_KEYRING)
     if ring is None:
-        return _unless_missing(record, f"{kernelkeys.KERNEL_KEYRING} holds no keyring '{kernelkeys.RING}'")
+        return _unless_missing(record, f"{kernelkeys.FSVERITY_KEYRING} holds no keyring '{kernelkeys.DIGEST_KEYRING}'")
     return _held(record, ring)
 
 
 def _held(record: Record, ring: int) -> Check:
-    expected = f"{at(record, 'image', 'algorithm')}:{at(record, 'image', 'digest')}"
+    expected = _digest(record)
     held = [keyctl.read(key).decode(errors="replace") for key in keyctl.members(ring)]
     if held != [expected]:
         what = f"the kernel keyring holds {', '.join(held) or 'no digest'}, verified was {expected}"
@@ -219,7 +210,16 @@ def _held(record: Record, ring: int) -> Check:
 
 
 def _unless_missing(record: Record, what: str) -> Check:
-    """An absence is no difference where the boot already said that enrolling was incomplete."""
-    if at(record, "enrollment", "missing"):
+    """Report an absence: a difference, unless the boot already reported incomplete enrolling."""
+    if record.enrollment and record.enrollment.missing:
         return Check("keyring", UNKNOWN, f"{what}; enrolling was incomplete at boot")
     return Check("keyring", DIFFERS, what)
+
+
+def _path(record: Record) -> str:
+    """Return the deployment's path below the physical root; one that leads nowhere if it is unknown."""
+    return record.deployment.path if record.deployment else "unknown"
+
+
+def _digest(record: Record) -> str:
+    return record.image.text if record.image else "unknown"

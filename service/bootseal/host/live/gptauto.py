@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What systemd-gpt-auto-generator(8) took from the disk's partition table, and swap. Reads; changes nothing.
+"""Find what systemd-gpt-auto-generator(8) took from the disk's partition table, and active swap.
 
-Nothing vouches for a partition table. The link that booted.py makes, as ostree does, leads the generator to it.
+Nothing vouches for a partition table. The generator finds the disk by a link in /run, which bootseal makes as ostree does.
 """
 
 import os
@@ -17,32 +17,31 @@ _IN_MEMORY = "/dev/zram"
 
 
 def units() -> dict[str, str]:
-    """Mount points and swap devices of the generator's units, with the device of each."""
+    """Return the mount points and swap devices of the generator's units, with the device of each."""
     try:
         names = [name for name in os.listdir(_GENERATED) if name.endswith((".mount", ".swap"))]
     except OSError:
         return {}
-    return dict(found for name in names if (found := _unit(f"{_GENERATED}/{name}")))
+    return dict(unit for name in names if (unit := _read_unit(f"{_GENERATED}/{name}")))
 
 
-def mounted(mount: mountapi.MountInfo, found: dict[str, str]) -> bool:
+def mounted(mount: mountapi.MountInfo, generated: dict[str, str]) -> bool:
     """Tell whether one of these units made this mount, or the automount before it."""
-    device = found.get(mount.target)
+    device = generated.get(mount.target)
     return device is not None and (mount.fstype == "autofs" or os.path.realpath(mount.source) == device)
 
 
 def swaps() -> list[str]:
-    """Active swap outside the memory, by its device or file."""
+    """List active swap outside the memory, by its device or file."""
     try:
-        with open(_SWAPS, "rb") as file:
-            lines = file.read().split(b"\n")[1:]
+        lines = files.read_lines(_SWAPS)[1:]
     except OSError:
         return []
-    names = [mountapi._unescaped(os.fsdecode(line.partition(b" ")[0])) for line in lines if line]
+    names = [mountapi.unescape(line.partition(" ")[0]) for line in lines]
     return [os.path.realpath(name) for name in names if not name.startswith(_IN_MEMORY)]
 
 
-def _unit(path: str) -> tuple[str, str] | None:
+def _read_unit(path: str) -> tuple[str, str] | None:
     try:
         lines = files.read_start(path, _SIZE).split(b"\n")
     except (OSError, files.NotRegular):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What systemd says of the unit, over D-Bus, by pydbus. Asks; changes nothing."""
+"""Ask systemd about the unit over D-Bus, with pydbus."""
 
 import threading
 from typing import Any, NamedTuple
@@ -30,23 +30,28 @@ class Answer(NamedTuple):
 
 
 class Unavailable(Exception):
-    """No answer; the text says why, in one line."""
+    """systemd did not answer; the text says why, in one line."""
 
 
 def ask(bus: Any = None) -> Answer:
-    """Raises Unavailable: no pydbus, no D-Bus, no systemd, or none that answers."""
-    found: list[Answer | Unavailable] = []
-    # Connecting has no time limit of its own: a bus that takes the connection and then says nothing would hold us for ever.
-    thread = threading.Thread(target=lambda: found.append(_outcome(bus)), daemon=True)
+    """Ask for the state of the unit.
+
+    Raises Unavailable without pydbus, without D-Bus, or without an answer of systemd.
+    """
+    outcomes: list[Answer | Unavailable] = []
+    # Connecting never times out: a bus that accepts the connection and stays silent would hold this program for ever.
+    thread = threading.Thread(target=lambda: outcomes.append(_try_ask(bus)), daemon=True)
     thread.start()
     thread.join(_TIMEOUT)
-    outcome = found[0] if found else Unavailable(f"systemd gives no answer over D-Bus: none within {_TIMEOUT} seconds")
+    outcome = (
+        outcomes[0] if outcomes else Unavailable(f"systemd gives no answer over D-Bus: timed out after {_TIMEOUT} seconds")
+    )
     if isinstance(outcome, Unavailable):
         raise outcome
     return outcome
 
 
-def _outcome(bus: Any) -> Answer | Unavailable:
+def _try_ask(bus: Any) -> Answer | Unavailable:
     try:
         return _ask(bus)
     except Unavailable as unavailable:
@@ -57,18 +62,18 @@ def _ask(bus: Any) -> Answer:
     try:
         import pydbus
     except (ImportError, ValueError) as error:  # ValueError: PyGObject without the type library
-        raise Unavailable(f"pydbus cannot be used: install python3-pydbus ({_line(error)})") from error
+        raise Unavailable(f"pydbus cannot be used: install python3-pydbus ({_first_line(error)})") from error
     try:
         connected = pydbus.SystemBus() if bus is None else bus
         manager = connected.get(_SERVICE, "/org/freedesktop/systemd1", timeout=_TIMEOUT)
         path = manager.LoadUnit(UNIT, timeout=_TIMEOUT)
-        return Answer(_unit(connected.get(_SERVICE, path, timeout=_TIMEOUT)), _soft_reboots(manager))
-    # GLib.Error, and what pydbus makes of an object without the interface or property (AttributeError, KeyError)
+        return Answer(_read_unit(connected.get(_SERVICE, path, timeout=_TIMEOUT)), _count_soft_reboots(manager))
+    # GLib.Error; and AttributeError or KeyError, if the object lacks the interface or property
     except Exception as error:
-        raise Unavailable(f"systemd gives no answer over D-Bus: {_line(error)}") from error
+        raise Unavailable(f"systemd gives no answer over D-Bus: {_first_line(error)}") from error
 
 
-def _unit(proxy: Any) -> Unit:
+def _read_unit(proxy: Any) -> Unit:
     return Unit(
         load_state=proxy.LoadState,
         active_state=proxy.ActiveState,
@@ -79,14 +84,14 @@ def _unit(proxy: Any) -> Unit:
     )
 
 
-def _soft_reboots(proxy: Any) -> int | None:
+def _count_soft_reboots(proxy: Any) -> int | None:
     try:
         return int(proxy.SoftRebootsCount)
     except AttributeError:
         return None
 
 
-def _line(error: BaseException) -> str:
-    """The first line of a message; GLib.Error has one as attribute."""
+def _first_line(error: BaseException) -> str:
+    """Return the first line of a message, which GLib.Error has as an attribute."""
     text = str(getattr(error, "message", error)) or error.__class__.__name__
     return printable(text.splitlines()[0])

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""cli.py: usage, help, and how errors end the program."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bootseal import __version__
+from bootseal.errors import Refusal
+from bootseal.host import cli
+from bootseal.verdicts import NO_IMAGE
+
+from .program import TREE, bootseal
+
+
+def test_version() -> None:
+    assert bootseal("--version").stdout == f"bootseal {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["verify", "--nonsense"], ["verify", "--", "x"], ["sign"], ["verify", "--al"]]
+)
+def test_usage_errors_are_64_with_a_hint(arguments: list[str]) -> None:
+    result = bootseal(*arguments)
+    assert (result.returncode, result.stdout) == (64, "")
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("bootseal: Failed to ")
+    assert len(lines) <= 2
+
+
+# Of the units' own commands those that do no harm where this fails: 'cleanup' would put a refusal in place of the record.
+@pytest.mark.parametrize("command", ["greeting", "check-initrd"])
+def test_the_program_has_none_of_the_units_commands(command: str, tmp_path: Path) -> None:
+    program = tmp_path / "bootseal"
+    program.write_text((TREE / "service/bootseal.in").read_text().replace("@LIBDIR@", str(TREE / "service")))
+    result = subprocess.run([sys.executable, "-IB", program, command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (64, "")
+    assert "invalid choice" in result.stderr
+
+
+def test_the_wheel_has_the_same_program() -> None:
+    assert '\nbootseal = "bootseal.host.cli:main"\n' in (TREE / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("command", cli._COMMANDS)
+def test_help(command: str) -> None:
+    result = bootseal(command, "--help")
+    assert result.returncode == 0
+    assert result.stderr == ""
+
+
+def test_a_bug_is_one_line_and_70(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "_main", lambda _: 1 // 0)
+    assert cli.main([]) == 70
+    assert "Failed to go on: ZeroDivisionError" in capsys.readouterr().err
+    monkeypatch.setenv("BOOTSEAL_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main([])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (OSError(errno.EIO, "", "/x"), 74, "Failed to go on: Input/output error (EIO): /x"),
+        (OSError(errno.EMFILE, ""), 71, "Failed to go on: Too many open files (EMFILE)"),
+        (OSError(errno.EBADF, ""), 70, "Failed to go on: OSError: "),
+    ],
+    ids=["disk", "exhausted", "bug"],
+)
+def test_a_failing_machine_is_no_bug(
+    error: OSError, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_main", fail)
+    assert cli.main([]) == status
+    message = capsys.readouterr().err
+    assert said in message
+    assert ("report this bug" in message) == (status == 70)
+
+
+def test_a_refusal_has_the_boots_own_words_and_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: list[str]) -> int:
+        raise Refusal(NO_IMAGE, "missing", "/x\x1b[31m")
+
+    monkeypatch.setattr(cli, "_main", refuse)
+    assert cli.main([]) == 66
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [r"bootseal: refused (no-image): missing: /x\x1b[31m", f"bootseal: hint: {NO_IMAGE.hint}"]
