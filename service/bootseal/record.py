@@ -228,8 +228,7 @@ def concluded(record: Record, ending: Ending, noted: Iterable[Noted]) -> Record:
 def refusal(trail: Trail, refused: Refusal) -> Ending:
     """Return how a boot ends with a Refusal: with who signed, and who is trusted where that decided."""
     details, record = list(refused.details), of(trail)
-    if record.signature:
-        details.append(("signer", f"{record.signature.subject}, serial {record.signature.serial}"))
+    details += signer(record)
     keyring = trail.last(BootKeyring)
     if keyring and refused.verdict in _ABOUT_SIGNERS:
         details += [
@@ -239,6 +238,12 @@ def refusal(trail: Trail, refused: Refusal) -> Ending:
         more = len(keyring.certificates) - _NAMED
         details += [("trusted", f"and {more} more")] if more > 0 else []
     return Ending(refused.verdict, str(refused), refused.hint, tuple(details))
+
+
+def signer(record: Record) -> list[tuple[str, str]]:
+    """Return the detail that names the signer, if the signature was verified."""
+    found = record.signature
+    return [("signer", f"{found.subject}, serial {found.serial}")] if found else []
 
 
 def success(trail: Trail) -> Ending:
