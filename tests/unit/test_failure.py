@@ -139,6 +139,7 @@ def test_a_bug_while_undoing_still_gives_a_verdict(error: Exception, world: Worl
 def test_guard(world: World) -> None:
     assert failure.guard() != 0
     assert world.record()["verdict"] == "interrupted"
+    assert world.record()["milliseconds"] == {}  # it ran no stage
     what = "it never ran: masked, missing, or the physical root could not be mounted"
     assert world.lines[0] == f"bootseal: refused (interrupted): {what}: bootseal.service"
 
