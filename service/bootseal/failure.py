@@ -25,7 +25,7 @@ def cleanup() -> int:
     result = os.environ.get("SERVICE_RESULT", "")
     if result == "success":
         return 0
-    trail = Trail(report.this_machine())
+    trail = _trail()
     for undo in (mount.detach, enable.restore_read_only):
         try:
             undo()
@@ -42,7 +42,7 @@ def guard() -> int:
     if mount.attached_digest():
         return 0
     what = "it never ran: masked, missing, or the physical root could not be mounted"
-    return report.refuse(Trail(report.this_machine()), Refusal(verdicts.INTERRUPTED, what, _SERVICE))
+    return report.refuse(_trail(), Refusal(verdicts.INTERRUPTED, what, _SERVICE))
 
 
 def changed() -> int:
@@ -50,9 +50,7 @@ def changed() -> int:
     try:
         what = f"other mounts than bootseal.service attached: {lastlook.difference() or 'while they were compared'}"
     except (OSError, ValueError):
-        return report.refuse(
-            Trail(report.this_machine()), Refusal(verdicts.INTERRUPTED, "no verified root is attached", lastlook.SYSROOT)
-        )
+        return report.refuse(_trail(), Refusal(verdicts.INTERRUPTED, "no verified root is attached", lastlook.SYSROOT))
     return report.overrule(Refusal(verdicts.CHANGED, what, lastlook.SYSROOT))
 
 
@@ -63,6 +61,11 @@ def greeting() -> int:
         for line in _format_greeting(record):
             report.console(line)
     return 0
+
+
+def _trail() -> Trail:
+    """Begin the report of a boot that another process ran; the times of its stages are unknown."""
+    return Trail(report.this_machine(), timed=False)
 
 
 def _explain_early_end(result: str) -> Refusal:

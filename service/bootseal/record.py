@@ -57,10 +57,13 @@ class Step(NamedTuple):
 
 
 class Trail:
-    """The values that a boot has seen so far, in order. Calling it remembers a value and hands it on."""
+    """The values that a boot has seen so far, in order. Calling it remembers a value and hands it on.
 
-    def __init__(self, *values: object) -> None:
-        self.began = time.monotonic()
+    `timed` is False for a process that comes after the boot, and runs none of its stages.
+    """
+
+    def __init__(self, *values: object, timed: bool = True) -> None:
+        self.began, self.timed = time.monotonic(), timed
         self.steps = [Step(self.began, value) for value in values]
 
     def __call__(self, value: Value) -> Value:
@@ -198,7 +201,7 @@ def of(trail: Trail, ending: Ending | None = None) -> Record:
         boot_id=machine.boot_id if machine else None,
         kernel=machine.kernel if machine else None,
         bootseal=machine.bootseal if machine else None,
-        milliseconds=_measure_stages(trail, ended=ending is not None) if machine else None,
+        milliseconds=_measure_stages(trail, ended=ending is not None and trail.timed) if machine else None,
         keyring=_keyring(trail),
         deployment=_deployment(trail.last(Deployment)),
         image=_image(trail.last(Pinned), mounted),
@@ -228,8 +231,7 @@ def concluded(record: Record, ending: Ending, noted: Iterable[Noted]) -> Record:
 def refusal(trail: Trail, refused: Refusal) -> Ending:
     """Return how a boot ends with a Refusal: with who signed, and who is trusted where that decided."""
     details, record = list(refused.details), of(trail)
-    if record.signature:
-        details.append(("signer", f"{record.signature.subject}, serial {record.signature.serial}"))
+    details += signer(record)
     keyring = trail.last(BootKeyring)
     if keyring and refused.verdict in _ABOUT_SIGNERS:
         details += [
@@ -239,6 +241,12 @@ def refusal(trail: Trail, refused: Refusal) -> Ending:
         more = len(keyring.certificates) - _NAMED
         details += [("trusted", f"and {more} more")] if more > 0 else []
     return Ending(refused.verdict, str(refused), refused.hint, tuple(details))
+
+
+def signer(record: Record) -> list[tuple[str, str]]:
+    """Return the detail that names the signer, if the signature was verified."""
+    found = record.signature
+    return [("signer", f"{found.subject}, serial {found.serial}")] if found else []
 
 
 def success(trail: Trail) -> Ending:

@@ -81,8 +81,12 @@ def refuse(trail: Trail, refusal: Refusal) -> int:
 
 def overrule(refusal: Refusal) -> int:
     """Replace the verdict of the record in /run, and report that; return the exit status."""
-    ending = Ending(refusal.verdict, str(refusal), refusal.hint, tuple(refusal.details))
-    return _publish(records.concluded(load(), ending, ()), refusal.verdict, [])
+    record = load()
+    if record.verdict is None:  # without a record, at least this boot is known
+        record = records.of(Trail(this_machine()))
+    details = (*refusal.details, *records.signer(record))
+    ending = Ending(refusal.verdict, str(refusal), refusal.hint, details)
+    return _publish(records.concluded(record, ending, ()), refusal.verdict, [])
 
 
 def repeat() -> int:

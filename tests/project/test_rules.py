@@ -97,7 +97,7 @@ def test_imports_of_a_file(path: Path) -> None:
     if name in TOP:
         assert imports == TOP[name]
     elif folder in ("linux", "formats"):
-        assert outside(imports, folder) <= ({"values"} if name == "formats.derwrite" else set())
+        assert outside(imports, folder) == set()
     elif folder == "stages":
         others = {i for i in imports if i.partition(".")[0] not in COMMON}
         assert {(leaf, other) for other in others} <= PAIRS

@@ -10,8 +10,9 @@ import pytest
 
 from bootseal import failure, report, verdicts
 from bootseal.linux import journal
+from bootseal.record import Trail, as_json, of
 from bootseal.stages import enable, lastlook, mount
-from unit.support import oserror
+from unit.support import oserror, verified
 
 
 class World:
@@ -138,6 +139,7 @@ def test_a_bug_while_undoing_still_gives_a_verdict(error: Exception, world: Worl
 def test_guard(world: World) -> None:
     assert failure.guard() != 0
     assert world.record()["verdict"] == "interrupted"
+    assert world.record()["milliseconds"] == {}  # it ran no stage
     what = "it never ran: masked, missing, or the physical root could not be mounted"
     assert world.lines[0] == f"bootseal: refused (interrupted): {what}: bootseal.service"
 
@@ -155,6 +157,23 @@ def test_a_root_that_was_changed_keeps_what_was_verified(world: World, monkeypat
     assert (world.record()["verdict"], world.record()["kernel"]) == ("changed", "kept")
     what = "other mounts than bootseal.service attached: /sysroot/usr is ext4 from /dev/vda"
     assert world.lines[0] == f"bootseal: refused (changed): {what}: /sysroot"
+
+
+def test_a_root_that_was_changed_names_its_signer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lastlook, "difference", lambda: "/sysroot/usr is ext4 from /dev/vda")
+    made = as_json(of(Trail(verified())))
+    world.path.parent.mkdir()
+    world.path.write_text(json.dumps(made | {"verdict": "verified"}))
+    failure.changed()
+    text = f"{made['signature']['subject']}, serial {made['signature']['serial']}"
+    assert world.record()["details"] == [{"name": "signer", "value": text}]
+    assert world.lines[2] == f"bootseal: signer: {text}"
+
+
+def test_a_change_without_a_record_says_which_boot_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lastlook, "difference", lambda: "/sysroot/usr is ext4 from /dev/vda")
+    failure.changed()
+    assert {"boot_id", "kernel", "bootseal"} < set(world.record())
 
 
 def test_a_change_that_was_undone_meanwhile_is_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

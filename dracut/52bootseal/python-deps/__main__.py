@@ -76,7 +76,8 @@ def rehearse(directory: str) -> None:
             call()
     report.PATH = f"{directory}/boot.json"
     report.RUN = directory
-    report.save(record.of(record.Trail(), record.Ending(verdicts.INTERNAL, errors.printable("\u00e9\udc80\n"))))
+    ending = record.Ending(verdicts.INTERNAL, errors.printable("\u00e9\udc80\n"))
+    report.save(record.of(record.Trail(report.this_machine()), ending))
     report.load()
 
 

@@ -14,8 +14,8 @@ SETTLE = 3.0  # seconds of the guest's clock, in which everything else that need
 
 
 def say(line: str) -> None:
-    with open("/dev/console", "w", encoding="ascii") as console:
-        console.write(f"{line}\n")
+    with open("/dev/console", "wb", buffering=0) as console:  # an initrd need not have a codec
+        console.write(f"{line}\n".encode())
 
 
 def run(*command: str) -> None:
@@ -47,15 +47,15 @@ def main() -> None:
     say("guest: waiting for its disks")
     while not os.path.exists(DISK):
         time.sleep(POLL)
-    with open(DISK, encoding="ascii") as disk:
+    with open(DISK, "rb") as disk:
         clock, files = eval(disk.read())
     time.clock_settime(time.CLOCK_REALTIME, clock)
     # systemd makes /usr of an initrd read-only, by a mount over itself.
-    in_usr = any(name.startswith("usr/") for name in files)
-    if in_usr:
+    closed = any(name.startswith("usr/") for name in files) and bool(os.statvfs("/usr").f_flag & os.ST_RDONLY)
+    if closed:
         run("/usr/bin/mount", "-o", "remount,bind,rw", "/usr")
     place(files)
-    if in_usr:
+    if closed:
         run("/usr/bin/mount", "-o", "remount,bind,ro", "/usr")
     if any("/systemd/" in name for name in files):
         run("/usr/bin/systemctl", "daemon-reload")
