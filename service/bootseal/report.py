@@ -62,7 +62,7 @@ def _debug(trail: Trail, stage: str) -> None:
 def this_machine() -> Machine:
     """Name this boot, its kernel and this program. An unreadable boot id is empty."""
     try:
-        with open(_BOOT_ID, encoding="ascii") as file:
+        with open(_BOOT_ID, encoding="utf-8") as file:
             boot_id = file.readline().strip()
     except OSError:
         boot_id = ""

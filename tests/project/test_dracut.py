@@ -181,20 +181,6 @@ def test_file_or_mask_is_installed(masked: bool, dracut: Dracut, tmp_path: Path)
     assert os.readlink(installed) == "/dev/null" if masked else installed.read_text() == "x"
 
 
-def test_initrd_has_every_codec_that_a_boot_opens_files_with(dracut: Dracut) -> None:
-    """Some versions of Python load a module for one of them, late."""
-    names = {
-        n for p in SERVICE.rglob("*.py") if "host" not in p.parts for n in re.findall(r'encoding="([\w-]+)"', p.read_text())
-    }
-    assert "ascii" in names
-    code = f"import sys\nfor name in {sorted(names)}: open('/dev/null', encoding=name)\nprint(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-ISB", "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    python = f'/usr/bin/python3() {{ command "{sys.executable}" "$@"; }}'
-    assert dracut.run(f"{python}\n_bootseal_libdir={SERVICE}\n_bootseal_install_python")[0] == 0
-    laid_out = {path.stem for path in dracut.initrd.rglob("encodings/*.pyc")}
-    assert {name.partition(".")[2] for name in loaded if name.startswith("encodings.")} <= laid_out
-
-
 @pytest.mark.parametrize("mask", ["022", "077"])
 def test_python_modules_keep_the_modes_of_directories(mask: str, dracut: Dracut) -> None:
     """Unprivileged services of the initrd must be able to enter / and /usr."""

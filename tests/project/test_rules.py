@@ -286,6 +286,14 @@ def test_what_a_boot_imports() -> None:
     assert ours_ == expected - {"__init__"}
 
 
+def test_a_boot_opens_text_as_utf_8_alone() -> None:
+    """Some versions of Python load a module for any other codec, late, which an initrd lacks."""
+    sources = [path.read_text() for path in BOOT_PATH]
+    assert {name for source in sources for name in re.findall(r'encoding="([\w-]+)"', source)} == {"utf-8"}
+    assert {name for source in sources for name in re.findall(r'decode\("([\w-]+)"', source)} <= {"ascii", "latin-1", "utf-8"}
+    assert not any(re.search(r'\bopen\([^()"]*(?:"[^"]*")?\)', source) for source in sources), ()
+
+
 def test_what_the_list_of_verdicts_imports() -> None:
     """Keep the imports of verdicts.py and errors.py small, because failure.py needs only these."""
     added = modules_after("import bootseal.errors") - modules_after("import enum, typing, re")

@@ -259,7 +259,7 @@ def _count_bytes_written(fd: int) -> int | None:
     """Return how many bytes the block device behind a descriptor has written; None if unknown."""
     try:
         device = blockdev.number(fd)
-        with open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat", encoding="ascii") as file:
+        with open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat", encoding="utf-8") as file:
             return int(file.read().split()[6]) * _SECTOR
     except OSError:
         return None

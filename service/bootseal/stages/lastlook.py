@@ -50,7 +50,7 @@ def remove() -> None:
 
 def difference() -> str:
     """Describe mounts that were added or removed at and below /sysroot. Raises OSError, ValueError."""
-    with open(PATH, encoding="ascii") as file:
+    with open(PATH, encoding="utf-8") as file:
         unique, numbers = (line.split(";")[1:-1] for line in file.read().splitlines())
     present = [m for m in mountapi.mounts() if f"{m.target}/".startswith(f"{SYSROOT}/")]
     ours = [m for m in present if _name(m) in numbers and _is_same(m, unique)]
