@@ -33,7 +33,7 @@ STEPS: tuple[tuple[Any, str], ...] = (
 def end(how: str) -> None:
     if how == "cut":
         os.sync()
-        with open("/proc/sysrq-trigger", "w", encoding="ascii") as trigger:
+        with open("/proc/sysrq-trigger", "w", encoding="utf-8") as trigger:
             trigger.write("b")
     os.kill(os.getpid(), SIGNALS[how])
 
@@ -59,7 +59,7 @@ def watch(how: str, turn: int, wanted: str, words: list[str]) -> None:
 
 _, plan, *command = sys.argv
 if os.path.exists(plan):
-    with open(plan, encoding="ascii") as file:
+    with open(plan, encoding="utf-8") as file:
         how, turn, name, *words = file.read().split()
     watch(how, int(turn), name, words)
 sys.argv[1:] = command
