@@ -2,7 +2,6 @@
 """Names on the disk and in /run that several modules use. This one touches no file."""
 
 import os
-import re
 
 RUN = "/run/bootseal"
 
@@ -15,7 +14,9 @@ DEPLOYMENTS = "ostree/deploy"
 OBJECTS = "ostree/repo/objects"
 # ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL, see ostree(1). No signature covers these names, so they are restricted: an
 # attacker who writes the disk must not be able to fake messages with them.
-_DEPLOYMENT = re.compile(rf"{DEPLOYMENTS}/(?!\.{{1,2}}/)([A-Za-z0-9._-]{{1,64}})/deploy/([0-9a-f]{{64}})\.([0-9]{{1,9}})")
+_DIGITS = "0123456789"
+_HEXADECIMAL = _DIGITS + "abcdef"
+_STATEROOT = _HEXADECIMAL + "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-"
 _WORK, _MARK_SUFFIX = ".bootseal-", ".immutable"
 
 
@@ -46,8 +47,16 @@ def deployment_of(stateroot: str, name: str) -> str:
 
 def parts_of(deployment: str) -> tuple[str, str, int] | None:
     """Split the path of a deployment into stateroot, checksum and serial; None for any other path."""
-    match = _DEPLOYMENT.fullmatch(deployment)
-    return (match[1], match[2], int(match[3])) if match else None
+    # Not a regular expression: it would be the only one that a boot compiles, in 8 of its 450 milliseconds (make bench).
+    top, _, rest = deployment.partition(DEPLOYMENTS + "/")
+    stateroot, _, name = rest.partition("/deploy/")
+    checksum, _, serial = name.partition(".")
+    forms = ((stateroot, 64, _STATEROOT), (checksum, 64, _HEXADECIMAL), (serial, 9, _DIGITS))
+    if top or stateroot in (".", "..") or len(checksum) < 64:
+        return None
+    if not all(0 < len(text) <= limit and not text.strip(characters) for text, limit, characters in forms):
+        return None
+    return stateroot, checksum, int(serial)
 
 
 def work_prefix(deployment: str) -> str:
