@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One boot, in order. This file alone knows the order of the stages; `bootseal verify` runs the same functions.
+"""One boot, in order. From the read of digest and signature on, `bootseal verify` runs the same functions.
 
 Each stage takes what the ones before it returned (values.py) and raises Refusal; none knows another.
 """
@@ -21,7 +21,7 @@ from .stages import (
     origin,
     unverified,
     verify,
-)  # fmt: skip
+)
 from .values import BootKeyring, Deployment, KernelKeys, Mounted, Pinned, Policy, Request
 
 
