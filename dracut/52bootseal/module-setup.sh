@@ -157,7 +157,6 @@ _bootseal_install_or_mask() {
 
 _bootseal_install_units() {
     local _unit
-    inst_multiple -o "$systemdsystemunitdir/modprobe@.service"
     _bootseal_install_file "$systemdsystemunitdir/bootseal.service"
     _bootseal_install_file "$moddir/bootseal-guard.service" "$systemdsystemunitdir/bootseal-guard.service"
     _bootseal_install_file "$moddir/initrd-system.conf" /usr/lib/systemd/system.conf.d/50-bootseal.conf

@@ -5,7 +5,6 @@ This runs at every boot, so it imports neither argparse nor the program's comman
 """
 
 import sys
-from collections.abc import Callable
 
 
 def main() -> int:
@@ -20,8 +19,7 @@ def main() -> int:
         case ["cleanup" | "guard" | "changed" | "greeting" as name]:
             from . import failure
 
-            run: Callable[[], int] = getattr(failure, name)
-            return run()
+            return int(getattr(failure, name)())
         case ["check-initrd"]:
             from . import checkinitrd
 

@@ -19,6 +19,7 @@ from .stages import (
     keyring,
     mount,
     origin,
+    physicalroot,
     unverified,
     verify,
 )
@@ -41,18 +42,21 @@ def main() -> int:
         return report.refuse(seen, _make_refusal(error))
 
 
-def boot(seen: Trail) -> None:
-    """Load and seal the keys before anything is read from the disk; verify and mount the root. Raises Refusal."""
+def boot(seen: report.Progress) -> None:
+    """Do all that needs no disk, the keys first; wait for the disk; verify and mount the root. Raises Refusal."""
     policy = seen(config.load())
     trusted = seen(keyring.load(config.certificates("/", keyring.DIRECTORY, keyring.SUFFIXES, policy.voa)))
     keys = seen(kernelkeys.load(trusted, digest_keyring=policy.method != "none", seal=policy.seal))
+    sealed_before = not physicalroot.is_mounted()
+    seen(origin.look())
+    enroll.prepare(policy)
+    mount.load_filesystems()
     request = seen(cmdline.parse(cmdline.read()))
-    namespace = mount.private_namespace()
+    root = seen(physicalroot.enter(seen.keep_waiting, sealed_before=sealed_before))
     place = seen(deployment.locate(request))
     pinned = verified_image(place, trusted, seen)
     mounted = mounted_root(pinned, place, keys, policy, request, seen)
-    mount.attach(mounted, namespace)
-    seen(origin.look())
+    mount.attach(mounted, root.shared_namespace)
     seen(mounted)
 
 

@@ -7,7 +7,8 @@ SHA-512 with 4096-byte blocks and without salt only.
 
 import hashlib
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from .namedtuple import NamedTuple
 
 BLOCK_SIZE = 4096
 # FS_VERITY_HASH_ALG_SHA256, FS_VERITY_HASH_ALG_SHA512

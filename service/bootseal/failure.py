@@ -10,9 +10,10 @@ import os
 from . import report, verdicts
 from .errors import Refusal, reason
 from .record import Noted, Record, Trail
-from .stages import enable, lastlook, mount
+from .stages import enable, lastlook, mount, physicalroot
 
-_SERVICE = "bootseal.service"
+_SERVICE, _MOUNT = "bootseal.service", "sysroot.mount"
+_MOUNT_HINT = "find the reason in 'systemctl status sysroot.mount', then mount it at /sysroot and leave this shell"
 _TEXTS = {"timeout": "out of time", "signal": "killed", "watchdog": "out of time", "oom-kill": "out of memory"}
 _INDENT = 18
 _GO_ON = "'systemctl restart bootseal.service' and leave this shell, or reboot and choose another boot entry"
@@ -38,11 +39,17 @@ def cleanup() -> int:
 
 
 def guard() -> int:
-    """Refuse the boot if the service left no record. Return 0 if a verified root is attached nevertheless."""
+    """Refuse the boot if the service left no record. Return 0 if a verified root is attached nevertheless.
+
+    If the physical root is not mounted, the service may still wait for it.
+    """
     if mount.attached_digest():
         return 0
-    what = "it never ran: masked, missing, or the physical root could not be mounted"
-    return report.refuse(_trail(), Refusal(verdicts.INTERRUPTED, what, _SERVICE))
+    if physicalroot.is_mounted():
+        refusal = Refusal(verdicts.INTERRUPTED, "it never ran: masked or missing", _SERVICE)
+    else:
+        refusal = Refusal(verdicts.INTERRUPTED, "the physical root could not be mounted", _MOUNT, _MOUNT_HINT)
+    return report.refuse(_trail(), refusal)
 
 
 def changed() -> int:

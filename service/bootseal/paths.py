@@ -4,6 +4,7 @@
 import os
 
 RUN = "/run/bootseal"
+SYSROOT = "/sysroot"  # in an initrd: first the physical root, then the verified one
 
 # Beside each other in the directory of an ostree deployment: the composefs image, its digest, the signature of the digest.
 IMAGE = ".ostree.cfs"

@@ -4,25 +4,43 @@
 Everything here is pure. bootseal.json(5) documents the members. An absent member means that its value is unknown.
 """
 
+from __future__ import annotations
+
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
 
 from . import verdicts
 from .errors import Refusal, printable, reason
-from .values import BootKeyring, Deployment, Enrolled, KernelKeys, Mounted, Origin, Pinned, Unverified, Verified
+from .namedtuple import NamedTuple
+from .values import (
+    BootKeyring,
+    Deployment,
+    Enrolled,
+    KernelKeys,
+    Mounted,
+    Origin,
+    PhysicalRoot,
+    Pinned,
+    Request,
+    Unverified,
+    Verified,
+)
 from .verdicts import Note, Verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, TypeVar
+
+    Value = TypeVar("Value")
 
 VERSION = 1
 # The stages by their names in `milliseconds`, and the value that ends each.
 STAGES: tuple[tuple[str, type], ...] = (
-    ("configuration", BootKeyring), ("keyring", KernelKeys), ("locate", Deployment), ("verify", Pinned), ("enroll", Enrolled),
-    ("mount", Mounted),
+    ("configuration", BootKeyring), ("keyring", KernelKeys), ("preparation", Request), ("wait", PhysicalRoot),
+    ("locate", Deployment), ("verify", Pinned), ("enroll", Enrolled), ("mount", Mounted),
 )  # fmt: skip
 _NAMED = 8  # certificates; a console has few lines
 _ABOUT_SIGNERS = (verdicts.UNTRUSTED_SIGNER, verdicts.WRONG_SIGNATURE, verdicts.IMAGE_MISMATCH)
-
-Value = TypeVar("Value")
 
 
 class Machine(NamedTuple):
@@ -95,6 +113,7 @@ class Keyring(NamedTuple):
     skipped: tuple[str, ...]
     sealed: bool | None = None
     not_in_kernel: tuple[str, ...] | None = None
+    sealed_before_mount: bool | None = None
 
 
 class Place(NamedTuple):
@@ -297,12 +316,14 @@ def _measure_stages(trail: Trail, *, ended: bool) -> dict[str, float]:
 
 
 def _keyring(trail: Trail) -> Keyring | None:
-    keyring, kernel = trail.last(BootKeyring), trail.last(KernelKeys)
+    keyring, kernel, root = trail.last(BootKeyring), trail.last(KernelKeys), trail.last(PhysicalRoot)
     if keyring is None:
         return None
     trusted = tuple(TrustedKey(c.subject_text, c.sha256) for c in keyring.certificates)
-    made = Keyring(len(trusted), trusted, keyring.skipped)
-    return made if kernel is None else Keyring(*made[:3], kernel.sealed, _unloaded(kernel))
+    if kernel is None:
+        return Keyring(len(trusted), trusted, keyring.skipped)
+    before = kernel.sealed and root.sealed_before if root else None
+    return Keyring(len(trusted), trusted, keyring.skipped, kernel.sealed, _unloaded(kernel), before)
 
 
 def _unloaded(keys: KernelKeys) -> tuple[str, ...]:
@@ -425,6 +446,7 @@ _READERS: dict[Any, dict[str, Callable[[object], Any]]] = {
     Detail: dict.fromkeys(Detail._fields, _text),
     Keyring: {
         "certificates": _number, "trusted": _TRUSTED, "skipped": _TEXTS, "sealed": _flag, "not_in_kernel": _TEXTS,
+        "sealed_before_mount": _flag,
     },
     Place: {**dict.fromkeys(Place._fields, _text), "serial": _number},
     Image: {**dict.fromkeys(Image._fields, _text), "size": _number},

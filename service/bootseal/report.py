@@ -4,18 +4,21 @@
 This decides nothing. A report that fails neither stops a boot nor lets one pass.
 """
 
-import json
 import os
-from contextlib import suppress
 
 from . import __version__, paths, verdicts
 from . import record as records
 from .errors import Refusal, printable
+from .formats import jsontext
 from .linux import console as consoles
 from .linux import journal
-from .record import Ending, Machine, Noted, Record, Trail, Value
+from .record import Ending, Machine, Noted, Record, Trail
 from .values import Request
 from .verdicts import Verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .record import Value
 
 RUN = paths.RUN
 PATH = RUN + "/boot.json"
@@ -23,10 +26,13 @@ PATH = RUN + "/boot.json"
 # accept what root says about a unit. See systemd.journal-fields(7), OBJECT_SYSTEMD_UNIT=.
 _SENDER = {"SYSLOG_IDENTIFIER": "bootseal", "OBJECT_SYSTEMD_UNIT": "bootseal.service"}
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_LIMIT = 30  # seconds, as TimeoutStartSec= of bootseal.service
 _NOTICE, _WARNING, _CRITICAL = "5", "4", "2"  # sd-daemon(3)
 _DOING = {
     "configuration": "Reading the configuration and the boot keyring...",
     "keyring": "Loading and sealing the kernel keyring...",
+    "preparation": "Preparing to verify and mount the root...",
+    "wait": "Waiting for the physical root file system...",
     "locate": "Looking for the deployment...",
     "verify": "Verifying the composefs digest...",
     "enroll": "Enrolling the digest...",
@@ -39,10 +45,16 @@ class Progress(Trail):
 
     _told = ""
 
-    def __call__(self, value: Value) -> Value:
+    def __call__(self, value: "Value") -> "Value":
         super().__call__(value)
         self.tell()
         return value
+
+    def keep_waiting(self) -> None:
+        """Tell systemd that the wait goes on. From the last call on, it allows 30 seconds for the verdict."""
+        journal.notify(f"EXTEND_TIMEOUT_USEC={_LIMIT * 1_000_000}")
+        if message := load().message:  # that of the guard, if sysroot.mount has failed, or of an earlier start
+            journal.notify(f"STATUS=Waiting for a mount at {paths.SYSROOT}, after: {message}")
 
     def tell(self) -> None:
         """Tell which stage runs, unless that was told already."""
@@ -56,7 +68,7 @@ class Progress(Trail):
 def _debug(trail: Trail, stage: str) -> None:
     request = trail.last(Request)
     if request and request.debug:
-        console(f"bootseal: debug: {stage}: {json.dumps(records.as_json(records.of(trail)), sort_keys=True)}")
+        console(f"bootseal: debug: {stage}: {jsontext.write(records.as_json(records.of(trail)))}")
 
 
 def this_machine() -> Machine:
@@ -99,6 +111,8 @@ def load() -> Record:
     """Read the record in /run. It is empty if this version cannot read one."""
     try:
         with open(PATH, encoding="utf-8") as file:
+            import json  # only where an earlier start has left a record
+
             content = json.load(file)
     except (OSError, ValueError, RecursionError):
         return Record()
@@ -110,21 +124,24 @@ def load() -> Record:
 def save(record: Record) -> None:
     """Replace /run/bootseal/boot.json, if that is possible."""
     temporary = PATH + ".new"
-    with suppress(OSError):
+    try:
         os.makedirs(RUN, mode=0o755, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
-            # One member a line: json's fast encoder cannot indent.
             members = records.as_json(record).items()
-            text = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in members)
+            text = ",\n".join(f"  {jsontext.write(name)}: {jsontext.write(value)}" for name, value in members)
             file.write(f"{{\n{text}\n}}\n")
         os.replace(temporary, PATH)
+    except OSError:
+        pass
 
 
 def console(line: str) -> None:
     """Write one line to every console, as far as each takes it."""
     for path in consoles.devices():
-        with suppress(OSError):
+        try:
             consoles.write(path, printable(line).encode() + b"\r\n")
+        except OSError:
+            pass
 
 
 def _conclude(trail: Trail, ending: Ending) -> int:

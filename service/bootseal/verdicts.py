@@ -5,7 +5,7 @@ Exit statuses have the sysexits(3) meanings that systemd.exec(5) lists, because 
 those of packaging/bootseal.catalog; a test compares the two.
 """
 
-from typing import NamedTuple
+from .namedtuple import NamedTuple
 
 
 class Verdict(NamedTuple):

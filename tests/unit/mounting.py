@@ -12,7 +12,7 @@ from unit.support import run_python
 INITRD = """
 import os, sys, errno
 from bootseal import verdicts
-from bootseal.stages import deployment, mount, ostreebooted
+from bootseal.stages import deployment, mount, ostreebooted, physicalroot
 from bootseal.errors import Refusal
 from bootseal.linux import files, mountapi, syscall
 from bootseal.values import Pinned, RootConfig
@@ -60,7 +60,7 @@ def tree():
     return sorted((m.target, m.fstype) for m in mountapi.mounts() if m.target.startswith(("/sysroot", "/run")))
 
 def run(image, root=config(), init=""):
-    namespace = mount.private_namespace()
+    namespace = physicalroot.private_namespace()
     found = deployment.locate(request())
     return mount.mount(enrolled(image), found, root, request()._replace(init=init)), namespace
 

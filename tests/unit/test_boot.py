@@ -10,10 +10,24 @@ from typing import Any
 import pytest
 
 from bootseal import boot, report, verdicts
+from bootseal import record as records
 from bootseal.errors import Refusal
 from bootseal.linux import console, journal
-from bootseal.stages import cmdline, config, deployment, enroll, image, kernelkeys, keyring, mount, unverified, verify
-from bootseal.values import Mounted
+from bootseal.stages import (
+    cmdline,
+    config,
+    deployment,
+    enroll,
+    image,
+    kernelkeys,
+    keyring,
+    mount,
+    origin,
+    physicalroot,
+    unverified,
+    verify,
+)
+from bootseal.values import Mounted, Origin, PhysicalRoot
 from unit import support
 from unit.support import oserror
 
@@ -21,9 +35,13 @@ VALUES: dict[str, Any] = {
     "config.load": support.policy(),
     "keyring.load": support.trusting("p256"),
     "kernelkeys.load": support.kernel_keys(),
+    "physicalroot.is_mounted": False,
+    "origin.look": Origin(("initrd",)),
+    "enroll.prepare": None,
+    "mount.load_filesystems": None,
     "cmdline.read": "the text",
     "cmdline.parse": support.request(),
-    "mount.private_namespace": 55,
+    "physicalroot.enter": PhysicalRoot(55, sealed_before=True),
     "deployment.locate": support.deployment(),
     "unverified.read": support.candidate(b"sig"),
     "verify.verify": support.verified(),
@@ -35,7 +53,7 @@ VALUES: dict[str, Any] = {
 ORDER = list(VALUES)
 MODULES = {
     m.__name__.rpartition(".")[2]: m
-    for m in (config, keyring, kernelkeys, cmdline, deployment, unverified, verify, image, enroll, mount)
+    for m in (config, keyring, kernelkeys, physicalroot, origin, cmdline, deployment, unverified, verify, image, enroll, mount)
 }
 
 
@@ -89,8 +107,9 @@ def test_every_stage_is_told_and_timed(stages: Stages, monkeypatch: pytest.Monke
     monkeypatch.setattr(journal, "notify", states.append)
     boot.main()
     begun = [state.removeprefix("STATUS=").split()[0] for state in states]
-    assert begun == ["Reading", "Loading", "Looking", "Verifying", "Enrolling", "Mounting", "verified"]
-    assert list(stages.record()["milliseconds"]) == ["configuration", "keyring", "locate", "verify", "enroll", "mount"]
+    told = ["Reading", "Loading", "Preparing", "Waiting", "Looking", "Verifying", "Enrolling", "Mounting", "verified"]
+    assert begun == told
+    assert list(stages.record()["milliseconds"]) == [name for name, _ in records.STAGES]
 
 
 def test_everything_is_recorded(stages: Stages) -> None:
@@ -99,12 +118,18 @@ def test_everything_is_recorded(stages: Stages) -> None:
     record = stages.record()
     assert {"deployment", "image", "signature", "enrollment", "mount", "not_covered"} <= record.keys()
     assert record["keyring"].pop("trusted")
-    assert record["keyring"] == {"certificates": 1, "skipped": [], "sealed": True, "not_in_kernel": []}
+    sealed = {"sealed": True, "sealed_before_mount": True}
+    assert record["keyring"] == {"certificates": 1, "skipped": [], "not_in_kernel": [], **sealed}
+    assert record["not_covered"] == ["/var", "initrd"]
     assert any("the digest file cannot be opened" in note for note in record["notes"])
 
 
-def test_no_disk_before_the_keyring_is_sealed() -> None:
-    assert ORDER.index("kernelkeys.load") < ORDER.index("deployment.locate")
+@pytest.mark.parametrize("mounted", [True, False])
+def test_whether_the_disk_was_mounted_before_the_keyring_was_sealed(*, mounted: bool, stages: Stages) -> None:
+    stages.values["physicalroot.is_mounted"] = mounted
+    boot.main()
+    assert ORDER.index("physicalroot.is_mounted") == ORDER.index("kernelkeys.load") + 1
+    assert stages.given["physicalroot.enter"][1] is not mounted
 
 
 def test_who_gets_what(stages: Stages) -> None:

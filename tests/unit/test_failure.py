@@ -11,7 +11,7 @@ import pytest
 from bootseal import failure, report, verdicts
 from bootseal.linux import journal
 from bootseal.record import Trail, as_json, of
-from bootseal.stages import enable, lastlook, mount
+from bootseal.stages import enable, lastlook, mount, physicalroot
 from unit.support import oserror, verified
 
 
@@ -136,12 +136,20 @@ def test_a_bug_while_undoing_still_gives_a_verdict(error: Exception, world: Worl
     assert world.record()["verdict"] == "interrupted"
 
 
-def test_guard(world: World) -> None:
+@pytest.mark.parametrize(
+    ("mounted", "what", "hint"),
+    [
+        (True, "it never ran: masked or missing: bootseal.service", verdicts.INTERRUPTED.hint),
+        (False, "the physical root could not be mounted: sysroot.mount", failure._MOUNT_HINT),
+    ],
+    ids=["mounted", "not mounted"],
+)
+def test_guard(*, mounted: bool, what: str, hint: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(physicalroot, "is_mounted", lambda: mounted)
     assert failure.guard() != 0
     assert world.record()["verdict"] == "interrupted"
     assert world.record()["milliseconds"] == {}  # it ran no stage
-    what = "it never ran: masked, missing, or the physical root could not be mounted"
-    assert world.lines[0] == f"bootseal: refused (interrupted): {what}: bootseal.service"
+    assert world.lines[:2] == [f"bootseal: refused (interrupted): {what}", f"bootseal: hint: {hint}"]
 
 
 def test_guard_lets_a_verified_root_be(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

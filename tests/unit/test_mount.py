@@ -5,19 +5,18 @@ Each test runs the code in a process with a root directory that looks like an in
 overlay's data layer need fs-verity, so the guests test them. The image of these tests contains its files.
 """
 
+import errno
 import os
 import shutil
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from bootseal.linux import mountapi, syscall
+from bootseal.linux import mountapi
 from bootseal.stages import mount
 from unit.mounting import in_initrd
-from unit.support import CHECKSUM, SERVICE, TREE, refusal
+from unit.support import CHECKSUM, TREE
 
 pytestmark = pytest.mark.root
 
@@ -572,41 +571,22 @@ print(found.count("overlay"), found.count("erofs"))
     assert said == ["[1, 0]", "1 0"]
 
 
-def test_private_namespace_ends_with_its_process(tmp_path: Path) -> None:
-    """The kernel removes the mounts of a killed process, and no other process sees them."""
-    code = (
-        "import signal,sys;from bootseal.stages import mount;from bootseal.linux import syscall\n"
-        "mount.private_namespace();syscall.mount('tmpfs',sys.argv[1],'tmpfs',0);open(sys.argv[1]+'/in','w');print('ready',flush=True);"
-        "signal.pause()"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(SERVICE)}
-    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, env=environment)
-    try:
-        assert process.stdout
-        assert process.stdout.readline() == b"ready\n"
-        assert os.path.exists(f"/proc/{process.pid}/root{tmp_path}/in")
-        assert os.listdir(tmp_path) == []
-        assert str(tmp_path) not in [m.target for m in mountapi.mounts()]
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+def test_the_filesystems_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def open_context(fstype: str) -> int:
+        asked.append(fstype)
+        raise OSError(errno.ENODEV, "")
+
+    monkeypatch.setattr(mountapi, "open_context", open_context)
+    mount.load_filesystems()
+    assert asked == ["erofs", "overlay"]
 
 
-def test_failed_unshare_is_mount_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unshare(_: int) -> None:
-        raise PermissionError(1, "no")
-
-    monkeypatch.setattr(syscall, "unshare", unshare)
-    assert refusal(mount.private_namespace).verdict.name == "mount-failed"
-
-
-def test_private_namespace_receives_no_mounts(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr(syscall, "unshare", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(syscall, "mount", lambda *arguments: calls.append(arguments))
-    os.close(mount.private_namespace())
-    assert calls == [(mountapi.CLONE_NEWNS,), (None, "/", None, mountapi.MS_REC | mountapi.MS_PRIVATE)]
+def test_a_context_of_a_filesystem_mounts_nothing() -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    mount.load_filesystems()
+    assert Path("/proc/self/mountinfo").read_text() == before
 
 
 def line(number: int, parent: int, target: str, fstype: str = "ext4", source: str = "/dev/vda") -> mountapi.MountInfo:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bootseal import paths
 from bootseal.formats import gvariant
 from bootseal.linux import blockdev
 from bootseal.stages import ostreebooted
@@ -55,7 +56,7 @@ DEVICES = [(os.makedev(252, 3), ["/dev/block/252:3"]), (oserror(errno.ENODEV), [
 def test_write_and_remove(device: int | OSError, links: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ostreebooted, "PATH", str(tmp_path / "ostree-booted"))
     monkeypatch.setattr(ostreebooted, "_VOLATILE_ROOT", str(tmp_path / "volatile-root"))
-    monkeypatch.setattr(ostreebooted, "_SYSROOT", str(tmp_path))
+    monkeypatch.setattr(paths, "SYSROOT", str(tmp_path))
     asked: list[str] = []
 
     def number(fd: int) -> int:

@@ -8,8 +8,8 @@ import pytest
 
 from bootseal import verdicts
 from bootseal.errors import Refusal
-from bootseal.record import Ending, Machine, Record, Trail, as_json, of, parse, refusal, success
-from bootseal.values import BootKeyring, Certificate, Gap, Release
+from bootseal.record import STAGES, Ending, Machine, Record, Trail, as_json, of, parse, refusal, success
+from bootseal.values import BootKeyring, Certificate, Gap, PhysicalRoot, Release
 from unit.host import schema
 from unit.support import (
     certificate,
@@ -17,6 +17,7 @@ from unit.support import (
     enrolled,
     kernel_keys,
     pinned,
+    request,
     seen_boot,
     trusting,
     verified,
@@ -51,11 +52,14 @@ def test_values_of_a_whole_boot() -> None:
     assert (record["keyring"]["sealed"], record["keyring"]["not_in_kernel"]) == (True, [])
     assert record["mount"] == {"options": "ro,verity=require"}
     assert record["not_covered"] == ["/etc", "/var", "/opt -> /var/opt", "initrd", "kernel command line"]
-    assert list(record["milliseconds"]) == ["configuration", "keyring", "locate", "verify", "enroll", "mount"]
+    assert list(record["milliseconds"]) == [name for name, _ in STAGES]
     assert all(figure >= 0 for figure in record["milliseconds"].values())
 
 
-SEEN: list[Any] = [Machine("b", "k", "p"), trusting("p256"), kernel_keys(), deployment(), verified(), pinned(), enrolled()]
+SEEN: list[Any] = [
+    Machine("b", "k", "p"), trusting("p256"), kernel_keys(), request(), PhysicalRoot(5, sealed_before=True), deployment(),
+    verified(), pinned(), enrolled(),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -64,11 +68,13 @@ SEEN: list[Any] = [Machine("b", "k", "p"), trusting("p256"), kernel_keys(), depl
         (0, set(), "configuration"),
         (1, {"boot_id", "kernel", "bootseal", "milliseconds"}, "configuration"),
         (2, {"keyring"}, "keyring"),
-        (3, {"keyring"}, "locate"),
-        (4, {"deployment"}, "verify"),
-        (5, {"signature"}, "verify"),
-        (6, {"image"}, "enroll"),
-        (7, {"enrollment"}, "mount"),
+        (3, {"keyring"}, "preparation"),
+        (4, {"keyring"}, "wait"),
+        (5, {"keyring"}, "locate"),
+        (6, {"deployment"}, "verify"),
+        (7, {"signature"}, "verify"),
+        (8, {"image"}, "enroll"),
+        (9, {"enrollment"}, "mount"),
     ],
 )
 def test_unseen_members_are_absent(count: int, members: set[str], stage: str) -> None:
@@ -82,6 +88,17 @@ def test_unseen_members_are_absent(count: int, members: set[str], stage: str) ->
     assert ("mount" in record, "not_covered" in record) == (False, False)
     if count:
         assert list(record["milliseconds"])[-1] == stage
+
+
+@pytest.mark.parametrize(
+    ("sealed", "before", "expected"), [(True, True, True), (True, False, False), (False, True, False), (True, None, None)]
+)
+def test_whether_it_was_sealed_before_the_mount(*, sealed: bool, before: bool | None, expected: bool | None) -> None:
+    """Unknown while the disk is not there."""
+    root = () if before is None else (PhysicalRoot(5, sealed_before=before),)
+    keyring = of(Trail(trusting("p256"), kernel_keys()._replace(sealed=sealed), *root)).keyring
+    assert keyring
+    assert keyring.sealed_before_mount is expected
 
 
 def test_keyring_before_the_kernel_has_it_is_not_known_to_be_sealed() -> None:
@@ -193,4 +210,4 @@ def test_parse_fills_holes_in_a_part() -> None:
     record = parse({"image": {}, "deployment": {"serial": "1"}, "keyring": {"certificates": 1}})
     assert record.image == ("", "", "", 0, None, None)
     assert record.deployment == ("", "", "", 0, "")
-    assert record.keyring == (1, None, (), None, None)
+    assert record.keyring == (1, None, (), None, None, None)

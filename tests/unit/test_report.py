@@ -16,7 +16,7 @@ from bootseal.errors import Refusal
 from bootseal.linux import console as console_devices
 from bootseal.linux import journal
 from bootseal.record import Noted, Record, Trail
-from bootseal.values import Gap
+from bootseal.values import Gap, PhysicalRoot
 from unit.support import deployment, enrolled, kernel_keys, pinned, request, seen_boot, trusting, verified
 
 EVIL = "a\x1b[2J\r\nb\udcff\u202e"
@@ -88,20 +88,36 @@ def refusal_of(verdict: verdicts.Verdict, what: str = "what was wrong", path: st
 def test_progress_tells_each_stage(world: World) -> None:
     seen = report.Progress()
     seen.tell()
-    for value in (trusting("p256"), kernel_keys(), deployment(), verified(), pinned(), enrolled()):
+    root = PhysicalRoot(5, sealed_before=True)
+    for value in (trusting("p256"), kernel_keys(), request(), root, deployment(), verified(), pinned(), enrolled()):
         seen(value)
     told = [state.removeprefix("STATUS=") for state in world.states()]
-    assert [text.split()[0] for text in told] == ["Reading", "Loading", "Looking", "Verifying", "Enrolling", "Mounting"]
+    words = ["Reading", "Loading", "Preparing", "Waiting", "Looking", "Verifying", "Enrolling", "Mounting"]
+    assert [text.split()[0] for text in told] == words
     assert all(text.endswith("...") for text in told)
+
+
+def test_waiting_extends_the_time_limit(world: World) -> None:
+    report.Progress().keep_waiting()
+    assert world.states() == ["EXTEND_TIMEOUT_USEC=30000000"]
+
+
+def test_waiting_after_a_failed_mount_says_so(world: World) -> None:
+    """The record is the guard's: it runs when the mount has failed."""
+    report.save(Record(verdict="interrupted", message="refused (interrupted): it failed: sysroot.mount"))
+    report.Progress().keep_waiting()
+    assert world.states()[1:] == [
+        "STATUS=Waiting for a mount at /sysroot, after: refused (interrupted): it failed: sysroot.mount"
+    ]
 
 
 def test_debug_tells_the_consoles_what_was_seen(world: World) -> None:
     seen = report.Progress()
-    for value in (trusting("p256"), request()._replace(debug=True), kernel_keys()):
+    for value in (trusting("p256"), kernel_keys(), request()._replace(debug=True)):
         seen(value)
     (line,) = world.console()
-    assert line.startswith("bootseal: debug: locate: {")
-    assert json.loads(line.partition("locate: ")[2])["version"] == 1
+    assert line.startswith("bootseal: debug: wait: {")
+    assert json.loads(line.partition("wait: ")[2])["version"] == 1
     report.refuse(seen, refusal_of(verdicts.NO_DEPLOYMENT))
     assert world.console()[0].startswith("bootseal: debug: end: {")
 

@@ -5,7 +5,7 @@ Lengths are definite, minimal, and of at most three bytes. Tags have one byte. T
 to go deeper asks for the items of an item.
 """
 
-from typing import NamedTuple
+from ..namedtuple import NamedTuple
 
 INTEGER, OCTET_STRING, NULL, OID, SEQUENCE, SET = 0x02, 0x04, 0x05, 0x06, 0x30, 0x31
 CONTEXT_0, CONTEXT_1 = 0xA0, 0xA1

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Read the name of an ELF file's interpreter, see elf(5). Only verified files come here."""
 
-from collections.abc import Callable
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PT_INTERP = 3
 
 
-def interpreter(read: Callable[[int, int], bytes]) -> str:
+def interpreter(read: "Callable[[int, int], bytes]") -> str:
     """Return PT_INTERP of a 64-bit ELF file, or an empty text.
 
     `read(size, offset)` returns a part of the file.

@@ -7,11 +7,17 @@ The kernel's own reader accepts a good deal more. bootseal refuses such messages
 One walk finds every deviation. parse() stops at the first and uses nothing behind it; deviations() goes on.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, NoReturn
-
+from ..namedtuple import NamedTuple
 from . import der
 from .der import Malformed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    # Takes a deviation behind which the walk can go on. Deviations that end any walk are raised instead.
+    Deviate = Callable[[Malformed], object]
 
 MAX_SIZE = 16128  # FS_VERITY_MAX_SIGNATURE_SIZE of the kernel
 
@@ -46,10 +52,6 @@ class SignerInfo(NamedTuple):
     value: bytes
 
 
-# Takes a deviation behind which the walk can go on. Deviations that end any walk are raised instead.
-Deviate = Callable[[Malformed], object]
-
-
 def parse(message: bytes) -> SignerInfo:
     """Return the signature of a message. Raises Malformed, which states the first deviation."""
     return _walk(message, _refuse)
@@ -65,11 +67,11 @@ def deviations(message: bytes) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _refuse(deviation: Malformed) -> NoReturn:
+def _refuse(deviation: Malformed) -> "NoReturn":
     raise deviation
 
 
-def _walk(message: bytes, deviate: Deviate) -> SignerInfo:
+def _walk(message: bytes, deviate: "Deviate") -> SignerInfo:
     if not message:
         raise Malformed("empty", "empty")
     if len(message) > MAX_SIZE:
@@ -85,7 +87,7 @@ def _walk(message: bytes, deviate: Deviate) -> SignerInfo:
     return _signed_data(der.only(fields[1].content, der.SEQUENCE), deviate)
 
 
-def _signed_data(item: der.Item, deviate: Deviate) -> SignerInfo:
+def _signed_data(item: der.Item, deviate: "Deviate") -> SignerInfo:
     what = "certificates or CRLs inside: sign with -nocerts"
     fields = _without(der.items(item.content), ("certificates-inside", "crls-inside"), what, deviate)
     if [f.tag for f in fields] != [der.INTEGER, der.SET, der.SEQUENCE, der.SET]:
@@ -99,7 +101,7 @@ def _signed_data(item: der.Item, deviate: Deviate) -> SignerInfo:
     return signatures[0]
 
 
-def _without(fields: list[der.Item], names: tuple[str, str], what: str, deviate: Deviate) -> list[der.Item]:
+def _without(fields: list[der.Item], names: tuple[str, str], what: str, deviate: "Deviate") -> list[der.Item]:
     """Return the fields except those with the tags [0] and [1], whose deviations have these names."""
     for field in fields:
         if field.tag in (der.CONTEXT_0, der.CONTEXT_1):
@@ -107,14 +109,14 @@ def _without(fields: list[der.Item], names: tuple[str, str], what: str, deviate:
     return [field for field in fields if field.tag not in (der.CONTEXT_0, der.CONTEXT_1)]
 
 
-def _check_detached(fields: list[der.Item], deviate: Deviate) -> None:
+def _check_detached(fields: list[der.Item], deviate: "Deviate") -> None:
     if not fields or fields[0].tag != der.OID or fields[0].content != DATA:
         deviate(Malformed("content type other than data", "content-type"))
     if len(fields) > 1:
         deviate(Malformed("content inside: the signature must be detached", "content-inside"))
 
 
-def _signers(item: der.Item, deviate: Deviate) -> list[der.Item]:
+def _signers(item: der.Item, deviate: "Deviate") -> list[der.Item]:
     try:
         signers = der.items(item.content)
     except Malformed as error:
@@ -128,7 +130,7 @@ def _signers(item: der.Item, deviate: Deviate) -> list[der.Item]:
     return signers
 
 
-def _signer(item: der.Item, deviate: Deviate) -> SignerInfo:
+def _signer(item: der.Item, deviate: "Deviate") -> SignerInfo:
     fields = der.items(item.content) if item.tag == der.SEQUENCE else []
     fields = _without(fields, ("attributes", "unsigned-attributes"), "attributes inside: sign with -noattr", deviate)
     tags = [f.tag for f in fields]
@@ -150,7 +152,7 @@ def _signer(item: der.Item, deviate: Deviate) -> SignerInfo:
     return SignerInfo(issuer.raw, serial.content, scheme, hash_name, value.content)
 
 
-def _hash(item: der.Item, deviate: Deviate) -> str:
+def _hash(item: der.Item, deviate: "Deviate") -> str:
     name, parameters = _algorithm(item)
     if name not in HASHES:
         deviate(Malformed("digest algorithm other than SHA-256, SHA-384 and SHA-512", "old-hash"))
@@ -159,7 +161,7 @@ def _hash(item: der.Item, deviate: Deviate) -> str:
     return HASHES.get(name, "")
 
 
-def _scheme(item: der.Item, hash_name: str, deviate: Deviate) -> str:
+def _scheme(item: der.Item, hash_name: str, deviate: "Deviate") -> str:
     name, parameters = _algorithm(item)
     scheme = "rsa" if name == RSA else "ecdsa" if name in ECDSA else ""
     if not scheme:
@@ -171,7 +173,7 @@ def _scheme(item: der.Item, hash_name: str, deviate: Deviate) -> str:
     return scheme
 
 
-def _check_digest_algorithms(items: list[der.Item], signatures: list[SignerInfo], deviate: Deviate) -> None:
+def _check_digest_algorithms(items: list[der.Item], signatures: list[SignerInfo], deviate: "Deviate") -> None:
     algorithms = [_algorithm(item) for item in items]
     if len(algorithms) != 1:
         what = f"{len(algorithms)} digest algorithms, where exactly one is allowed"
@@ -190,7 +192,7 @@ def _algorithm(item: der.Item) -> tuple[bytes, bytes]:
     return name.content, parameters
 
 
-def _check_ecdsa_value(value: bytes, deviate: Deviate) -> None:
+def _check_ecdsa_value(value: bytes, deviate: "Deviate") -> None:
     """Check for a SEQUENCE of two positive minimal INTEGERs (RFC 3279). The kernel takes sloppier ones."""
     try:
         for number in der.sequence(der.only(value, der.SEQUENCE), der.INTEGER, der.INTEGER):

@@ -18,7 +18,7 @@ from .. import record as records
 from ..errors import Refusal
 from ..linux import files, syscall
 from ..record import Noted, Trail
-from ..stages import config, enable, kernelkeys, keyring, mount, origin
+from ..stages import config, enable, kernelkeys, keyring, origin, physicalroot
 from ..values import BootKeyring, Deployment, Enrolled, Pinned, Policy, Request
 from . import deployments, inside
 from .deployments import Deployed
@@ -80,7 +80,7 @@ def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail
     _check_kernel(deployed, sysroot, policy, missing)
     request = deployments.parse_request(deployed)
     if os.geteuid() == 0:
-        mount.private_namespace()
+        physicalroot.private_namespace()
     deployment = seen(deployments.open_as_boot(deployed, sysroot))
     pinned = boot.verified_image(deployment, trusted, seen, sysroot)
     if os.geteuid() == 0:

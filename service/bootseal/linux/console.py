@@ -3,7 +3,6 @@
 
 import os
 import time
-from contextlib import suppress
 
 from . import files
 
@@ -27,10 +26,12 @@ def write(path: str, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         for _ in range(_TRIES):
-            with suppress(BlockingIOError):
+            try:
                 data = data[os.write(fd, data) :]
-                if not data:
-                    return
+            except BlockingIOError:
+                pass
+            if not data:
+                return
             time.sleep(_PAUSE)
     finally:
         os.close(fd)

@@ -3,9 +3,8 @@
 
 import ctypes
 import struct
-from contextlib import suppress
-from typing import NamedTuple
 
+from ..namedtuple import NamedTuple
 from . import files
 from .syscall import key_calls, syscall
 
@@ -96,8 +95,10 @@ def listed_keys() -> list[Key]:
     serials = {serial for line in files.read_lines("/proc/keys") if (serial := _parse_serial(line))}
     keys = []
     for serial in sorted(serials):
-        with suppress(OSError):
+        try:
             keys.append(describe(serial))
+        except OSError:
+            pass
     return keys
 
 

@@ -7,9 +7,8 @@ The flags are those of include/uapi/linux/mount.h. Most functions are one or two
 import os
 import struct
 import sys
-from contextlib import suppress
-from typing import NamedTuple
 
+from ..namedtuple import NamedTuple
 from . import files, syscall
 from .syscall import syscall as call
 
@@ -33,13 +32,18 @@ MNT_DETACH = 2
 MS_PRIVATE, MS_REC, MS_SLAVE, MS_SHARED = 1 << 18, 1 << 14, 1 << 19, 1 << 20
 
 
+def open_context(fstype: str) -> int:
+    """Call fsopen(2), for which the kernel loads the module of the filesystem. Raises OSError: ENODEV without one."""
+    return call(syscall.FSOPEN, fstype.encode(), _FSOPEN_CLOEXEC)
+
+
 def new_filesystem(fstype: str, options: list[tuple[str, str | None]], attributes: int) -> int:
     """Mount a new filesystem, detached. Options without a value are flags.
 
     Raises OSError: ENODEV if the kernel lacks the filesystem, EINVAL for an option that it does not know. `filename` of the
     error is the log of the filesystem context.
     """
-    context = call(syscall.FSOPEN, fstype.encode(), _FSOPEN_CLOEXEC)
+    context = open_context(fstype)
     try:
         for key, value in options:
             _configure(context, key, value)
@@ -152,8 +156,10 @@ def parse(lines: list[str]) -> list[MountInfo]:
     """Parse lines of mountinfo. A malformed line is skipped, because it must not hide the others."""
     result = []
     for line in lines:
-        with suppress(ValueError):
+        try:
             result.append(MountInfo(line))
+        except ValueError:
+            pass
     return result
 
 

@@ -7,13 +7,11 @@ No other module makes an Enrolled image.
 
 import errno
 import hashlib
-from contextlib import suppress
 
 from .. import paths, verdicts
 from ..errors import DISK_FAILED, Refusal, failed, reason
 from ..linux import fsverity, keyctl
 from ..values import Deployment, Enrolled, Gap, KernelKeys, Pinned, Policy, Verified
-from . import enable
 
 KEY_DESCRIPTION = "composefs-digest"
 # view and read for all; without search, because KEYCTL_INVALIDATE needs that
@@ -24,6 +22,12 @@ _IMPOSSIBLE = _UNSUPPORTED | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
 _IMPOSSIBLE_TO_ENABLE = _IMPOSSIBLE | {errno.EINVAL, errno.EPERM}
 # Enabling reads and writes the file. Here, EBADMSG means a signature that the kernel cannot parse.
 _DISK_FAILED_TO_ENABLE = DISK_FAILED - {errno.EBADMSG}
+
+
+def prepare(policy: Policy) -> None:
+    """Import what only Method=fsverity needs, while there is no disk yet."""
+    if policy.method == "fsverity":
+        from . import enable  # noqa: F401
 
 
 def enroll(pinned: Pinned, deployment: Deployment, keys: KernelKeys, policy: Policy) -> Enrolled:
@@ -103,8 +107,10 @@ def _lock(key: int, digest_keyring: int) -> None:
     """Lock the key, and the keyring last: if the keyring is locked, an earlier start has done all of it."""
     if keyctl.describe(digest_keyring).permissions == _READ_ONLY:
         return
-    with suppress(FileExistsError):
+    try:
         keyctl.restrict(digest_keyring)
+    except FileExistsError:
+        pass
     if keyctl.describe(key).permissions != _READ_ONLY:
         keyctl.set_permissions(key, _READ_ONLY)
     keyctl.set_permissions(digest_keyring, _READ_ONLY)
@@ -123,6 +129,8 @@ def _enable(pinned: Pinned, deployment: Deployment, keys: KernelKeys) -> tuple[b
         # Without .fs-verity the kernel would take any signature; without the certificate in it, this one never.
         what = "fs-verity is not enabled on the digest file: the signer's certificate is not in .fs-verity"
         raise Impossible(Gap(what, unsupported=False))
+    from . import enable  # prepare() has imported it
+
     try:
         return enable.enroll(deployment, pinned.verified, paths.digest_of(pinned.path))
     except enable.EnableFailed as refused:

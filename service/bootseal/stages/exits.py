@@ -6,9 +6,12 @@ The digest covers such a link, but not its target: with /usr/local -> /var/usrlo
 
 import errno
 import os
-from collections.abc import Callable
 
 from ..errors import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Directories of units and generators: systemd's path-lookup.c; of its settings that run or load something: CONF_PATHS in
 # constants.h. PATH: path-util.h. Libraries: ld.so(8). /opt: hier(7).
@@ -44,7 +47,7 @@ def find(root_fd: int, *, transient_etc: bool) -> list[str]:
     return list({way: None for place in _PLACES if (way := _find_way_out(place, target, outside))})
 
 
-def _find_way_out(place: str, target: Callable[[str], str | None], outside: frozenset[str]) -> str:
+def _find_way_out(place: str, target: "Callable[[str], str | None]", outside: frozenset[str]) -> str:
     """Return the first link on the path to a place that leads out, with its target; else an empty text."""
     done: list[str] = []  # the path so far, free of links
     left, links = place.split("/"), 0

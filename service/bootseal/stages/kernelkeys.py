@@ -8,9 +8,6 @@ Order and permission masks were tried against root with all capabilities. The ma
 KEYCTL_INVALIDATE needs. That also keeps the kernel's search for certificates out of it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-
 from ..errors import reason
 from ..linux import keyctl
 from ..values import BootKeyring, Certificate, Gap, KernelKeys
@@ -94,28 +91,36 @@ def _fill(
     # On a second start the keyring is sealed and has them.
     linked = {sha256 for sha256 in loaded if description(sha256) in present}
     for sha256 in loaded.keys() - linked:
-        with _collect_gap(gaps, f"the certificate {sha256[:16]} is not in .fs-verity"):
+        with _Attempt(gaps, f"the certificate {sha256[:16]} is not in .fs-verity"):
             keyctl.link(loaded[sha256], fsverity_keyring)
             linked.add(sha256)
     own = present.get(DIGEST_KEYRING)
     if digest_keyring and own is None:
-        with _collect_gap(gaps, "no keyring for the digest in .fs-verity"):
+        with _Attempt(gaps, "no keyring for the digest in .fs-verity"):
             own = _make_digest_keyring(fsverity_keyring)
     sealed = is_locked(fsverity_keyring)
     if seal and not sealed:
-        with _collect_gap(gaps, ".fs-verity is not sealed"):
+        with _Attempt(gaps, ".fs-verity is not sealed"):
             _seal(fsverity_keyring)
             sealed = True
     return KernelKeys(loaded, unloaded, frozenset(linked), own, sealed, tuple(gaps))
 
 
-@contextmanager
-def _collect_gap(gaps: list[Gap], what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
+class _Attempt:
+    """Turns the OSError of a step into a gap."""
+
+    def __init__(self, gaps: list[Gap], what: str) -> None:
+        self._gaps, self._what = gaps, what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
+        if not isinstance(error, OSError):
+            return False
         # Never `unsupported`: this kernel has the keyring, and another program's restriction may give any errno.
-        gaps.append(Gap(f"{what}: {reason(error)}", unsupported=False))
+        self._gaps.append(Gap(f"{self._what}: {reason(error)}", unsupported=False))
+        return True
 
 
 def _make_digest_keyring(fsverity_keyring: int) -> int:
@@ -128,6 +133,8 @@ def _make_digest_keyring(fsverity_keyring: int) -> int:
 
 
 def _seal(fsverity_keyring: int) -> None:
-    with suppress(FileExistsError):  # sealed already, by a killed run of ours or by another program
+    try:
         keyctl.restrict(fsverity_keyring)
+    except FileExistsError:  # sealed already, by a killed run of ours or by another program
+        pass
     keyctl.set_permissions(fsverity_keyring, _FSVERITY_KEYRING_LOCKED)

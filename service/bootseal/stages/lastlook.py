@@ -6,13 +6,12 @@ because starting a second interpreter would cost each boot more than the check.
 """
 
 import os
-from contextlib import suppress
 
 from .. import paths
 from ..linux import mountapi
 
 PATH = paths.RUN + "/attached"
-SYSROOT = "/sysroot"
+SYSROOT = paths.SYSROOT
 # Where mount.py may mount something in the root. Places without a mount of their own are not listed.
 _PLACES = ("etc", "var", "boot", "sysroot")
 _NONE = "-"
@@ -27,10 +26,12 @@ def serialize(tree_fd: int) -> bytes:
     top = mountapi.identity(tree_fd, "")
     mounts = {SYSROOT: top}
     for name in _PLACES:
-        with suppress(FileNotFoundError):
+        try:
             identity = mountapi.identity(tree_fd, name)
-            if identity.number != top.number:
-                mounts[f"{SYSROOT}/{name}"] = identity
+        except FileNotFoundError:
+            continue
+        if identity.number != top.number:
+            mounts[f"{SYSROOT}/{name}"] = identity
     unique = {target: identity.unique for target, identity in mounts.items()}
     numbers = {target: identity.number for target, identity in mounts.items()}
     return f"{_NONE if None in unique.values() else _format(unique)}\n{_format(numbers)}\n".encode()
@@ -44,8 +45,10 @@ def write(content: bytes) -> None:
 
 def remove() -> None:
     """Remove the list if it exists. Raises OSError."""
-    with suppress(FileNotFoundError):
+    try:
         os.unlink(PATH)
+    except FileNotFoundError:
+        pass
 
 
 def difference() -> str:

@@ -9,7 +9,6 @@ unmount of the verified root uncovers an empty directory.
 
 import errno
 import os
-from contextlib import suppress
 
 from .. import paths, verdicts
 from ..errors import LEADS_NOWHERE, Refusal, failed
@@ -17,10 +16,11 @@ from ..linux import files, mountapi, syscall
 from ..values import Deployment, Enrolled, Mounted, Request, RootConfig
 from . import exits, initcheck, lastlook, ostreebooted, release
 
-SYSROOT = lastlook.SYSROOT
+SYSROOT = paths.SYSROOT
 _STAGE = paths.RUN + "/stage"
 _OSTREE_RUN = "/run/ostree"
 SOURCE_PREFIX = "composefs:"  # of the overlay's source, before the digest
+_FILESYSTEMS = ("erofs", "overlay")
 _MANAGER = "1"  # PID of the service manager
 _INSIDE = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_SYMLINKS
 _FSTAB_SIZE = 1 << 16  # bytes
@@ -29,15 +29,13 @@ _READ_ONLY = mountapi.MOUNT_ATTR_RDONLY
 _UNKNOWN_OPTION = "Unknown parameter"
 
 
-def private_namespace() -> int:
-    """Move to a private mount namespace; return a descriptor of the shared one. Raises Refusal."""
-    try:
-        fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        syscall.unshare(mountapi.CLONE_NEWNS)
-        syscall.mount(None, "/", None, mountapi.MS_REC | mountapi.MS_PRIVATE)
-    except OSError as error:
-        raise failed(error, verdicts.MOUNT_FAILED, "cannot create a mount namespace", "/") from error
-    return fd
+def load_filesystems() -> None:
+    """Let the kernel load the modules of the filesystems that every boot mounts. If one is missing, mount() reports it."""
+    for fstype in _FILESYSTEMS:
+        try:
+            os.close(mountapi.open_context(fstype))
+        except OSError:
+            pass
 
 
 def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, request: Request) -> Mounted:
@@ -71,10 +69,10 @@ def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, reques
     )
 
 
-def attach(mounted: Mounted, namespace_fd: int) -> None:
-    """Attach the tree at /sysroot in the shared namespace. If it raises Refusal, /sysroot is unchanged."""
+def attach(mounted: Mounted, shared_namespace: int) -> None:
+    """Attach the tree at /sysroot in the namespace of PID 1. If it raises Refusal, /sysroot is unchanged."""
     with _Step("cannot return to the mount namespace of the initrd", SYSROOT):
-        syscall.setns(namespace_fd, mountapi.CLONE_NEWNS)
+        syscall.setns(shared_namespace, mountapi.CLONE_NEWNS)
     with _Step("cannot write the file that marks a boot of ostree", ostreebooted.PATH):
         ostreebooted.write(mounted.ostree_booted)
     with _Step("cannot write the list of attached mounts", lastlook.PATH):
@@ -87,8 +85,10 @@ def attach(mounted: Mounted, namespace_fd: int) -> None:
                 what = "PID 1 cannot see the mounted root: the unit runs in its own mount namespace"
                 raise Refusal(verdicts.MOUNT_FAILED, what, SYSROOT)
     except Refusal:
-        with suppress(OSError):
+        try:
             detach()
+        except OSError:
+            pass
         raise
     _remove_stage()
 
@@ -122,8 +122,10 @@ def _put_back(stack: list[mountapi.MountInfo], kept: list[mountapi.MountInfo]) -
 
 def _remove_stage() -> None:
     """Remove the stage directory. The mount on it ends with the private namespace."""
-    with suppress(OSError):
+    try:
         os.rmdir(_STAGE)
+    except OSError:
+        pass
 
 
 def _swap(tree: int) -> None:

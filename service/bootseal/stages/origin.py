@@ -5,7 +5,6 @@ The check is only as trustworthy as these. The record and the verdict name each 
 """
 
 import os
-from contextlib import suppress
 
 from ..linux import efi
 from ..values import Origin
@@ -37,11 +36,14 @@ def unauthenticated(variables: str = efi.VARIABLES) -> list[str]:
 
     No variable tells whether the unified kernel image has a command line. An image without one takes the boot loader's.
     """
-    with suppress(OSError):
-        if efi.secure_boot(variables) and (stub := efi.stub(variables)):
-            initrd = [] if _takes_no_other_initrd(stub) else [INITRD + NOT_KNOWN]
-            return [*initrd, COMMAND_LINE + NOT_KNOWN]
-    return [INITRD, COMMAND_LINE]
+    try:
+        stub = efi.stub(variables) if efi.secure_boot(variables) else ""
+    except OSError:
+        stub = ""
+    if not stub:
+        return [INITRD, COMMAND_LINE]
+    initrd = [] if _takes_no_other_initrd(stub) else [INITRD + NOT_KNOWN]
+    return [*initrd, COMMAND_LINE + NOT_KNOWN]
 
 
 def credentials_imported() -> bool:

@@ -6,15 +6,14 @@ Its keys are those of ostree's src/libotcore/otcore.h.
 
 import os
 import struct
-from contextlib import suppress
 
+from .. import paths
 from ..formats import gvariant
 from ..linux import blockdev
 from ..values import Deployment, RootConfig
 
 PATH = "/run/ostree-booted"
 _TEMPORARY = PATH + ".new"
-_SYSROOT = "/sysroot"
 _VOLATILE_ROOT = "/run/systemd/volatile-root"
 
 
@@ -39,8 +38,10 @@ def write(content: bytes) -> None:
     with open(_TEMPORARY, "wb") as file:
         file.write(content)
     os.replace(_TEMPORARY, PATH)
-    with suppress(OSError):
+    try:
         _link_device()
+    except OSError:
+        pass
 
 
 def _link_device() -> None:
@@ -48,7 +49,7 @@ def _link_device() -> None:
 
     systemd-gpt-auto-generator(8) then finds the ESP, but also swap, /home and /srv on the same disk.
     """
-    fd = os.open(_SYSROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(paths.SYSROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         device = blockdev.number(fd)
     finally:
@@ -59,5 +60,7 @@ def _link_device() -> None:
 def remove() -> None:
     """Remove what write() made, or a part of it. Raises OSError."""
     for path in (_TEMPORARY, PATH, _VOLATILE_ROOT):
-        with suppress(FileNotFoundError):
+        try:
             os.unlink(path)
+        except FileNotFoundError:
+            pass

@@ -3,7 +3,6 @@
 
 import errno
 import os
-from collections.abc import Callable
 
 from .. import digest, paths, verdicts
 from ..digest import Digest
@@ -13,13 +12,17 @@ from ..linux import files
 from ..values import Deployment, Unverified
 from ..verdicts import Verdict
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # fs-verity refuses to open a digest file, even to read it, if the key that enabled it is gone or changed. So it does if this
 # kernel cannot parse or calculate the built-in signature, say after a downgrade. EBADMSG may also be a wrong checksum of the
 # file's inode. In every case the image's digest must be signed.
 _BARRED_BY_SIGNATURE = frozenset({errno.ENOKEY, errno.EKEYREJECTED, errno.EBADMSG, errno.ENOPKG})
 
 
-def read(deployment: Deployment, image_digest: Callable[[], Digest], sysroot: str = "/sysroot") -> Unverified:
+def read(deployment: Deployment, image_digest: "Callable[[], Digest]", sysroot: str = "/sysroot") -> Unverified:
     """Read both files.
 
     `image_digest` returns the digest that the kernel enforces for the image. It replaces the content of a digest file that

@@ -13,10 +13,10 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 from .. import paths
 from ..linux import files, mountapi
+from ..namedtuple import NamedTuple
 
 
 class Writable(NamedTuple):

@@ -14,7 +14,7 @@ from bootseal import verdicts
 from bootseal.host import dryrun, inside
 from bootseal.host.deployments import Deployed
 from bootseal.linux import files
-from bootseal.stages import mount
+from bootseal.stages import physicalroot
 from unit.support import policy, refusal
 
 from .initrds import cpio_archive
@@ -31,7 +31,7 @@ def test_what_only_root_may_open(
     (tmp_path / "keys/c.crt").write_bytes(certificate("p256").read_bytes())
     found = Deployed(root.add(A), state, None, ())
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    monkeypatch.setattr(mount, "private_namespace", lambda: -1)
+    monkeypatch.setattr(physicalroot, "private_namespace", lambda: -1)
     failing(monkeypatch, files, "openat2", f"{A}.0", errno.EACCES)
     record = dryrun._judge(found, str(root.top), dryrun.Source(str(tmp_path), "keys", keys=str(tmp_path / "keys")))
     assert (record["verdict"], record["hint"]) == ("mount-failed", hint)

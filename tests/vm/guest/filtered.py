@@ -51,7 +51,7 @@ def inside() -> None:
     import bootseal.boot
     import bootseal.failure  # noqa: F401
     from bootseal.linux import files, keyctl, mountapi, syscall
-    from bootseal.stages import keyring, mount, verify
+    from bootseal.stages import keyring, physicalroot, verify
     from bootseal.values import BootKeyring, Unverified
 
     certificates = BootKeyring(tuple(keyring.load_file(f"{HERE}/p256.der")), ())
@@ -61,7 +61,7 @@ def inside() -> None:
     key = keyctl.add_key("user", "filtered", b"x", keyctl.PROCESS_KEYRING)
     assert keyctl.read(key) == b"x"
     print("keys")
-    namespace = mount.private_namespace()
+    namespace = physicalroot.private_namespace()
     made = mountapi.new_filesystem("tmpfs", [("mode", "0700")], 0)
     mountapi.attach(made, mountapi.AT_FDCWD, "/mnt")
     mountapi.reconfigure(made, "ro")
