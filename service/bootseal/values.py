@@ -8,12 +8,9 @@ mount takes nothing less. A test allows one module to make each of Verified, Pin
 Descriptors live as long as the process.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .digest import Digest
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 # How configuration files and the kernel command line spell a truth value, as in systemd.
 BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
@@ -47,6 +44,14 @@ class Request(NamedTuple):
     debug: bool
 
 
+class PublicKey(NamedTuple):
+    """`scheme`: rsa or ecdsa; `bits`: of the modulus or the curve; `spki`: the DER of its SubjectPublicKeyInfo."""
+
+    scheme: str
+    bits: int
+    spki: bytes
+
+
 class Certificate(NamedTuple):
     """A usable certificate of the boot keyring: `issuer` is the DER of a name, `serial` an INTEGER's content."""
 
@@ -59,7 +64,7 @@ class Certificate(NamedTuple):
     issuer_text: str
     not_before: str
     not_after: str
-    key: "rsa.RSAPublicKey | ec.EllipticCurvePublicKey"
+    key: PublicKey
 
 
 class BootKeyring(NamedTuple):
