@@ -38,7 +38,7 @@ def verify(public_key: bytes, hash_name: str, signature: bytes, data: bytes) -> 
     `public_key` is the DER of a SubjectPublicKeyInfo. Raises Failed, also for a key that the library cannot load. Of the check
     itself, any result but 1 means False: OpenSSL returns negative numbers also for malformed signatures.
     """
-    library = _library()
+    library = load()
     key = context = None
     try:
         key = _load_key(library, public_key)
@@ -56,7 +56,7 @@ def verify(public_key: bytes, hash_name: str, signature: bytes, data: bytes) -> 
 
 def check_key(public_key: bytes) -> None:
     """Raise Failed for a key that the library cannot load, such as a point that is not on its curve."""
-    library = _library()
+    library = load()
     try:
         library.EVP_PKEY_free(_load_key(library, public_key))
     finally:
@@ -65,7 +65,7 @@ def check_key(public_key: bytes) -> None:
 
 def hash_of(data: bytes, name: str) -> bytes:
     """Return the hash of the data: sha256, sha384 or sha512. Raises Failed."""
-    library = _library()
+    library = load()
     result, size = ctypes.create_string_buffer(64), ctypes.c_uint()
     done = library.EVP_Digest(data, len(data), result, ctypes.byref(size), _algorithm(library, name), None)
     if done != 1 or size.value != HASHES[name]:
@@ -73,7 +73,7 @@ def hash_of(data: bytes, name: str) -> bytes:
     return result.raw[: size.value]
 
 
-def _library() -> ctypes.CDLL:
+def load() -> ctypes.CDLL:
     """Return the library, loaded once. Raises OSError without it, AttributeError if it lacks a function."""
     if not _loaded:
         library = ctypes.CDLL(_find())

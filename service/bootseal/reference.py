@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from . import digest
-from .digest import Digest
 from .errors import Refusal, printable
 from .formats import der, pkcs7
 from .stages import config, keyring, verify
@@ -63,7 +62,8 @@ def disagreement(unverified: Unverified, trusted: BootKeyring) -> str:
     for certificate in verify.signers(info, trusted):
         for algorithm in digest.NUMBERS:
             signed = digest.of_bytes(unverified.digest, algorithm)
-            if verify.signature_matches(info, certificate, signed) != signature_matches(info, certificate, signed):
+            theirs = verify_signature(certificate.key.spki, info.hash_name, info.value, signed.formatted())
+            if verify.signature_matches(info, certificate, signed) != theirs:
                 return (
                     f"OpenSSL's libcrypto and the package cryptography disagree on the signature of {certificate.subject_text}"
                 )
@@ -96,14 +96,14 @@ def read(path: str, encoded: bytes) -> Certificate:
             raise keyring.Unusable(f"{error}") from error
 
 
-def signature_matches(info: pkcs7.SignerInfo, certificate: Certificate, signed: Digest) -> bool:
-    """Tell whether the key of a certificate made this signature over the fs-verity digest of a file."""
-    key, hash_ = x509.load_der_x509_certificate(certificate.der).public_key(), _HASHES[info.hash_name]()
+def verify_signature(public_key: bytes, hash_name: str, signature: bytes, data: bytes) -> bool:
+    """Do the same as libcrypto.verify()."""
+    key, hash_ = serialization.load_der_public_key(public_key), _HASHES[hash_name]()
     try:
         if isinstance(key, rsa.RSAPublicKey):
-            key.verify(info.value, signed.formatted(), padding.PKCS1v15(), hash_)
+            key.verify(signature, data, padding.PKCS1v15(), hash_)
         elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(info.value, signed.formatted(), ec.ECDSA(hash_))
+            key.verify(signature, data, ec.ECDSA(hash_))
         else:
             return False
     except InvalidSignature:

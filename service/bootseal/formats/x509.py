@@ -67,7 +67,7 @@ class Certificate(NamedTuple):
 def parse(encoded: bytes) -> Certificate:
     """Read a certificate. Raises Malformed."""
     body, algorithm, signature = der.sequence(der.only(encoded, der.SEQUENCE), der.SEQUENCE, der.SEQUENCE, _BIT_STRING)
-    _check_bits(signature)
+    _octets(signature)
     fields, extensions = der.items(body.content), tuple[Extension, ...]()
     if fields[:1] and fields[0].tag == der.CONTEXT_0:
         if fields.pop(0).content != _VERSION_3:
@@ -97,8 +97,11 @@ def purposes(value: bytes) -> list[bytes]:
 
 def allows_signatures(value: bytes) -> bool:
     """Tell whether a key usage has digitalSignature, its first bit. Raises Malformed."""
-    bits = _check_bits(der.only(value, _BIT_STRING))
-    return bool(bits[:1]) and bits[0] & 0x80 != 0
+    content = der.only(value, _BIT_STRING).content
+    unused, bits = content[:1], content[1:]
+    if not unused or unused[0] > (7 if bits else 0) or (bits and bits[-1] & ((1 << unused[0]) - 1)):
+        raise Malformed("a key usage with a damaged BIT STRING", der.STRUCTURE)
+    return bits[:1] >= b"\x80"
 
 
 def format_name(name: bytes) -> str:
@@ -141,8 +144,8 @@ def _decode_printable(content: bytes) -> str:
 _DECODERS: dict[int, Callable[[bytes], str]] = {
     0x0C: lambda content: content.decode("utf-8"),  # UTF8String
     0x13: _decode_printable,
-    0x14: lambda content: content.decode("latin-1"),  # T61String, as everybody reads it
-    0x16: lambda content: content.decode("ascii"),  # IA5String
+    # NumericString, T61String, IA5String, VisibleString
+    **dict.fromkeys((0x12, 0x14, 0x16, 0x1A), lambda content: content.decode("ascii")),
     0x1C: lambda content: codecs.utf_32_be_decode(content, "strict", True)[0],  # UniversalString
     0x1E: lambda content: codecs.utf_16_be_decode(content, "strict", True)[0],  # BMPString
 }
@@ -159,12 +162,14 @@ def _escape(text: str) -> str:
 def _key(item: der.Item) -> Key:
     algorithm, bits = der.sequence(item, der.SEQUENCE, _BIT_STRING)
     name, parameters = _algorithm(algorithm)
-    content = _check_bits(bits)
+    content = _octets(bits)
     if name == pkcs7.RSA and parameters == _NULL:
         modulus, exponent = der.sequence(der.only(content, der.SEQUENCE), der.INTEGER, der.INTEGER)
         return Key("rsa", der.unsigned(modulus).bit_length(), der.unsigned(exponent), item.raw)
     if name != EC:
         raise Malformed("neither an RSA nor an ECDSA key", UNSUPPORTED)
+    if parameters[:1] != bytes([der.OID]):
+        raise Malformed("a key on a curve without a name", UNSUPPORTED)
     curve = der.only(parameters, der.OID).content
     if curve not in CURVES:
         raise Malformed(f"a key on the curve {der.dotted(curve)}, where P-256, P-384 and P-521 are allowed", UNSUPPORTED)
@@ -190,12 +195,11 @@ def _several(content: bytes, *counts: int) -> list[der.Item]:
     return found
 
 
-def _check_bits(item: der.Item) -> bytes:
-    """Return the bytes of a BIT STRING, whose unused bits must be zero. Raises Malformed."""
-    unused, bits = item.content[:1], item.content[1:]
-    if not unused or unused[0] > (7 if bits else 0) or (bits and bits[-1] & ((1 << unused[0]) - 1)):
-        raise Malformed("a damaged BIT STRING", der.STRUCTURE)
-    return bits
+def _octets(item: der.Item) -> bytes:
+    """Return the content of a BIT STRING of whole bytes."""
+    if item.content[:1] != b"\0":
+        raise Malformed("a BIT STRING that is not of whole bytes", der.STRUCTURE)
+    return item.content[1:]
 
 
 def _extensions(content: bytes) -> tuple[Extension, ...]:
