@@ -94,7 +94,8 @@ def _find() -> str:
 
 def _load_key(library: ctypes.CDLL, public_key: bytes) -> int:
     """Load a key that fills these bytes; the caller frees it. Raises Failed."""
-    start = ctypes.cast(_BYTES(public_key), _POINTER).value or 0
+    buffer = ctypes.create_string_buffer(public_key, len(public_key))
+    start = ctypes.addressof(buffer)
     position = _POINTER(start)
     key = _require(library.d2i_PUBKEY(None, ctypes.byref(position), len(public_key)), "d2i_PUBKEY")
     if position.value != start + len(public_key):
