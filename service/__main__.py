@@ -8,9 +8,6 @@ import sys
 # The process lives for less than a second: collecting garbage would only slow the imports down.
 gc.disable()
 
-# No signature of ours needs OpenSSL's legacy algorithms; cryptography would load their provider, or fail without it.
-os.environ["CRYPTOGRAPHY_OPENSSL_NO_LEGACY"] = "1"
-
 from bootseal.__main__ import main  # noqa: E402
 
 status = main()

@@ -104,13 +104,29 @@ _bootseal_refuse() {
     _bootseal_fatal "dracut module '$1' $2: omit_dracutmodules+=\" $1 \""
 }
 
+# Prints the path of libcrypto: that of kmod, which dracut installs in any case, or that of Python.
+_bootseal_find_libcrypto() {
+    local _file
+    for _file in "$(type -P kmod)" "$(/usr/bin/python3 -I -c 'import _hashlib; print(_hashlib.__file__)' 2> /dev/null)"; do
+        [[ $_file ]] && _bootseal_list_libraries <<< "$_file" | grep -m 1 '/libcrypto\.so' && return
+    done
+    return 1
+}
+
+# Prints the paths of the libraries of the files on stdin.
+_bootseal_list_libraries() {
+    LD_PRELOAD='' xargs ldd | sed -En 's/^\t(.* => )?(\/[^ ]+) \(0x[0-9a-f]+\)$/\2/p' | sort -u
+}
+
 _bootseal_install_python() {
-    local _site _out _source _target
-    _site=$(/usr/bin/python3 -I -c 'import cryptography, os; print(os.path.dirname(os.path.dirname(cryptography.__file__)))' 2> /dev/null) \
+    local _libcrypto _out _source _target
+    /usr/bin/python3 -I -c 'import cryptography' 2> /dev/null \
         || _bootseal_fatal "Python module 'cryptography' not found: install python3-cryptography"
+    _libcrypto=$(_bootseal_find_libcrypto) || _bootseal_fatal "libcrypto not found: install OpenSSL 3 or later"
     _out=$(mktemp -d --tmpdir="$DRACUT_TMPDIR" bootseal.XXXXXX) || _bootseal_fatal "cannot make a directory in $DRACUT_TMPDIR"
-    /usr/bin/python3 -ISB "$moddir/python-deps" "$_bootseal_libdir" "$_site" "$_out" > "$_out.objects" \
+    /usr/bin/python3 -ISB "$moddir/python-deps" "$_bootseal_libdir" "$_libcrypto" "$_out" > "$_out.objects" \
         || _bootseal_fatal "the boot path does not run on this machine's Python: see above"
+    echo "$_libcrypto $_libcrypto" >> "$_out.objects"
     # The copy below replaces the modes of the initrd's own directories: mktemp's 0700 must not become that of /.
     chmod -R u=rwX,go=rX "$_out"
     inst /usr/bin/python3 || _bootseal_fatal "cannot install python3"
@@ -121,10 +137,11 @@ _bootseal_install_python() {
     # needs them now.
     while read -r _source; do
         inst "$_source" || _bootseal_fatal "cannot install $_source"
-    done < <({ echo /usr/bin/python3 && cut -d ' ' -f 1 "$_out.objects"; } | LD_PRELOAD='' xargs ldd \
-        | sed -En 's/^\t(.* => )?(\/[^ ]+) \(0x[0-9a-f]+\)$/\2/p' | sort -u)
+    done < <({ echo /usr/bin/python3 && cut -d ' ' -f 1 "$_out.objects"; } | _bootseal_list_libraries)
     cp -a --no-preserve=ownership "$_out/." "$initdir/" || _bootseal_fatal "cannot copy the Python modules"
     rm -rf "$_out" "$_out.objects"
+    # libcrypto.py knows this name, because that of the library depends on OpenSSL's version.
+    ln_r "$_libcrypto" /usr/lib/bootseal/libcrypto.so
 }
 
 _bootseal_install_configuration() {
@@ -199,10 +216,13 @@ _bootseal_remove_bypasses() {
 
 # Runs the boot's own code in the new tree, which reads its configuration and keyring.
 _bootseal_check_result() {
-    local _said _on_refusal _needed _option
+    local _said _difference _on_refusal _needed _option
     # Image builders preload libraries (eatmydata, nosync) that are missing in the initrd. The loader would complain.
     _said=$(LD_PRELOAD='' chroot "$initdir" /usr/bin/python3 -ISB /usr/lib/bootseal check-initrd 2>&1) \
         || _bootseal_fatal "$_said"
+    # Another reader of certificates must agree. cryptography fails without a provider of old algorithms unless this is set.
+    _difference=$(CRYPTOGRAPHY_OPENSSL_NO_LEGACY=1 /usr/bin/python3 -IB "$_bootseal_libdir" check-keyring "$initdir" 2>&1) \
+        || _bootseal_fatal "$_difference"
     read -r _on_refusal _needed <<< "$_said"
     for _option in $_needed; do
         _bootseal_kernel_has "$_option" || _bootseal_fatal "kernel $kernel lacks CONFIG_$_option"

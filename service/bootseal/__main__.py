@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal [COMMAND]. `boot` and those of failure.py belong to the units, `check-initrd` to dracut, all others to people.
+"""bootseal [COMMAND]. `boot` and those of failure.py belong to the units, all others to people.
+
+dracut runs `check-initrd` in the new initrd, and `check-keyring DIRECTORY` on the machine that builds it.
 
 This runs at every boot, so it imports neither argparse nor the program's commands.
 """
@@ -11,10 +13,8 @@ def main() -> int:
     """Run the command that the command line names; return its exit status."""
     match sys.argv[1:2]:
         case ["boot"]:
-            from . import lazyre
+            from . import boot
 
-            with lazyre.Later():
-                from . import boot
             return boot.main()
         case ["cleanup" | "guard" | "changed" | "greeting" as name]:
             from . import failure
@@ -24,6 +24,10 @@ def main() -> int:
             from . import checkinitrd
 
             return checkinitrd.check()
+        case ["check-keyring"]:
+            from . import reference
+
+            return reference.check_keyring(sys.argv[2])
     from .host import cli
 
     return cli.main(sys.argv[1:])

@@ -50,6 +50,7 @@ def boot(seen: report.Progress) -> None:
     sealed_before = not physicalroot.is_mounted()
     seen(origin.look())
     enroll.prepare(policy)
+    verify.rehearse()
     mount.load_filesystems()
     request = seen(cmdline.parse(cmdline.read()))
     root = seen(physicalroot.enter(seen.keep_waiting, sealed_before=sealed_before))

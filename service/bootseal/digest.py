@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Represent, format and compute fs-verity digests.
+"""Represent and format fs-verity digests, and compute that of a file of one block.
+
+host/imagedigest.py computes those of larger files.
 
 Sources: Documentation/filesystems/fsverity.rst, include/uapi/linux/fsverity.h. Like composefs, this module knows SHA-256 and
 SHA-512 with 4096-byte blocks and without salt only.
 """
 
-import hashlib
-from collections.abc import Iterable
-
+from . import libcrypto
 from .namedtuple import NamedTuple
 
 BLOCK_SIZE = 4096
@@ -40,68 +40,16 @@ def from_bytes(value: bytes) -> Digest:
 
 
 def of_bytes(content: bytes, algorithm: str) -> Digest:
-    """Compute the fs-verity digest of a file with this content."""
-    return of_blocks([content], algorithm)
+    """Compute the fs-verity digest of a file with this content, at most one block of 4096 bytes."""
+    if len(content) > BLOCK_SIZE:
+        raise ValueError(f"{len(content)} bytes, where one block has {BLOCK_SIZE}")
+    # The root hash of one block is its own hash, and that of an empty file all zeros.
+    root = libcrypto.hash_of(content.ljust(BLOCK_SIZE, b"\0"), algorithm) if content else b""
+    return Digest(algorithm, libcrypto.hash_of(descriptor(algorithm, len(content), root), algorithm))
 
 
-def of_blocks(blocks: Iterable[bytes | memoryview], algorithm: str) -> Digest:
-    """Compute the fs-verity digest of a file from chunks of its content.
-
-    All chunks but the last must be multiples of 4096 bytes. Memory use is one block per level of the Merkle tree.
-    """
-    tree = _MerkleTree(algorithm)
-    size = 0
-    for block in blocks:
-        size += len(block)
-        tree.add(memoryview(block))
-    descriptor = (
-        # version, hash_algorithm, log_blocksize, salt_size, reserved; data_size; root_hash; salt; reserved
-        bytes([1, NUMBERS[algorithm], 12, 0, 0, 0, 0, 0])
-        + size.to_bytes(8, "little")
-        + tree.root().ljust(64, b"\0")
-        + bytes(32 + 144)
-    )
-    return Digest(algorithm, hashlib.new(algorithm, descriptor).digest())
-
-
-class _MerkleTree:
-    def __init__(self, algorithm: str) -> None:
-        self._algorithm = algorithm
-        # Not hashlib.new(), which looks the name up for each block: a quarter of the time for a large image.
-        self._new = getattr(hashlib, algorithm)
-        self._levels: list[bytearray] = []
-
-    def add(self, chunk: memoryview) -> None:
-        new, full = self._new, len(chunk) - len(chunk) % BLOCK_SIZE
-        self._push(0, b"".join([new(chunk[i : i + BLOCK_SIZE]).digest() for i in range(0, full, BLOCK_SIZE)]))
-        if full < len(chunk):
-            self._push(0, self._hash(bytes(chunk[full:])))
-
-    def root(self) -> bytes:
-        """Return the root hash. That of an empty file is all zeros."""
-        if not self._levels:
-            return bytes(SIZES[self._algorithm])
-        level = 0
-        while level < len(self._levels) - 1 or len(self._levels[level]) > SIZES[self._algorithm]:
-            if pending := self._levels[level]:
-                self._levels[level] = bytearray()
-                self._push(level + 1, self._hash(pending))
-            level += 1
-        return bytes(self._levels[level])
-
-    def _push(self, level: int, values: bytes) -> None:
-        """Add any number of digests to a level."""
-        if values and level == len(self._levels):
-            self._levels.append(bytearray())
-        while values:
-            if len(self._levels[level]) == BLOCK_SIZE:
-                # A full block gets a parent only when more follows, because the last block is the root.
-                full, self._levels[level] = self._levels[level], bytearray()
-                self._push(level + 1, self._hash(full))
-            room = BLOCK_SIZE - len(self._levels[level])
-            self._levels[level] += values[:room]
-            values = values[room:]
-
-    def _hash(self, block: bytes | bytearray) -> bytes:
-        digest: bytes = self._new(bytes(block).ljust(BLOCK_SIZE, b"\0")).digest()
-        return digest
+def descriptor(algorithm: str, size: int, root: bytes) -> bytes:
+    """Return struct fsverity_descriptor of a file with this size and root hash: 256 bytes."""
+    # version, hash_algorithm, log_blocksize, salt_size, reserved; data_size; root_hash; salt; reserved
+    start = bytes([1, NUMBERS[algorithm], 12, 0, 0, 0, 0, 0])
+    return start + size.to_bytes(8, "little") + root.ljust(64, b"\0") + bytes(32 + 144)

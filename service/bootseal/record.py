@@ -4,8 +4,6 @@
 Everything here is pure. bootseal.json(5) documents the members. An absent member means that its value is unknown.
 """
 
-from __future__ import annotations
-
 import time
 
 from . import verdicts
@@ -84,11 +82,11 @@ class Trail:
         self.began, self.timed = time.monotonic(), timed
         self.steps = [Step(self.began, value) for value in values]
 
-    def __call__(self, value: Value) -> Value:
+    def __call__(self, value: "Value") -> "Value":
         self.steps.append(Step(time.monotonic(), value))
         return value
 
-    def last(self, kind: type[Value]) -> Value | None:
+    def last(self, kind: "type[Value]") -> "Value | None":
         """Return the value of a type that was seen last."""
         return next((step.value for step in reversed(self.steps) if isinstance(step.value, kind)), None)
 
@@ -232,7 +230,7 @@ def of(trail: Trail, ending: Ending | None = None) -> Record:
     return concluded(made, ending, notes(trail)) if ending else made
 
 
-def concluded(record: Record, ending: Ending, noted: Iterable[Noted]) -> Record:
+def concluded(record: Record, ending: Ending, noted: "Iterable[Noted]") -> Record:
     """Return the record with a verdict, which replaces an earlier one."""
     texts = tuple(one.text for one in noted)
     return Record(
@@ -285,7 +283,7 @@ def notes(trail: Trail) -> list[Noted]:
     return [note for step in trail.steps for note in _note(step.value)]
 
 
-def _note(value: object) -> Iterator[Noted]:
+def _note(value: object) -> "Iterator[Noted]":
     if isinstance(value, BootKeyring):
         yield from (Noted(verdicts.CERTIFICATE_SKIPPED, f"certificate skipped: {line}") for line in value.skipped)
     elif isinstance(value, KernelKeys):
@@ -381,12 +379,12 @@ def _describe_check(enrollment: Enrollment) -> str:
 # --- Record <-> boot.json
 
 
-def as_json(record: Record) -> dict[str, Any]:
+def as_json(record: Record) -> "dict[str, Any]":
     """Return the members of boot.json."""
     return {"version": VERSION, **_members(record)}
 
 
-def _members(value: Any) -> Any:
+def _members(value: "Any") -> "Any":
     if hasattr(value, "_asdict"):
         return {name: _members(member) for name, member in value._asdict().items() if member is not None}
     return [_members(member) for member in value] if isinstance(value, tuple) else value
@@ -415,8 +413,8 @@ def _times(value: object) -> dict[str, float] | None:
     return {printable(name): time for name, time in value.items() if type(time) in (int, float)}
 
 
-def _list(read: Callable[[object], Any]) -> Callable[[object], tuple[Any, ...] | None]:
-    def members(value: object) -> tuple[Any, ...] | None:
+def _list(read: "Callable[[object], Any]") -> "Callable[[object], tuple[Any, ...] | None]":
+    def members(value: object) -> "tuple[Any, ...] | None":
         if not isinstance(value, list):
             return None
         return tuple(one for member in value if (one := read(member)) is not None)
@@ -424,10 +422,10 @@ def _list(read: Callable[[object], Any]) -> Callable[[object], tuple[Any, ...] |
     return members
 
 
-def _part(kind: Any) -> Callable[[object], Any]:
+def _part(kind: "Any") -> "Callable[[object], Any]":
     """Return a reader for a type. A member that it must have is empty if it is missing."""
 
-    def members(value: object) -> Any:
+    def members(value: object) -> "Any":
         if not isinstance(value, dict):
             return None
         parts = {name: read(value.get(name)) for name, read in _READERS[kind].items()}
@@ -438,10 +436,10 @@ def _part(kind: Any) -> Callable[[object], Any]:
 
 
 _TEXTS = _list(_text)
-_EMPTY: dict[Any, Any] = {_text: "", _number: 0, _flag: False, _TEXTS: ()}
+_EMPTY: "dict[Any, Any]" = {_text: "", _number: 0, _flag: False, _TEXTS: ()}
 _TRUSTED = _list(_part(TrustedKey))
 _EMPTY[_TRUSTED] = None
-_READERS: dict[Any, dict[str, Callable[[object], Any]]] = {
+_READERS: "dict[Any, dict[str, Callable[[object], Any]]]" = {
     TrustedKey: dict.fromkeys(TrustedKey._fields, _text),
     Detail: dict.fromkeys(Detail._fields, _text),
     Keyring: {

@@ -11,11 +11,6 @@ Descriptors live as long as the process.
 from .digest import Digest
 from .namedtuple import NamedTuple
 
-TYPE_CHECKING = False  # as typing's, which costs each boot 30 ms
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
 # How configuration files and the kernel command line spell a truth value, as in systemd.
 BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
@@ -48,6 +43,14 @@ class Request(NamedTuple):
     debug: bool
 
 
+class PublicKey(NamedTuple):
+    """`scheme`: rsa or ecdsa; `bits`: of the modulus or the curve; `spki`: the DER of its SubjectPublicKeyInfo."""
+
+    scheme: str
+    bits: int
+    spki: bytes
+
+
 class Certificate(NamedTuple):
     """A usable certificate of the boot keyring: `issuer` is the DER of a name, `serial` an INTEGER's content."""
 
@@ -60,7 +63,7 @@ class Certificate(NamedTuple):
     issuer_text: str
     not_before: str
     not_after: str
-    key: "rsa.RSAPublicKey | ec.EllipticCurvePublicKey"
+    key: PublicKey
 
 
 class BootKeyring(NamedTuple):

@@ -40,6 +40,11 @@ class Dracut:
             "PATH": f"{self.programs}:{os.environ['PATH']}",
         }
 
+    def program(self, name: str, script: str) -> None:
+        """Put a shell script in front of a program of this machine."""
+        (self.programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self.programs / name).chmod(0o755)
+
     def run(self, script: str, **variables: str) -> tuple[int, list[str]]:
         """Run a script that calls functions of the module; return its exit status and output."""
         source = f"{STAND_INS}\n. {MODULE}/module-setup.sh\n{script}"
@@ -181,25 +186,75 @@ def test_file_or_mask_is_installed(masked: bool, dracut: Dracut, tmp_path: Path)
     assert os.readlink(installed) == "/dev/null" if masked else installed.read_text() == "x"
 
 
+def install_python(dracut: Dracut, before: str = "", after: str = "") -> tuple[int, list[str]]:
+    python = f'/usr/bin/python3() {{ command "{sys.executable}" "$@"; }}'
+    return dracut.run(f"{python}\n_bootseal_libdir={SERVICE}\n{before}\n_bootseal_install_python\n{after}")
+
+
 @pytest.mark.parametrize("mask", ["022", "077"])
 def test_python_modules_keep_the_modes_of_directories(mask: str, dracut: Dracut) -> None:
     """Unprivileged services of the initrd must be able to enter / and /usr."""
     (dracut.initrd / "usr/lib").mkdir(parents=True)
-    python = f'/usr/bin/python3() {{ command "{sys.executable}" "$@"; }}'
-    script = f"{python}\n_bootseal_libdir={SERVICE}\numask {mask}\nmkdir -p $initdir/usr\n_bootseal_install_python"
-    status, said = dracut.run(script)
+    status, said = install_python(dracut, f"umask {mask}\nmkdir -p $initdir/usr")
     assert status == 0, said
     assert (dracut.initrd / "usr/lib/bootseal/bootseal/boot.pyc").exists()
     folders = [".", "usr", "usr/lib", "usr/lib/bootseal", "usr/lib/bootseal/bootseal"]
     assert {folder: (dracut.initrd / folder).stat().st_mode & 0o777 for folder in folders} == dict.fromkeys(folders, 0o755)
 
 
+def test_initrd_has_a_link_to_libcrypto(dracut: Dracut) -> None:
+    (dracut.initrd / "usr/lib").mkdir(parents=True)
+    assert install_python(dracut) == (0, [])
+    library = os.readlink(dracut.initrd / "usr/lib/bootseal/libcrypto.so")
+    assert re.fullmatch(r"/\S+/libcrypto\.so\.\d+", library)
+    assert Path(f"{dracut.initrd}{library}").read_bytes() == Path(library).read_bytes()
+
+
+def test_initrd_has_nothing_that_only_the_build_needs(dracut: Dracut) -> None:
+    (dracut.initrd / "usr/lib").mkdir(parents=True)
+    assert install_python(dracut) == (0, [])
+    names = {path.name.partition(".")[0] for path in dracut.initrd.rglob("*") if path.suffix in (".pyc", ".so")}
+    assert {"libcrypto", "x509", "_ctypes"} <= names
+    assert names & {"reference", "hashlib", "_hashlib", "_rust", "_cffi_backend", "lazyre", "util", "libssl"} == set()
+
+
+def test_libcrypto_is_that_of_kmod(dracut: Dracut) -> None:
+    """Python may use another version. dracut installs kmod and its libraries in any case."""
+    linked = r"""printf '\tlinux-vdso.so.1 (0x7f01)\n\tlibcrypto.so.9 => /lib/%s/libcrypto.so.9 (0x7f02)\n' "${1##*/}" """
+    dracut.program("kmod", "")
+    dracut.program("ldd", linked)
+    assert dracut.run("_bootseal_find_libcrypto") == (0, ["/lib/kmod/libcrypto.so.9"])
+    dracut.program("ldd", f'[ "${{1##*/}}" = kmod ] || {linked}')
+    status, said = dracut.run("_bootseal_find_libcrypto")
+    assert (status, len(said)) == (0, 1)
+    assert said[0].startswith("/lib/_hashlib.")
+
+
+def test_missing_libcrypto_ends_the_build(dracut: Dracut) -> None:
+    dracut.program("ldd", "")
+    status, said = install_python(dracut, after="echo 'the build goes on'")
+    assert (status, said) == (1, ["fatal: bootseal: libcrypto not found: install OpenSSL 3 or later"])
+
+
+def test_missing_cryptography_ends_the_build(dracut: Dracut) -> None:
+    status, said = dracut.run("/usr/bin/python3() { false; }\n_bootseal_install_python\necho 'the build goes on'")
+    assert status == 1
+    assert said == ["fatal: bootseal: Python module 'cryptography' not found: install python3-cryptography"]
+
+
+def test_difference_between_readers_ends_the_build(dracut: Dracut) -> None:
+    """The readers themselves: tests/unit/test_reference.py."""
+    dracut.program("chroot", "echo emergency")
+    python = '/usr/bin/python3() { echo "$*"; false; }'
+    status, said = dracut.run(f"{python}\n_bootseal_check_result\necho 'the build goes on'")
+    assert (status, said) == (1, [f"fatal: bootseal: -IB /usr/lib/bootseal check-keyring {dracut.initrd}"])
+
+
 def test_ld_preload_is_ignored(dracut: Dracut) -> None:
     """Image builders preload a library that the initrd lacks. The loader reports that on stderr."""
-    chroot = dracut.programs / "chroot"
-    chroot.write_text("#!/bin/sh\necho emergency\n")
-    chroot.chmod(0o755)
-    status, said = dracut.run("export LD_PRELOAD=/nowhere/libeatmydata.so\n_bootseal_check_result")
+    dracut.program("chroot", "echo emergency")
+    python = "/usr/bin/python3() { :; }"
+    status, said = dracut.run(f"{python}\nexport LD_PRELOAD=/nowhere/libeatmydata.so\n_bootseal_check_result")
     assert status == 0, said
     assert any("a refused boot ends in the emergency target" in line for line in said)
 

@@ -38,6 +38,7 @@ VALUES: dict[str, Any] = {
     "physicalroot.is_mounted": False,
     "origin.look": Origin(("initrd",)),
     "enroll.prepare": None,
+    "verify.rehearse": None,
     "mount.load_filesystems": None,
     "cmdline.read": "the text",
     "cmdline.parse": support.request(),

@@ -42,6 +42,40 @@ def test_oid(text: str) -> None:
     assert tlv(6, der.oid(text)) == oid(text)
 
 
+DOTTED = [
+    "0.0",
+    "0.39",
+    "1.0",
+    "1.39",
+    "2.0",
+    "1.2.840.113549.1.1.1",
+    "2.5.4.3",
+    "2.16.840.1.101.3.4.2.1",
+    "1.2.128",
+    "1.2.16384",
+]
+
+
+@pytest.mark.parametrize("text", DOTTED)
+def test_dotted_is_the_reverse_of_oid(text: str) -> None:
+    assert der.dotted(der.oid(text)) == text
+
+
+@pytest.mark.parametrize(("content", "text"), [("883703", "2.999.3"), ("7f", "2.47"), ("8100", "2.48")])
+def test_dotted_reads_the_second_arc_of_joint_iso_itu(content: str, text: str) -> None:
+    assert der.dotted(bytes.fromhex(content)) == text
+
+
+def test_dotted_reads_a_zero_within_a_number() -> None:
+    assert der.dotted(bytes.fromhex("2a868048")) == "1.2.98376"
+
+
+@pytest.mark.parametrize("content", ["", "80", "8001", "2a80", "2a8001", "2a88"])
+def test_dotted_refuses(content: str) -> None:
+    with pytest.raises(der.Malformed, match="OBJECT IDENTIFIER"):
+        der.dotted(bytes.fromhex(content))
+
+
 @pytest.mark.parametrize("data", GOOD.values(), ids=GOOD)
 def test_items_join_to_the_input(data: bytes) -> None:
     assert b"".join(item.raw for item in der.items(data)) == data

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bootseal import __main__, boot, checkinitrd, failure
+from bootseal import __main__, boot, checkinitrd, failure, reference
 from unit.support import SERVICE
 
 
@@ -25,6 +25,12 @@ from unit.support import SERVICE
 def test_commands(command: str, module: object, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, function, lambda: 42)
     monkeypatch.setattr(sys, "argv", ["bootseal", command])
+    assert __main__.main() == 42
+
+
+def test_check_keyring_has_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "check_keyring", lambda directory: 42 if directory == "/x" else 1)
+    monkeypatch.setattr(sys, "argv", ["bootseal", "check-keyring", "/x"])
     assert __main__.main() == 42
 
 

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
-from bootseal import digest
+from bootseal import digest, libcrypto
 from bootseal.digest import Digest
 from bootseal.formats import pkcs7
 from bootseal.stages import keyring, verify
@@ -289,3 +289,31 @@ def test_unverified_value_is_not_changed() -> None:
 @pytest.mark.parametrize(("size", "shown"), [(160, "x" * 160), (161, "x" * 160 + "...")])
 def test_text_of_more_than_160_characters_is_cut(size: int, shown: str) -> None:
     assert verify._shorten("x" * size) == shown
+
+
+# --- the self-test
+
+
+def test_rehearsal_succeeds() -> None:
+    verify.rehearse()
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["ecdsa", "rsa"])
+@pytest.mark.parametrize("answer", [True, False])
+def test_rehearsal_fails_with_a_verifier_of_one_answer(answer: bool, scheme: int, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    real, key = libcrypto.verify, bytes.fromhex(verify._EXAMPLES[scheme][0])
+
+    def broken(public_key: bytes, *arguments: Any) -> bool:
+        return answer if public_key == key else real(public_key, *arguments)
+
+    monkeypatch.setattr(libcrypto, "verify", broken)
+    found = refusal(verify.rehearse)
+    assert (found.verdict.name, found.path) == ("internal", libcrypto.PATH)
+    assert found.what == "the verifier of signatures fails its self-test"
+
+
+def test_library_that_fails_is_not_a_wrong_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boot.py turns any other exception into `internal`."""
+    monkeypatch.setattr(libcrypto.load(), "EVP_DigestVerifyInit", lambda *_: 0)
+    with pytest.raises(libcrypto.Failed):
+        verify.verify(candidate(signature("A-fsv-p256")), trusting("p256"))

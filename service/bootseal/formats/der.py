@@ -42,6 +42,22 @@ def oid(text: str) -> bytes:
     return encoded
 
 
+def dotted(content: bytes) -> str:
+    """Return the dotted form of the content of an OBJECT IDENTIFIER: the reverse of oid(). Raises Malformed."""
+    arcs, arc = list[int](), 0
+    for position, byte in enumerate(content):
+        if byte == 0x80 and (position == 0 or not content[position - 1] & 0x80):
+            raise Malformed("an OBJECT IDENTIFIER that is not minimal", STRUCTURE)
+        arc = arc << 7 | byte & 0x7F
+        if not byte & 0x80:
+            arcs.append(arc)
+            arc = 0
+    if not content or content[-1] & 0x80:
+        raise Malformed("an OBJECT IDENTIFIER that is cut off", STRUCTURE)
+    first_arc = min(arcs[0] // 40, 2)
+    return ".".join(map(str, (first_arc, arcs[0] - first_arc * 40, *arcs[1:])))
+
+
 def items(data: bytes) -> list[Item]:
     """Split `data` into the elements that fill it exactly, at most 16. Raises Malformed."""
     read: list[Item] = []

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from .. import paths
+from .. import paths, reference
 from ..formats import der, pkcs7
 from ..linux import files
 from ..stages import keyring
@@ -130,7 +130,7 @@ def _check_key(parsed: x509.Certificate) -> Iterator[str]:
             yield "rsa-exponent"
     elif not isinstance(key, ec.EllipticCurvePublicKey):
         yield "key-type"
-    elif key.curve.name not in keyring.CURVES:
+    elif key.curve.name not in reference.CURVES:
         yield "curve"
 
 
@@ -139,7 +139,7 @@ def _check_extensions(parsed: x509.Certificate) -> Iterator[str]:
         value = extension.value
         if isinstance(value, x509.KeyUsage) and not value.digital_signature:
             yield "key-usage"
-        if isinstance(value, x509.ExtendedKeyUsage) and not keyring.allows_code_signing(value):
+        if isinstance(value, x509.ExtendedKeyUsage) and not reference.allows_code_signing(value):
             yield "extended-key-usage"
         if isinstance(value, x509.UnrecognizedExtension) and extension.critical:
             yield "critical-extension"

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from .. import __version__, boot, checkinitrd, paths, verdicts
+from .. import __version__, boot, checkinitrd, paths, reference, verdicts
 from .. import record as records
 from ..errors import Refusal
 from ..linux import files, syscall
 from ..record import Noted, Trail
 from ..stages import config, enable, kernelkeys, keyring, origin, physicalroot
-from ..values import BootKeyring, Deployment, Enrolled, Pinned, Policy, Request
+from ..values import BootKeyring, Deployment, Enrolled, Pinned, Policy, Request, Unverified
 from . import deployments, inside
 from .deployments import Deployed
 from .initrd import bypasses
@@ -77,16 +77,33 @@ def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail
         _check_initrd(source.initrd, source.name)
     policy = config.load(source.directory)
     trusted = seen(keyring.load(certificates(source)))
+    _compare_readers(trusted)
     _check_kernel(deployed, sysroot, policy, missing)
     request = deployments.parse_request(deployed)
     if os.geteuid() == 0:
         physicalroot.private_namespace()
     deployment = seen(deployments.open_as_boot(deployed, sysroot))
-    pinned = boot.verified_image(deployment, trusted, seen, sysroot)
+    try:
+        pinned = boot.verified_image(deployment, trusted, seen, sysroot)
+    finally:
+        _compare_verifiers(seen.last(Unverified), trusted)
     if os.geteuid() == 0:
         _rehearse_root(pinned, deployment, policy, request, seen)
     else:
         missing.append("not tried without root: the kernel's check of the signature, and mounting")
+
+
+def _compare_readers(trusted: BootKeyring) -> None:
+    """Refuse a certificate that another reader reads otherwise. Raises Refusal."""
+    for certificate in trusted.certificates:
+        if difference := reference.difference(certificate):
+            raise Refusal(verdicts.INTERNAL, difference, certificate.path)
+
+
+def _compare_verifiers(unverified: Unverified | None, trusted: BootKeyring) -> None:
+    """Refuse a signature that another verifier judges otherwise, whatever the verdict is. Raises Refusal."""
+    if unverified and (text := reference.disagreement(unverified, trusted)):
+        raise Refusal(verdicts.INTERNAL, text, paths.signature_of(unverified.image_path))
 
 
 def _rehearse_root(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, seen: Trail) -> None:

@@ -61,9 +61,9 @@ def load_certificates(path: str) -> list[Certificate]:
 
 def choose(certificates: list[Certificate], key: PrivateKey, path: str) -> Certificate:
     """Return the certificate that belongs to a private key. Raises Failure."""
-    numbers = key.public_key().public_numbers()
+    spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     for certificate in certificates:
-        if certificate.key.public_numbers() == numbers:
+        if certificate.key.spki == spki:
             return certificate
     raise Failure(
         DATA, f"Failed to sign: the certificate {path} does not belong to the private key", "give the key's own certificate"

@@ -6,9 +6,8 @@ No other module makes an Enrolled image.
 """
 
 import errno
-import hashlib
 
-from .. import paths, verdicts
+from .. import libcrypto, paths, verdicts
 from ..errors import DISK_FAILED, Refusal, failed, reason
 from ..linux import fsverity, keyctl
 from ..values import Deployment, Enrolled, Gap, KernelKeys, Pinned, Policy, Verified
@@ -69,7 +68,7 @@ def _check_signature(verified: Verified, keys: KernelKeys, path: str) -> list[Ga
             raise Refusal(verdicts.ENROLL_FAILED, f"the kernel refuses to {what}", path)
         return [Gap(f"the kernel cannot {what}", number in _UNSUPPORTED)]
     encoding = "pkcs1" if verified.signer.algorithm.startswith("rsa") else "x962"
-    hashed = hashlib.new(verified.hash_name, verified.signed.formatted()).digest()
+    hashed = libcrypto.hash_of(verified.signed.formatted(), verified.hash_name)
     info = f"enc={encoding} hash={verified.hash_name}"
     try:
         keyctl.verify_signature(keys.loaded[certificate.sha256], info, hashed, verified.value)

@@ -6,26 +6,27 @@ files; the initrd build fails on them.
 """
 
 import binascii
-import hashlib
 import os
 import stat
-import warnings
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
-
-from .. import verdicts
+from .. import libcrypto, verdicts
 from ..errors import Refusal, printable
-from ..formats import der, pkcs7
-from ..values import BootKeyring, Certificate
+from ..formats import der, x509
+from ..values import BootKeyring, Certificate, PublicKey
 
 DIRECTORY = "bootseal/keys.d"
 SUFFIXES = (".crt", ".pem", ".cer", ".der")
 MAX_FILES = 64
 MAX_SIZE = 64 * 1024
-_KEY_ALGORITHMS = (pkcs7.RSA, der.oid("1.2.840.10045.2.1"))  # the second is id-ecPublicKey
-CURVES = ("secp256r1", "secp384r1", "secp521r1")
+# Purposes of an extended key usage: codeSigning, anyExtendedKeyUsage
+_CODE_SIGNING = {der.oid("1.3.6.1.5.5.7.3.3"), der.oid("2.5.29.37.0")}
+# Extensions of RFC 5280, 6960, 6962 and 7633 that cryptography knows since release 38. A critical one of these does not make a
+# certificate unusable.
+_KNOWN = {
+    *(der.oid(f"2.5.29.{number}") for number in (14, 15, 17, 18, 19, 30, 31, 32, 35, 36, 37, 46, 54)),
+    *(der.oid(f"1.3.6.1.5.5.7.{rest}") for rest in ("1.1", "1.11", "1.24", "48.1.5")),
+    *(der.oid(f"1.3.6.1.4.1.11129.2.4.{number}") for number in (2, 3)),
+}
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
@@ -62,30 +63,24 @@ def load_file(path: str) -> list[Certificate]:
 
 def certificate(path: str, encoded: bytes) -> Certificate:
     """Parse the DER of a certificate. Raises Unusable outside the profile of bootseal.conf(5)."""
-    issuer, serial = _read_issuer_and_serial(encoded)
-    with warnings.catch_warnings():
-        # cryptography warns of oddities. They do not matter: the certificate is rejected, or trusted by its very bytes.
-        warnings.simplefilter("ignore")
-        try:
-            parsed = x509.load_der_x509_certificate(encoded)
-            key = _extract_key(parsed)
-            _check_usage(parsed.extensions)
-            return Certificate(
-                path=path,
-                der=encoded,
-                sha256=hashlib.sha256(encoded).hexdigest(),
-                issuer=issuer,
-                serial=serial,
-                subject_text=_format_name(parsed.subject),
-                issuer_text=_format_name(parsed.issuer),
-                not_before=_format_time(parsed, "not_valid_before"),
-                not_after=_format_time(parsed, "not_valid_after"),
-                key=key,
-            )
-        except Unusable:
-            raise
-        except Exception as error:  # the library raises ValueError, UnsupportedAlgorithm, TypeError and its own
-            raise Unusable(f"not a usable certificate ({error})") from error
+    try:
+        parsed = x509.parse(encoded)
+        _check_usage(parsed.extensions)
+        return Certificate(
+            path=path,
+            der=encoded,
+            sha256=libcrypto.hash_of(encoded, "sha256").hex(),
+            issuer=parsed.issuer,
+            serial=parsed.serial,
+            subject_text=printable(x509.format_name(parsed.subject)),
+            issuer_text=printable(x509.format_name(parsed.issuer)),
+            not_before=parsed.not_before,
+            not_after=parsed.not_after,
+            key=_check_key(parsed.key),
+        )
+    except der.Malformed as error:
+        what = str(error) if error.name == x509.UNSUPPORTED else f"not one DER certificate ({error})"
+        raise Unusable(what) from error
 
 
 def split(data: bytes) -> list[bytes]:
@@ -113,60 +108,23 @@ def _decode_pem(text: str) -> bytes:
     raise Unusable("PEM without an END line")
 
 
-def _read_issuer_and_serial(encoded: bytes) -> tuple[bytes, bytes]:
-    """Return both as encoded: a signature names them byte for byte (RFC 5280, section 4.1)."""
+def _check_key(key: x509.Key) -> PublicKey:
+    if key.scheme == "rsa" and not 2048 <= key.bits <= 4096:
+        raise Unusable(f"an RSA key of {key.bits} bits, where 2048 to 4096 are allowed")
+    if key.scheme == "rsa" and key.exponent < 65537:
+        raise Unusable("an RSA key with a public exponent below 65537")
     try:
-        fields = der.items(der.items(der.only(encoded, der.SEQUENCE).content)[0].content)
-        if fields[0].tag == der.CONTEXT_0:  # the version, absent in X.509v1
-            fields = fields[1:]
-        serial, _, issuer, _, _, key = fields[:6]
-        der.unsigned(serial)
-        algorithm = der.items(der.items(key.content)[0].content)[0].content
-    except (der.Malformed, ValueError, IndexError) as error:
-        raise Unusable(f"not one DER certificate ({error})") from error
-    if algorithm not in _KEY_ALGORITHMS:
-        # cryptography loads an RSA key even if the certificate restricts it to RSASSA-PSS.
-        raise Unusable("neither an RSA nor an ECDSA key")
-    return issuer.raw, serial.content
+        libcrypto.check_key(key.spki)
+    except libcrypto.Failed as error:
+        raise Unusable("a key that OpenSSL cannot load, such as a point outside its curve") from error
+    return PublicKey(key.scheme, key.bits, key.spki)
 
 
-def _extract_key(parsed: x509.Certificate) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
-    key = parsed.public_key()
-    if isinstance(key, rsa.RSAPublicKey):
-        if not 2048 <= key.key_size <= 4096:
-            raise Unusable(f"an RSA key of {key.key_size} bits, where 2048 to 4096 are allowed")
-        if key.public_numbers().e < 65537:
-            raise Unusable("an RSA key with a public exponent below 65537")
-        return key
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        if key.curve.name not in CURVES:
-            raise Unusable(f"a key on the curve {key.curve.name}, where P-256, P-384 and P-521 are allowed")
-        return key
-    raise Unusable("neither an RSA nor an ECDSA key")
-
-
-def _check_usage(extensions: x509.Extensions) -> None:
+def _check_usage(extensions: tuple[x509.Extension, ...]) -> None:
     for extension in extensions:
-        value = extension.value
-        if isinstance(value, x509.KeyUsage) and not value.digital_signature:
+        if extension.oid == x509.KEY_USAGE and not x509.allows_signatures(extension.value):
             raise Unusable("a key usage without digitalSignature")
-        if isinstance(value, x509.ExtendedKeyUsage) and not allows_code_signing(value):
+        if extension.oid == x509.EXTENDED_KEY_USAGE and _CODE_SIGNING.isdisjoint(x509.purposes(extension.value)):
             raise Unusable("an extended key usage without codeSigning")
-        if isinstance(value, x509.UnrecognizedExtension) and extension.critical:
-            raise Unusable(f"an unknown critical extension ({extension.oid.dotted_string})")
-
-
-def allows_code_signing(usage: x509.ExtendedKeyUsage) -> bool:
-    """Tell whether an extended key usage allows to sign code."""
-    allowed = (ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
-    return any(purpose in allowed for purpose in usage)
-
-
-def _format_name(name: x509.Name) -> str:
-    return printable(name.rfc4514_string())
-
-
-def _format_time(parsed: x509.Certificate, attribute: str) -> str:
-    """Format a validity time as ISO 8601 in UTC. cryptography 42 deprecated the names without _utc."""
-    value = getattr(parsed, attribute + "_utc", None) or getattr(parsed, attribute)
-    return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+        if extension.critical and extension.oid not in _KNOWN:
+            raise Unusable(f"an unknown critical extension ({der.dotted(extension.oid)})")

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-os.environ["CRYPTOGRAPHY_OPENSSL_NO_LEGACY"] = "1"
 sys.path.insert(0, "/usr/lib/bootseal")
 from bootseal.__main__ import main
 from bootseal.linux import files, fsverity, mountapi, syscall

@@ -9,8 +9,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from ... import digest, paths
 from ...digest import Digest
 from ...errors import Refusal
@@ -51,7 +49,7 @@ def run(arguments: argparse.Namespace, command: list[str]) -> int:
     if arguments.ephemeral:
         return _sign_ephemerally(arguments, command)
     image_digest = _find_digest(arguments)
-    to_sign = digest.of_bytes(image_digest.value, "sha256").formatted()
+    to_sign = imagedigest.of_blocks([image_digest.value], "sha256").formatted()
     if arguments.to_be_signed:
         return _write_to_be_signed(arguments.to_be_signed, to_sign)
     certificates = signingkeys.load_certificates(arguments.cert)
@@ -96,11 +94,7 @@ def _sign(key: signingkeys.PrivateKey, certificate: Certificate, to_sign: bytes)
 
 
 def _write_message(certificate: Certificate, hash_name: str, value: bytes) -> bytes:
-    return pkcs7.signed_data(certificate.issuer, certificate.serial, _scheme(certificate), hash_name, value)
-
-
-def _scheme(certificate: Certificate) -> str:
-    return "ecdsa" if isinstance(certificate.key, ec.EllipticCurvePublicKey) else "rsa"
+    return pkcs7.signed_data(certificate.issuer, certificate.serial, certificate.key.scheme, hash_name, value)
 
 
 def _assemble(raw: bytes, certificates: list[Certificate], image_digest: Digest, image: str) -> bytes:
@@ -119,7 +113,7 @@ def _assemble(raw: bytes, certificates: list[Certificate], image_digest: Digest,
 def _guess_values(raw: bytes, certificate: Certificate) -> Iterator[bytes]:
     """Yield possible forms of the signature in the message: as it is, or as the DER of two numbers."""
     yield raw
-    if isinstance(certificate.key, ec.EllipticCurvePublicKey) and len(raw) == 2 * ((certificate.key.key_size + 7) // 8):
+    if certificate.key.scheme == "ecdsa" and len(raw) == 2 * ((certificate.key.bits + 7) // 8):
         yield pkcs7.ecdsa_value(raw)
 
 
@@ -207,7 +201,7 @@ def _sign_ephemerally(arguments: argparse.Namespace, command: list[str]) -> int:
     note(f"certificate of this build: {path} (sha256 {certificates[0].sha256})")
     _run(command)
     image_digest = _find_digest(arguments)
-    to_sign = digest.of_bytes(image_digest.value, "sha256").formatted()
+    to_sign = imagedigest.of_blocks([image_digest.value], "sha256").formatted()
     # Not the file, because the command may have changed it.
     signature = _sign(key, signingkeys.choose(certificates, key, path), to_sign)
     del key
