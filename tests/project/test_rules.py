@@ -256,8 +256,8 @@ OWN = {
     "_collections_abc", "_ctypes", "_socket", "_stat", "_struct", "abc", "binascii", "ctypes", "ctypes._endian", "errno",
     "fcntl", "genericpath", "os", "os.path", "posixpath", "select", "stat", "struct", "types",
     # ctypes of Python 3.14 imports these.
-    "_collections", "_contextvars", "_py_warnings", "_types", "_weakrefset", "ctypes._layout", "itertools", "sysconfig", "threading",
-    "warnings",
+    "_collections", "_contextvars", "_py_warnings", "_types", "_weakrefset", "ctypes._layout", "itertools", "sysconfig",
+    "threading", "warnings",
 }  # fmt: skip
 NEVER = {
     "_hashlib", "argparse", "ast", "asyncio", "cffi", "configparser", "cryptography", "ctypes.util", "dataclasses", "dis",
