@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal sign: make IMAGE.digest and IMAGE.sig. It writes only what the boot's own code accepts."""
+"""bootseal sign: make IMAGE.digest and IMAGE.sig. It writes only what the boot's own code accepts.
+
+The functions that use keys import cryptography themselves: --to-be-signed= needs none of it.
+"""
 
 import argparse
 import contextlib
 import errno
 import os
-import subprocess
 import time
 from collections.abc import Iterator
-
-from cryptography.hazmat.primitives.asymmetric import ec
+from typing import TYPE_CHECKING
 
 from ... import digest, paths
 from ...digest import Digest
 from ...errors import Refusal
 from ...formats import pkcs7
 from ...linux import files
-from ...stages import verify
 from ...values import BootKeyring, Certificate, Signer, Unverified
-from .. import imagedigest, inside, sidecars, signingkeys
+from .. import imagedigest, inside, sidecars
 from ..output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, USAGE, Failure, emit, note, os_failure, warning
+
+if TYPE_CHECKING:
+    from ..signingkeys import PrivateKey
 
 EPHEMERAL_CERTIFICATE = "ephemeral.crt"
 _HASHES = ("sha256", "sha384", "sha512")
@@ -54,6 +57,8 @@ def run(arguments: argparse.Namespace, command: list[str]) -> int:
     to_sign = digest.of_bytes(image_digest.value, "sha256").formatted()
     if arguments.to_be_signed:
         return _write_to_be_signed(arguments.to_be_signed, to_sign)
+    from .. import signingkeys
+
     certificates = signingkeys.load_certificates(arguments.cert)
     if arguments.signature:
         value = inside.read_named(arguments.signature, "the signature", _MAX_VALUE)
@@ -91,7 +96,9 @@ def _find_digest(arguments: argparse.Namespace) -> Digest:
     return imagedigest.compute(arguments.image, arguments.algorithm or "sha256", hint)
 
 
-def _sign(key: signingkeys.PrivateKey, certificate: Certificate, to_sign: bytes) -> bytes:
+def _sign(key: "PrivateKey", certificate: Certificate, to_sign: bytes) -> bytes:
+    from .. import signingkeys
+
     return _write_message(certificate, signingkeys.HASH_NAME, signingkeys.sign(key, to_sign))
 
 
@@ -100,6 +107,8 @@ def _write_message(certificate: Certificate, hash_name: str, value: bytes) -> by
 
 
 def _scheme(certificate: Certificate) -> str:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     return "ecdsa" if isinstance(certificate.key, ec.EllipticCurvePublicKey) else "rsa"
 
 
@@ -119,12 +128,14 @@ def _assemble(raw: bytes, certificates: list[Certificate], image_digest: Digest,
 def _guess_values(raw: bytes, certificate: Certificate) -> Iterator[bytes]:
     """Yield possible forms of the signature in the message: as it is, or as the DER of two numbers."""
     yield raw
-    if isinstance(certificate.key, ec.EllipticCurvePublicKey) and len(raw) == 2 * ((certificate.key.key_size + 7) // 8):
+    if _scheme(certificate) == "ecdsa" and len(raw) == 2 * ((certificate.key.key_size + 7) // 8):
         yield pkcs7.ecdsa_value(raw)
 
 
 def _verify(image_digest: Digest, signature: bytes, certificates: list[Certificate], image: str) -> Signer:
     """Verify as the boot does. Raises Refusal."""
+    from ...stages import verify
+
     unverified = Unverified(image_digest.value, stands_in=False, signature=signature, image_path=image)
     return verify.verify(unverified, BootKeyring(tuple(certificates), ())).signer
 
@@ -199,6 +210,8 @@ def _sign_ephemerally(arguments: argparse.Namespace, command: list[str]) -> int:
 
     Returns the exit status, raises Failure.
     """
+    from .. import signingkeys
+
     signingkeys.keep_memory_private()
     key, certificate_pem = signingkeys.make_ephemeral()
     path = os.path.join(arguments.ephemeral, EPHEMERAL_CERTIFICATE)
@@ -243,6 +256,8 @@ def _run(command: list[str]) -> None:
 
     Its output goes to stderr, because stdout is for the data of this program.
     """
+    import subprocess
+
     try:
         status = subprocess.run(command, check=False, stdout=2).returncode
     except OSError as error:
