@@ -13,6 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+# Each child would import it for its first signature.
+import cryptography.hazmat.backends.openssl  # noqa: F401
+
 from .. import __version__, boot, checkinitrd, paths, verdicts
 from .. import record as records
 from ..errors import Refusal
