@@ -9,6 +9,7 @@ import hashlib
 import sys
 import warnings
 
+import cryptography.hazmat.backends.openssl  # noqa: F401  # otherwise each child of dryrun.py imports it
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization

@@ -18,6 +18,7 @@ import pytest
 from bootseal import checkinitrd, digest, report, verdicts
 from bootseal.formats import der, pkcs7
 from bootseal.host import cli, output
+from bootseal.host.initrd import cache
 from bootseal.host.live import chain
 from bootseal.record import parse
 from bootseal.stages import config
@@ -229,6 +230,12 @@ def test_program_page_has_every_environment_variable() -> None:
     sources = [path.read_text() for path in (PACKAGE / "host").rglob("*.py")]
     asked = {name for source in sources for name in re.findall(r'"([A-Z_]+)" (?:not )?in os\.environ', source)}
     assert tags(PROGRAM_PAGE, "ENVIRONMENT") == asked
+
+
+def test_the_manual_names_what_root_keeps_of_initrds() -> None:
+    files = roff(PROGRAM_PAGE).partition("\n.SH FILES\n")[2].partition("\n.SH ")[0]
+    assert f".I {cache.DIRECTORY}\n" in files
+    assert f"at most {cache.MAX_ENTRIES} initrds" in " ".join(files.split())
 
 
 def test_overview_page_has_the_signature_profile() -> None:

@@ -253,7 +253,8 @@ def bypasses(files: dict[str, bytes]) -> set[str]:
 def known_bypasses(initrd: Path) -> list[str]:
     """Find those that `verify` knows."""
     with reader.opened([File("", "", str(initrd))]) as opened:
-        return [module for module, _ in host_bypasses.found(reader.contents(opened, (), tuple(host_bypasses.NAMES)))]
+        names = tuple(host_bypasses.NAMES)
+        return [module for module, _ in host_bypasses.found(reader.parse(reader.ask(opened, (), names), (), names))]
 
 
 @good("plain", "hostonly", "bypasses-added")

@@ -2,8 +2,8 @@
 """Judge deployments as their boot would, and describe their initrds and objects."""
 
 import os
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from ..values import BootKeyring
 from . import continuity, deployments, deviations, inside, objects
 from .deployments import Deployed
 from .dryrun import INITRD_NAMES, Judgement, Source, certificates, judge
-from .initrd import reader, ukisignature
+from .initrd import cache, reader, ukisignature
 from .initrd.contents import Contents, written_out
 from .inside import File
 from .output import NO_INPUT, Failure, os_failure
@@ -88,12 +88,22 @@ class Checker:
             with suppress(Failure):
                 wanted[deployments.find_initrds(deployed, self._sysroot)] = deployed
 
-        def read(paths: tuple[File, ...]) -> None:
-            with suppress(Failure):
-                self._read(paths, wanted[paths])
+        def read() -> None:
+            while wanted:
+                with suppress(KeyError, Failure):  # another thread took the last one
+                    self._read(*wanted.popitem())
 
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, _AT_ONCE)) as pool:
-            list(pool.map(read, wanted))
+        # Not concurrent.futures, which imports logging.
+        threads = [threading.Thread(target=read) for _ in range(min(os.cpu_count() or 1, _AT_ONCE, len(wanted)))]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            wanted.clear()  # a signal ends the program: no thread reads another one, and none is left behind
+            for thread in threads:
+                thread.join()
 
     def _add_initrd(self, deployed: Deployed, record: Judgement) -> None:
         """Add a UKI's signature and the changed keys to the record; neither changes the verdict."""
@@ -152,7 +162,7 @@ class Checker:
         try:
             with reader.opened(paths) as opened:
                 if opened.identity not in self._initrds:
-                    self._initrds[opened.identity] = reader.contents(opened, _DIRECTORIES, INITRD_NAMES)
+                    self._initrds[opened.identity] = cache.contents(opened, _DIRECTORIES, INITRD_NAMES)
                 return self._initrds[opened.identity]
         except OSError as failed:
             hint = "run as root" if isinstance(failed, PermissionError) else ""

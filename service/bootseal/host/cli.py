@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command line. Each command is a module of commands/ with add_arguments() and run()."""
+"""The command line. Each command is a module of commands/ with add_arguments() and run().
+
+A run imports the module of its own command only, because the modules of all commands take longer than most commands.
+"""
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
 import sys
-import threading
+from collections.abc import Container
 from types import FrameType, ModuleType
 from typing import NoReturn
 
@@ -56,7 +60,7 @@ def _die(number: int) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return its exit status. The installed program calls this without arguments."""
     output.open_streams()
-    if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _end)
@@ -85,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     own, command = _split(argv)
-    arguments = make_parser().parse_args(own)
+    arguments = make_parser(own).parse_args(own)
     if not arguments.command:
         raise Failure(
             USAGE, "Failed to read the command line: no command", f"use one of {', '.join(_COMMANDS)}; see 'bootseal --help'"
@@ -102,8 +106,8 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     return argv[:where], argv[where + 1 :]
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of all commands; the completions are generated from it."""
+def make_parser(named: Container[str] = _COMMANDS) -> argparse.ArgumentParser:
+    """Make the parser of all commands, with the options of those in `named`. The completions are generated from it."""
     description = "Sign, deploy and check verified root file systems. See bootseal(8)."
     parser = _Parser(prog="bootseal", description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"bootseal {__version__}")
@@ -111,7 +115,8 @@ def make_parser() -> argparse.ArgumentParser:
     for name, help_ in _COMMANDS.items():
         sub = commands.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".", allow_abbrev=False)
         sub.add_argument("--json", choices=("pretty", "short", "off"), default="off", help="print data as JSON (default: off)")
-        _module(name).add_arguments(sub)
+        if name in named:
+            _module(name).add_arguments(sub)
     return parser
 
 

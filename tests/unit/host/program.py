@@ -35,6 +35,15 @@ _USAGES = (
     "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign",
     "crl_sign", "encipher_only", "decipher_only",
 )  # fmt: skip
+# Keep what the program remembers as root out of this machine's /run.
+START = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from bootseal import paths
+paths.RUN = sys.argv.pop(1)
+from bootseal.host.cli import main
+sys.exit(main())
+"""
 HANG = 900  # seconds: no program takes so long on any machine
 KEYS = ("rsa2048", "rsa3072", "rsa4096", "p256", "p384", "p521")
 _MAKERS: dict[str, Callable[[], PrivateKey]] = {
@@ -85,7 +94,7 @@ def certificate(name: str, encoding: str = "pem", *, usage: str = "digital_signa
 
 def bootseal(*arguments: str | Path, stdin: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the program as it is installed: isolated, from its directory."""
-    command = [sys.executable, "-I", str(TREE / "service"), *map(str, arguments)]
+    command = [sys.executable, "-I", "-c", START, str(TREE / "service"), str(_home() / "run"), *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=HANG, cwd=cwd)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bootseal.host import checker, cli
-from bootseal.host.initrd import reader
+from bootseal.host import checker, cli, deployments, gateunits
+from bootseal.host.initrd import cache, confined, reader
 from bootseal.host.initrd.contents import Contents
 
 from .initrds import aligned, do_instead, member_header
@@ -74,16 +74,31 @@ def test_verify_all_reads_each_initrd_once(
     signed_root.add(B, 2, initrd="/initrd.img")
     signed_root.add(C, 3, initrd="/other.img")
     (signed_root.top / "boot/other.img").write_bytes(b"junk")
-    read, seen = reader.contents, []
+    read, seen = cache.contents, []
 
     def counted(files: reader.Opened, *asked: Sequence[str]) -> Contents:
         seen.append(os.path.basename(os.readlink(f"/proc/self/fd/{files.descriptors[0]}")))
         return read(files, *asked)
 
-    monkeypatch.setattr(reader, "contents", counted)
+    monkeypatch.setattr(cache, "contents", counted)
     assert cli.main(["verify", "--all", "--sysroot", str(signed_root.top)]) != 0
     assert sorted(seen) == ["initrd.img", "other.img", "other.img"]  # reads the broken one again, to report the reason
     assert capsys.readouterr().out.splitlines()[1].split()[2] == "unknown"
+
+
+@pytest.mark.parametrize("command", [["verify"], ["verify", "--all"], ["gate"]], ids=" ".join)
+def test_the_next_run_unpacks_no_initrd_again(
+    signed_root: Root, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.setattr(cache, "OWNER", os.geteuid())
+    monkeypatch.setattr(gateunits, "is_off", lambda: False)
+    deployed = signed_root.found()[0]
+    monkeypatch.setattr(deployments, "find_staged", lambda: deployed)
+    outcomes = [(cli.main(command), *capsys.readouterr())]
+    monkeypatch.setattr(confined, "run", lambda *_: pytest.fail("unpacked again"))
+    outcomes += [(cli.main(command), *capsys.readouterr())]
+    assert outcomes[0] == outcomes[1]
+    assert "initrd" not in outcomes[0][2]  # no failure to read it
 
 
 def _objects_line(root: Root, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:

@@ -15,7 +15,20 @@ from bootseal.errors import Refusal
 from bootseal.host import cli
 from bootseal.verdicts import NO_IMAGE
 
-from .program import TREE, bootseal
+from .program import TREE, bootseal, certificate, image, key
+from .roots import Root
+
+LOADED = """
+import sys
+before = set(sys.modules)
+sys.path.insert(0, sys.argv.pop(1))
+from bootseal.host import cli
+try:
+    cli.main()
+finally:
+    print("loaded", *set(sys.modules) - before, file=sys.stderr)
+"""
+LIBRARIES = {"cryptography", "pydbus", "gi", "pyudev", "concurrent", "logging", "subprocess", "threading", "getpass"}
 
 
 def test_version() -> None:
@@ -52,6 +65,49 @@ def test_help(command: str) -> None:
     result = bootseal(command, "--help")
     assert result.returncode == 0
     assert result.stderr == ""
+
+
+def loaded(*arguments: str | Path) -> tuple[set[str], set[str]]:
+    """Run a command that must work, and return the commands and LIBRARIES that it imports."""
+    command = [sys.executable, "-I", "-c", LOADED, str(TREE / "service"), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode in (0, 66), result.stderr
+    modules = set(result.stderr.splitlines()[-1].split())
+    commands = {name.removeprefix("bootseal.host.commands.") for name in modules if name.startswith("bootseal.host.commands.")}
+    return commands, {name.partition(".")[0] for name in modules} & LIBRARIES
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_what_the_program_imports_without_a_command(option: str) -> None:
+    assert loaded(option) == (set(), set())
+
+
+@pytest.mark.parametrize("command", cli._COMMANDS)
+def test_a_command_imports_no_other(command: str) -> None:
+    assert loaded(command, "--help")[0] == {command}
+
+
+def test_help_lists_every_command() -> None:
+    text = "".join(bootseal("--help").stdout.split())  # lines end anywhere
+    for command, help_ in cli._COMMANDS.items():
+        assert command + help_.replace(" ", "") in text
+
+
+def test_what_sign_imports(tmp_path: Path) -> None:
+    assert loaded("sign", "--help") == ({"sign"}, set())
+    assert loaded("sign", image(tmp_path), "--to-be-signed", tmp_path / "tbs") == ({"sign"}, set())
+    with_key = ("sign", image(tmp_path), "--key", key("p256"), "--cert", certificate("p256"))
+    assert loaded(*with_key)[1] - {"threading"} == {"cryptography", "getpass"}
+
+
+def test_what_status_imports() -> None:
+    assert "cryptography" not in loaded("status")[1]
+
+
+def test_what_verify_imports(root: Root, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    libraries = loaded("verify", "--all", f"--sysroot={root.top}", f"--keys={tmp_path}/none")[1]
+    assert libraries == {"cryptography", "subprocess", "threading"}
 
 
 def test_a_bug_is_one_line_and_70(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

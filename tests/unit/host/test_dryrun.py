@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +20,29 @@ from bootseal.stages import physicalroot
 from unit.support import policy, refusal
 
 from .initrds import cpio_archive
-from .program import certificate
+from .program import TREE, certificate, image, key, signed
 from .roots import A, Root, failing, fill, link_parent, link_to_fifo, make_initrd, run_verify
+
+FIRST_SIGNATURE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from bootseal.host import dryrun
+from bootseal.stages import keyring, verify
+from bootseal.values import BootKeyring, Unverified
+before = set(sys.modules)
+digest, signature = (open(sys.argv[2] + suffix, "rb").read() for suffix in (".digest", ".sig"))
+trusted = BootKeyring(tuple(keyring.load_file(sys.argv[3])), ())
+verify.verify(Unverified(digest, stands_in=False, signature=signature, image_path=""), trusted)
+print(*set(sys.modules) - before)
+"""
+
+
+def test_no_child_imports_what_its_parent_could(tmp_path: Path) -> None:
+    """The parent makes a child for each deployment."""
+    path = image(tmp_path)
+    signed(path, "--key", key("p256"), "--cert", certificate("p256"))
+    command = [sys.executable, "-I", "-c", FIRST_SIGNATURE, str(TREE / "service"), str(path), str(certificate("p256"))]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == []
 
 
 @pytest.mark.parametrize(("uid", "hint"), [(1000, "run as root"), (0, verdicts.MOUNT_FAILED.hint)])

@@ -42,7 +42,7 @@ FILES: dict[str, Content] = {
 
 def _contents(*paths: Path) -> Contents:
     with reader.opened([File("", "", str(path)) for path in paths]) as files:
-        return reader.contents(files, DIRECTORIES, NAMES)
+        return reader.parse(reader.ask(files, DIRECTORIES, NAMES), DIRECTORIES, NAMES)
 
 
 @pytest.mark.parametrize("parts", [1, 2])

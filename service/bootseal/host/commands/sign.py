@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal sign: make IMAGE.digest and IMAGE.sig. It writes only what the boot's own code accepts."""
+"""bootseal sign: make IMAGE.digest and IMAGE.sig. It writes only what the boot's own code accepts.
+
+The functions that use keys import cryptography themselves: --to-be-signed= needs none of it.
+"""
 
 import argparse
 import contextlib
 import errno
 import os
-import subprocess
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ... import digest, paths
 from ...digest import Digest
@@ -16,8 +19,11 @@ from ...formats import pkcs7
 from ...linux import files
 from ...stages import verify
 from ...values import BootKeyring, Certificate, Signer, Unverified
-from .. import imagedigest, inside, sidecars, signingkeys
+from .. import imagedigest, inside, sidecars
 from ..output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, USAGE, Failure, emit, note, os_failure, warning
+
+if TYPE_CHECKING:
+    from ..signingkeys import PrivateKey
 
 EPHEMERAL_CERTIFICATE = "ephemeral.crt"
 _HASHES = ("sha256", "sha384", "sha512")
@@ -52,6 +58,8 @@ def run(arguments: argparse.Namespace, command: list[str]) -> int:
     to_sign = imagedigest.of_blocks([image_digest.value], "sha256").formatted()
     if arguments.to_be_signed:
         return _write_to_be_signed(arguments.to_be_signed, to_sign)
+    from .. import signingkeys
+
     certificates = signingkeys.load_certificates(arguments.cert)
     if arguments.signature:
         value = inside.read_named(arguments.signature, "the signature", _MAX_VALUE)
@@ -89,7 +97,9 @@ def _find_digest(arguments: argparse.Namespace) -> Digest:
     return imagedigest.compute(arguments.image, arguments.algorithm or "sha256", hint)
 
 
-def _sign(key: signingkeys.PrivateKey, certificate: Certificate, to_sign: bytes) -> bytes:
+def _sign(key: "PrivateKey", certificate: Certificate, to_sign: bytes) -> bytes:
+    from .. import signingkeys
+
     return _write_message(certificate, signingkeys.HASH_NAME, signingkeys.sign(key, to_sign))
 
 
@@ -155,8 +165,8 @@ def _check_dates(certificate: Certificate) -> None:
 
 
 def _write(image: str, content: sidecars.Pair) -> None:
-    directory, name = os.path.split(image)
     """Write both files beside the image. Raises Failure."""
+    directory, name = os.path.split(image)
     hint = ""
     try:
         fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -193,6 +203,8 @@ def _sign_ephemerally(arguments: argparse.Namespace, command: list[str]) -> int:
 
     Returns the exit status, raises Failure.
     """
+    from .. import signingkeys
+
     signingkeys.keep_memory_private()
     key, certificate_pem = signingkeys.make_ephemeral()
     path = os.path.join(arguments.ephemeral, EPHEMERAL_CERTIFICATE)
@@ -237,6 +249,8 @@ def _run(command: list[str]) -> None:
 
     Its output goes to stderr, because stdout is for the data of this program.
     """
+    import subprocess
+
     try:
         status = subprocess.run(command, check=False, stdout=2).returncode
     except OSError as error:

@@ -44,13 +44,21 @@ def opened(files: Sequence[File]) -> Iterator[Opened]:
     with ExitStack() as stack:
         descriptors = tuple(_open(file, stack) for file in files)
         status = [os.fstat(fd) for fd in descriptors]
-        yield Opened(descriptors, tuple(f"{s.st_dev}:{s.st_ino}:{s.st_mtime_ns}:{s.st_size}" for s in status))
+        yield Opened(descriptors, tuple(f"{s.st_dev}:{s.st_ino}:{s.st_mtime_ns}:{s.st_ctime_ns}:{s.st_size}" for s in status))
 
 
-def contents(initrd: Opened, directories: Sequence[str], names: Sequence[str]) -> Contents:
-    """Read these directories and names in the files, one after the other. Raises Damaged, OSError."""
+def ask(initrd: Opened, directories: Sequence[str], names: Sequence[str]) -> bytes:
+    """Read these directories and names in the files, one after the other. The answer is for parse().
+
+    Raises Damaged, OSError.
+    """
+    return _ask("contents", initrd.descriptors, directories=directories, names=names)
+
+
+def parse(answer: bytes, directories: Sequence[str], names: Sequence[str]) -> Contents:
+    """Check an answer of ask() to the same question. Raises Damaged."""
     read = Contents({}, dict.fromkeys(names, False))
-    for kind, name, content in _ask("contents", initrd.descriptors, directories=directories, names=names):
+    for kind, name, content in _unpack(answer):
         directory, _, base = name.rpartition("/")
         if kind == _NAME and name in read.names and not content:
             read.names[name] = True
@@ -72,7 +80,7 @@ def command_lines(files: Sequence[File]) -> dict[File, str]:
         for file in files:
             with suppress(Damaged):
                 images += [(file, fd) for fd in _open_unless_gone(file, stack)]
-        records = list(_ask("command-lines", [fd for _, fd in images])) if images else []
+        records = list(_unpack(_ask("command-lines", [fd for _, fd in images]))) if images else []
     by_number = {str(number): file for number, (file, _) in enumerate(images)}
     if not {number for _, number, _ in records} <= by_number.keys():
         raise Damaged(_STRANGE)
@@ -128,13 +136,12 @@ def _open(file: File, stack: ExitStack) -> int:
     return fd
 
 
-def _ask(task: str, descriptors: Sequence[int], **words: Sequence[str]) -> Iterator[_Record]:
-    """Ask the confined process, and yield its records. Raises Damaged, OSError."""
+def _ask(task: str, descriptors: Sequence[int], **words: Sequence[str]) -> bytes:
+    """Ask the confined process. Raises Damaged, OSError."""
     try:
-        answer = confined.run(json.dumps([task, descriptors, words]), descriptors)
+        return confined.run(json.dumps([task, descriptors, words]), descriptors)
     except confined.Refused as refused:
         raise Damaged(str(refused)) from refused
-    return _unpack(answer)
 
 
 def _pack(records: Iterable[_Record]) -> bytes:
