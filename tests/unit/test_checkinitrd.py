@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bootseal import checkinitrd
+from bootseal import checkinitrd, libcrypto
 from bootseal.stages import config, keyring
 from bootseal.values import BootKeyring
 from unit.support import VECTORS, policy, trusting
@@ -64,6 +64,14 @@ def test_no_certificate(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.unlink(tree / "etc/bootseal/keys.d/p256.der")
     assert checkinitrd.check() == 78
     assert "no usable certificate" in capsys.readouterr().err
+
+
+def test_library_that_fails_its_self_test(
+    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libcrypto, "verify", lambda *_: True)
+    assert checkinitrd.check() == 70
+    assert capsys.readouterr().err == f"the verifier of signatures fails its self-test: {libcrypto.PATH}\n"
 
 
 def test_bad_configuration(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bootseal import verdicts
+from bootseal import libcrypto, reference, verdicts
 from bootseal.host import dryrun, inside
 from bootseal.host.deployments import Deployed
 from bootseal.linux import files
-from bootseal.stages import physicalroot
+from bootseal.stages import keyring, physicalroot
 from unit.support import policy, refusal
 
 from .initrds import cpio_archive
@@ -105,6 +105,41 @@ def test_verify_with_the_initrd_of_the_boot_entry(
     change(signed_root.top / f"ostree/deploy/os/deploy/{A}.0", signed_root)
     code, record = run_verify(signed_root)
     assert (code, record["verdict"]) == (status, verdict), record
+
+
+def judged(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Judge in this process, as an unprivileged user."""
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/c.crt").write_bytes(certificate("p256").read_bytes())
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    source = dryrun.Source(str(tmp_path), "keys", keys=str(tmp_path / "keys"))
+    return dryrun._judge(root.found()[0], str(root.top), source)
+
+
+def test_a_certificate_that_another_reader_reads_otherwise(
+    signed_root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = keyring.certificate
+    monkeypatch.setattr(keyring, "certificate", lambda *arguments: real(*arguments)._replace(not_after="9999-12-31T23:59:59Z"))
+    record = judged(signed_root, tmp_path, monkeypatch)
+    assert record["verdict"] == "internal"
+    assert f"the package cryptography reads another not_after: {tmp_path}/keys/c.crt" in str(record["message"])
+
+
+@pytest.mark.parametrize("content", [None, bytes(32)], ids=["good", "wrong"])
+@pytest.mark.parametrize("liar", [libcrypto, reference], ids=["libcrypto", "cryptography"])
+def test_a_signature_that_another_verifier_judges_otherwise(
+    signed_root: Root, liar: object, content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one takes a wrong signature for a good one, or the reverse."""
+    if content:
+        (signed_root.top / f"ostree/deploy/os/deploy/{A}.0/.ostree.cfs.digest").write_bytes(content)
+    function = "verify" if liar is libcrypto else "verify_signature"
+    monkeypatch.setattr(liar, function, lambda *_: content is not None)
+    record = judged(signed_root, tmp_path, monkeypatch)
+    assert record["verdict"] == "internal"
+    assert "OpenSSL's libcrypto and the package cryptography disagree on the signature of " in str(record["message"])
+    assert ".ostree.cfs.sig" in str(record["message"])
 
 
 def test_a_module_that_undoes_the_check_is_named(signed_root: Root) -> None:

@@ -5,12 +5,13 @@ Expands the groups by this suite's systemd, loads the filter, and starts itself 
 """
 
 import ctypes
+import glob
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 
-sys.path[:0] = ["/usr/lib/bootseal", "/usr/lib/python3/dist-packages"]
+sys.path.insert(0, "/usr/lib/bootseal")
 HERE = os.path.dirname(os.path.abspath(__file__))
 ALLOW, EPERM = 0x7FFF0000, 0x00050001  # SCMP_ACT_ALLOW, SCMP_ACT_ERRNO(EPERM)
 
@@ -50,10 +51,13 @@ def load(names: set[str]) -> None:
 def inside() -> None:
     import bootseal.boot
     import bootseal.failure  # noqa: F401
+    from bootseal import libcrypto
     from bootseal.linux import files, keyctl, mountapi, syscall
     from bootseal.stages import keyring, physicalroot, verify
     from bootseal.values import BootKeyring, Unverified
 
+    # As in an initrd. Elsewhere, libcrypto.py runs programs to find it.
+    libcrypto.PATH = glob.glob("/usr/lib/*/libcrypto.so.*")[0]
     certificates = BootKeyring(tuple(keyring.load_file(f"{HERE}/p256.der")), ())
     with open(f"{HERE}/digest", "rb") as digest, open(f"{HERE}/signature", "rb") as signature:
         verify.verify(Unverified(digest.read(), False, signature.read(), "x"), certificates)
