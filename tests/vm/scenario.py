@@ -89,7 +89,7 @@ class Scenario:
     script: Script = ""  # for the booted system
     waiting: Script = ""  # for the initrd: the physical root is mounted when it ends
     pause: bool = False  # the machine, when that script says `guest: pause` on the console
-    emergency: Script = WITNESS  # for the emergency environment of the initrd; /run/guest-goes-on continues the boot
+    emergency: Script = WITNESS  # for the emergency environment of the initrd
     suite: str = "forky"
     fsck: bool = False  # it may write to the disk
     rw: bool = False
@@ -184,7 +184,7 @@ class Interrupted:
     what: str
     verdict: str = "interrupted"
     unit: str = "bootseal.service"  # that the message names
-    mounted: bool = True  # the physical root
+    mounted: bool | None = True  # the physical root; None: it may be or not
     unwritten: bool = False
 
     def check(self, outcome: Outcome) -> None:

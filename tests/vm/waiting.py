@@ -25,7 +25,8 @@ _WAITS = f"{_WAIT}until_says '{WAITING}'\n"
 _HOLD = "sleep infinity\n"  # the root is never mounted
 _END = ask(unit=UNIT, record="cat /run/bootseal/boot.json", mounts="cat /proc/self/mountinfo")
 _ENDED_VERIFIED = end_in_initrd(_END)
-_GO_ON = ": >/run/guest-goes-on\n"
+# As systemd-sulogin-shell, when the emergency shell is left. The isolation ends the script.
+_GO_ON = "systemctl daemon-reload\nsystemctl --no-block default\nsleep 200\n"
 
 
 # --- the disk comes late
@@ -67,7 +68,6 @@ _BY_HAND = (
         began="uptime",
         failed=f"until_says '*after: refused*'\n{UNIT}",
         told="uptime",
-        mountinfo_then="cat /proc/self/mountinfo",
         restarted=f"systemctl --no-block restart bootseal.service\nsleep 2\nuntil_says 'Waiting for a mount*'\n{UNIT}",
         by_hand=f"mount /dev/vda /sysroot\nuntil_says 'verified*'\n{UNIT}",
         record="cat /run/bootseal/boot.json",
@@ -132,17 +132,8 @@ done
 # The mount that came and went has ended the job.
 systemctl --no-block start sysroot.mount
 """
-_AGAIN = ask(
-    unit=UNIT,
-    record="cat /run/bootseal/boot.json",
-    mounts="cat /proc/self/mountinfo",
-    again=f"systemctl restart bootseal.service\n{UNIT}",
-    mounts_again="cat /proc/self/mountinfo",
-)
 DISTURBED = [
-    Scenario(
-        f"disturbed-{suite}", Passed(unwritten=True), suite=suite, waiting=_DISTURB, pause=True, initrd=end_in_initrd(_AGAIN)
-    )
+    Scenario(f"disturbed-{suite}", Passed(unwritten=True), suite=suite, waiting=_DISTURB, pause=True, initrd=_ENDED_VERIFIED)
     for suite in guest.SUITES
 ]
 
@@ -166,20 +157,34 @@ ISOLATED = [
 
 # --- a refusal before the disk is there
 
-_REFUSED = f"""{_WAIT}until_says 'refused*'\n{_HOLD}"""
+_REFUSED = f"""{_WAIT}
+until_says 'refused*'
+until test -e /run/guest-repaired; do
+    sleep 0.5
+done
+"""
+# As the greeting says. The restart mounts the physical root, too.
+_REPAIRED = WITNESS + ask(repaired=f": >/{signed.CONF}\n: >/run/guest-repaired\nsystemctl restart bootseal.service\n{UNIT}")
 _JUNK = r"no usable certificate in the boot keyring \(/etc/bootseal/keys\.d/guest\.pem: .*\): /etc/bootseal/keys\.d"
 _UNKNOWN = r"unknown key \[Policy\] OnRefuse=: /etc/bootseal/bootseal\.conf"
 EARLY = [
-    Scenario(f"{name}-{suite}", expect, suite=suite, initrd=files, cmdline=cmdline, waiting=_REFUSED)
+    Scenario(f"{name}-{suite}", expect, suite=suite, initrd=files, cmdline=cmdline, waiting=_REFUSED, emergency=emergency)
     for suite in guest.SUITES
-    for name, expect, files, cmdline in (
-        ("no-keys", Refused("no-keys", _JUNK, mounted=False), {signed.CERTIFICATE: b"junk"}, ""),
-        ("bad-config", Refused("bad-config", _UNKNOWN, mounted=False), signed.settings("[Policy]\nOnRefuse=reboot\n"), ""),
+    for name, expect, files, cmdline, emergency in (
+        ("no-keys", Refused("no-keys", _JUNK, mounted=False), {signed.CERTIFICATE: b"junk"}, "", WITNESS),
+        (
+            "bad-config",
+            Refused("bad-config", _UNKNOWN, mounted=False),
+            signed.settings("[Policy]\nOnRefuse=reboot\n"),
+            "",
+            _REPAIRED,
+        ),
         (
             "bad-command-line",
             Refused("bad-command-line", r"unknown; .*: rd\.bootseal\.verify", mounted=False),
             {},
             "rd.bootseal.verify=no",
+            WITNESS,
         ),
     )
 ]
