@@ -5,6 +5,7 @@
 # until_says PATTERN: wait until the status text matches, a minute at most.
 until_says() {
     left=120
+    # shellcheck disable=SC2254  # a pattern
     until case $(systemctl show -P StatusText bootseal.service) in $1) ;; *) false ;; esac do
         left=$((left - 1))
         test "$left" -gt 0
