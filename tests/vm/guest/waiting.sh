@@ -18,8 +18,3 @@ uptime() {
     read -r seconds rest </proc/uptime
     echo "$seconds"
 }
-
-# pid: of the service's process.
-pid() {
-    systemctl show -P MainPID bootseal.service
-}
