@@ -16,8 +16,8 @@ _SERVICE, _MOUNT = "bootseal.service", "sysroot.mount"
 _MOUNT_HINT = "find the reason in 'systemctl status sysroot.mount', then mount it at /sysroot and leave this shell"
 _TEXTS = {"timeout": "out of time", "signal": "killed", "watchdog": "out of time", "oom-kill": "out of memory"}
 _INDENT = 18
-_GO_ON = "'systemctl restart bootseal.service' and leave this shell, or reboot and choose another boot entry"
-_REBOOT = "reboot"
+_REBOOT, _OTHERWISE = "reboot", "or reboot and choose another boot entry"
+_GO_ON = f"'systemctl restart bootseal.service' and leave this shell, {_OTHERWISE}"
 _MORE = "journalctl -b -u bootseal.service; /run/bootseal/boot.json; the manual page bootseal.service(8)"
 
 
@@ -90,13 +90,19 @@ def _is_reported() -> bool:
     return ended and report.load().verdict is not None
 
 
+def _describe_next_step(record: Record) -> str:
+    if record.verdict == verdicts.CHANGED.name:
+        return _REBOOT
+    return _OTHERWISE if record.hint == _MOUNT_HINT else _GO_ON  # the service waits for the mount: a restart would kill it
+
+
 def _format_greeting(record: Record) -> list[str]:
     rows = [
         ("", record.message or ""),
         *((detail.name, detail.value) for detail in record.details or ()),
         ("what to do", record.hint or ""),
         *(("note", text) for text in record.notes or ()),
-        ("then", _REBOOT if record.verdict == verdicts.CHANGED.name else _GO_ON),
+        ("then", _describe_next_step(record)),
         ("more", _MORE),
     ]
     lines = [f"  {name:{_INDENT}}{value}" if name else f"  {value}" for name, value in rows]

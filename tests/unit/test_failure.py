@@ -236,6 +236,14 @@ def test_after_a_change_only_a_reboot_helps(said: list[str]) -> None:
     assert [line.split() for line in said if line.startswith("  then ")] == [["then", "reboot"]]
 
 
+def test_after_a_failed_mount_no_restart_is_needed(said: list[str]) -> None:
+    """The service waits for the mount."""
+    write({"verdict": "interrupted", "message": "refused (interrupted): x: sysroot.mount", "hint": failure._MOUNT_HINT})
+    assert failure.greeting() == 0
+    assert not [line for line in said if "restart" in line]
+    assert [line.split()[:3] for line in said if line.startswith("  then ")] == [["then", "or", "reboot"]]
+
+
 def test_notes_on_certificates(said: list[str]) -> None:
     notes = ["certificate skipped: /k/old.crt: an RSA key of 1024 bits", "certificate not in the kernel: ab12: ENOPKG"]
     write({"verdict": "untrusted-signer", "message": "refused (untrusted-signer): x: /p", "hint": "do this", "notes": notes})

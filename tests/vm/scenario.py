@@ -36,7 +36,8 @@ WITNESS = ask(
     unit="systemctl show -p ActiveState,Result,ExecMainStatus,StatusText bootseal.service",
     targets="systemctl show -p Id,ActiveState initrd-root-fs.target initrd-switch-root.target initrd-switch-root.service",
     switch="systemctl show -p ActiveState,Result initrd-switch-root.service",
-    times="systemctl show -p ActiveEnterTimestampMonotonic sysroot.mount; cat /proc/uptime",
+    sysroot="systemctl show -p ActiveState,ActiveEnterTimestampMonotonic sysroot.mount",
+    times="systemctl show -P InactiveExitTimestampMonotonic bootseal.service; cat /proc/uptime",
     journal="journalctl --quiet --boot --output=json SYSLOG_IDENTIFIER=bootseal",
     run="ls -A /run /run/bootseal",
 )
@@ -86,6 +87,8 @@ class Scenario:
     cmdline: str = ""  # more of it
     ostree: str | None = None  # in the place of the argument ostree=
     script: Script = ""  # for the booted system
+    waiting: Script = ""  # for the initrd: the physical root is mounted when it ends
+    pause: bool = False  # the machine, when that script says `guest: pause` on the console
     emergency: Script = WITNESS  # for the emergency environment of the initrd
     suite: str = "forky"
     fsck: bool = False  # it may write to the disk
@@ -109,6 +112,8 @@ class Scenario:
             extra_initrd_files=self.files(),
             script=_text(self.script),
             emergency_script=_text(self.emergency),
+            waiting_script=_text(self.waiting),
+            pause=self.pause,
             rw=self.rw,
             readonly=self.readonly,
             whole=self.whole or self.built is not None,
@@ -158,6 +163,7 @@ class Refused:
     verdict: str
     what: str
     unwritten: bool = True  # not where enrolling is attempted, or the kernel notes an error on the disk
+    mounted: bool | None = None  # the physical root; of course, if the service has waited for it
 
     def check(self, outcome: Outcome) -> None:
         """Check console, greeting, record, unit, journal and disk; and that nothing is mounted."""
@@ -166,7 +172,8 @@ class Refused:
         _check_record(outcome, self.verdict, message)
         _check_unit(outcome, self.verdict, message)
         _check_journal(outcome, self.verdict, message)
-        _check_nothing_mounted(outcome)
+        waited = "wait" in outcome.record["milliseconds"]
+        _check_nothing_mounted(outcome, mounted=waited or self.mounted)
         assert not self.unwritten or outcome.written == 0
 
 
@@ -176,18 +183,20 @@ class Interrupted:
 
     what: str
     verdict: str = "interrupted"
+    unit: str = "bootseal.service"  # that the message names
+    mounted: bool | None = True  # the physical root; None: it may be or not
     unwritten: bool = False
 
     def check(self, outcome: Outcome) -> None:
         """Check console, greeting, record and time; and that nothing is mounted."""
         outcome.must_end(guest.REFUSED)
         lines = [line for line in outcome.console if line.startswith("bootseal: ")]
-        assert re.fullmatch(rf"bootseal: refused \({self.verdict}\): {self.what}: bootseal\.service", lines[0]), lines
+        assert re.fullmatch(rf"bootseal: refused \({self.verdict}\): {self.what}: {re.escape(self.unit)}", lines[0]), lines
         assert lines[1].startswith("bootseal: hint: ")
         _check_greeting(outcome, lines[0].removeprefix("bootseal: "))
         assert outcome.record["verdict"] == self.verdict
-        _check_nothing_mounted(outcome)
-        assert _seconds_after_sysroot(outcome) < MINUTE
+        _check_nothing_mounted(outcome, mounted=self.mounted)
+        assert _seconds(outcome) < MINUTE
         assert not self.unwritten or outcome.written == 0
 
 
@@ -292,12 +301,15 @@ def _entries(outcome: Outcome) -> list[dict[str, Any]]:
     return [entry for entry in parse.json_lines(outcome["journal"]) if "BOOTSEAL_VERDICT" in entry]
 
 
-def _check_nothing_mounted(outcome: Outcome) -> None:
-    """Fail unless only the physical root is mounted, read-only, and nothing went on."""
+def _check_nothing_mounted(outcome: Outcome, *, mounted: bool | None) -> None:
+    """Fail unless at most the physical root is mounted, read-only, and nothing went on. None: it may be mounted or not."""
     mounts = outcome.mounts("mountinfo")
     at_sysroot = [m for m in mounts if f"{m.target}/".startswith("/sysroot/")]
-    assert [(m.target, m.source, m.fstype) for m in at_sysroot] == [("/sysroot", "/dev/vda", outcome.image.fs)]
-    assert {option for m in at_sysroot for option in m.options + m.super_options} & {"ro", "rw"} == {"ro"}
+    assert mounted is None or bool(at_sysroot) == mounted, at_sysroot
+    for mount in at_sysroot:
+        assert (mount.target, mount.source, mount.fstype) == ("/sysroot", "/dev/vda", outcome.image.fs)
+        assert {*mount.options, *mount.super_options} & {"ro", "rw"} == {"ro"}
+    assert len(at_sysroot) < 2
     assert not [m for m in mounts if m.fstype in ("erofs", "overlay") or "bootseal" in m.target]
     targets = outcome["targets"]
     assert targets.count("ActiveState=inactive") == targets.count("Id=") == 3, targets
@@ -306,7 +318,8 @@ def _check_nothing_mounted(outcome: Outcome) -> None:
     assert not [line for line in outcome.console if "Switching root" in line or "Switch Root" in line]
 
 
-def _seconds_after_sysroot(outcome: Outcome) -> float:
-    """Measure from the mount of the physical root to the emergency environment's script."""
-    lines = outcome["times"].splitlines()
-    return float(lines[1].split()[0]) - int(lines[0].partition("=")[2]) / 1e6
+def _seconds(outcome: Outcome) -> float:
+    """Measure from the mount of the physical root, or else the service's start, to the emergency environment's script."""
+    started, uptime, *_ = outcome["times"].split()
+    since = int(outcome.unit("sysroot")["ActiveEnterTimestampMonotonic"]) or int(started)
+    return float(uptime) - since / 1e6

@@ -17,7 +17,7 @@ from vm.harness.jobs import Job
 
 # Bytes that the first boot with `fsverity` may write. btrfs copies its metadata trees up to their roots, each block twice.
 LIMITS = {"ext4": 128 * 1024, "btrfs": 1024 * 1024}
-STAGES = {"configuration", "keyring", "locate", "verify", "enroll", "mount"}
+STAGES = {"configuration", "keyring", "preparation", "wait", "locate", "verify", "enroll", "mount"}
 TRANSIENT_ETC = "[composefs]\nenabled=verity\n[etc]\ntransient=true\n[sysroot]\nreadonly=false\n"
 TRANSIENT_ROOT = "[composefs]\nenabled=verity\n[root]\ntransient=true\n"
 

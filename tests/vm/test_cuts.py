@@ -46,7 +46,7 @@ def test_service_killed_around_the_switch_is_a_refusal(scenario: Scenario, job: 
 
 BROKEN_IMPORT = Scenario(
     "import",
-    Interrupted("it ended with status 1 and left no verdict", "internal"),
+    Interrupted("it ended with status 1 and left no verdict", "internal", mounted=None),  # it does not wait
     initrd={f"{LIBRARY}/boot.py": b"import no_such_module\n"},
 )
 

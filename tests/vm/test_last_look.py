@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import bootseal
-from vm.harness import guest, signed, tree
+from vm import luks
+from vm.harness import guest, signed
 from vm.harness.ask import ask
-from vm.harness.cache import output_of, temporary
 from vm.harness.jobs import Job
-from vm.scenario import Changed, Ended, Outcome, Passed, Scenario, rows
+from vm.scenario import Changed, Ended, Outcome, Passed, Scenario, rows, runs
 
 pytestmark = pytest.mark.vm
 
@@ -112,47 +113,16 @@ PASSED = ask(
     record="cat /run/bootseal/boot.json",
     mounts="cat /proc/self/mountinfo",
 )
-LUKS_KEY = b"not a secret"
-LUKS_UUID = "rd.luks.name={uuid}=root rd.luks.key={uuid}=/etc/guest.key root=/dev/mapper/root"
-LUKS_MODULES = ("systemd-cryptsetup", "crypt", "dm")
-
-
-def _converted(*command: str | Path) -> bool:
-    """Convert; False if qemu-img measured no time for its key derivation, as it may on any machine."""
-    try:
-        output_of(*command)
-    except guest.GuestError as error:
-        if "accurate CPU usage" in str(error):
-            return False
-        raise
-    return True
-
-
-def _encrypted(disk: Path) -> tuple[Path, str]:
-    """Make a LUKS container with the content of a disk; return it and its UUID."""
-    made = temporary() / "luks.raw"
-    secret = ("--object", f"secret,id=key,data={LUKS_KEY.decode()}", "-O", "luks", "-o", "key-secret=key,iter-time=10")
-    while not _converted("qemu-img", "convert", *secret, "-f", "raw", disk, made):
-        pass
-    with made.open("rb") as file:
-        return made, file.read(208)[168:].rstrip(b"\0").decode()  # UUID in the header of version 1
-
-
-def _luks() -> Outcome:
-    image = signed.image("forky")
-    disk, uuid = _encrypted(image.disk)
-    kept = " ".join(name for name in tree.OMITTED_MODULES.split() if name not in LUKS_MODULES)
-    conf = f'omit_dracutmodules=" ostree {kept} "\nadd_dracutmodules+=" {" ".join(LUKS_MODULES)} "\n'
-    made = guest.initrd("forky", keys=[signed.named(signed.key().certificate)], dracut_conf=conf).built()
-    files = {"etc/guest.key": (LUKS_KEY, 0o600), **signed.settings(prepare_root=TRANSIENT_ROOT)}
-    try:
-        result = guest.boot(
-            image, made, disk=disk, append=LUKS_UUID.format(uuid=uuid), extra_initrd_files=files, script=PASSED,
-            timeout=600, title="last look: LUKS, transient root",
-        )  # fmt: skip
-        return Outcome(result, image, result.bytes_written())
-    finally:
-        disk.unlink()
+LUKS = Scenario(
+    "luks",
+    Passed(),
+    disk=luks.encrypt,
+    initrd={"etc/guest.key": (luks.PASSPHRASE, 0o600), **signed.settings(prepare_root=TRANSIENT_ROOT)},
+    cmdline=f"{luks.CMDLINE} {luks.KEY_FILE}",
+    built=functools.partial(luks.initrd, "forky"),
+    fsck=True,
+    script=PASSED,
+)
 
 
 def _without_beneath() -> Mapping[str, guest.Content]:
@@ -167,13 +137,9 @@ def _without_beneath() -> Mapping[str, guest.Content]:
 NOTHING_BENEATH = Scenario(
     "nothing-beneath", Passed(), initrd=_without_beneath, fsck=True, emergency="", suite="trixie", script=PASSED
 )
-PASSING = {
-    "luks": Job(_luks),
-    "nothing-beneath": NOTHING_BENEATH.job,
-}
 
 
-@pytest.mark.parametrize("job", PASSING.values(), ids=list(PASSING))
+@runs(LUKS, NOTHING_BENEATH)
 def test_an_unchanged_root_passes(job: Job[Outcome]) -> None:
     outcome = job.result().must_end()
     assert outcome.record["verdict"] == "verified"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from vm.scenario import Outcome, Refused
 VERDICT = verdicts.NO_SIGNATURE
 MESSAGE = "refused (no-signature): missing: /sysroot/image.sig"
 EXPECTED = Refused("no-signature", r"missing: /sysroot/image\.sig")
-RECORD = {"version": 1, "verdict": "no-signature", "message": MESSAGE, "hint": VERDICT.hint}
+TIMES = {"wait": 1.0, "locate": 1.0}
+RECORD = {"version": 1, "verdict": "no-signature", "message": MESSAGE, "hint": VERDICT.hint, "milliseconds": TIMES}
 ENTRY = {"BOOTSEAL_VERDICT": "no-signature", "MESSAGE": MESSAGE, "MESSAGE_ID": VERDICT.message_id}
 CONSOLE = f"""\
 bootseal: {MESSAGE}
@@ -95,6 +97,7 @@ LACKING = {
     "journal-id": _in_report(VERDICT.message_id, verdicts.VERIFIED.message_id),
     "mounted": _mounted("41 2 0:9 / /elsewhere ro - erofs composefs ro"),
     "mounted-below": _mounted("41 40 0:9 / /sysroot/etc ro - ext4 /dev/vda ro"),
+    "unmounted": _in_report("/sysroot ro", "/elsewhere ro"),
     "writable": _in_report("- ext4 /dev/vda ro", "- ext4 /dev/vda rw"),
     "target": _in_report("Id=initrd-root-fs.target\nActiveState=inactive", "Id=initrd-root-fs.target\nActiveState=active"),
     "leftovers": _in_report("/run/bootseal:", "/run/bootseal:\nostree-booted"),
@@ -109,3 +112,20 @@ def test_refusal_with_everything_passes() -> None:
 def test_refusal_that_lacks_one_fact_fails(outcome: Callable[[], Outcome]) -> None:
     with pytest.raises(AssertionError):
         EXPECTED.check(outcome())
+
+
+# --- a refusal before the physical root is mounted
+
+
+@pytest.mark.parametrize(("mounted", "target", "passes"), [
+    (None, "/sysroot", True), (None, "/elsewhere", True), (False, "/sysroot", False), (False, "/elsewhere", True),
+    (True, "/elsewhere", False),
+])  # fmt: skip
+def test_early_refusal_may_come_before_the_mount(*, mounted: bool | None, target: str, passes: bool) -> None:
+    report = REPORT.replace('"wait"', '"keyring"').replace("/sysroot ro", f"{target} ro")
+    expected, outcome = replace(EXPECTED, mounted=mounted), _refusal(report=report)
+    if passes:
+        expected.check(outcome)
+    else:
+        with pytest.raises(AssertionError):
+            expected.check(outcome)

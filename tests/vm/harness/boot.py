@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .cache import SCRIPTS, cache_dir, remove, step
-from .cpio import Content, with_files
+from .cpio import Content, Symlink, with_files
 from .disk import Image
 from .efi import secure_boot
 from .qemu import TIMEOUT, Disk, Ended, Ending, Machine, bytes_written, command, overlay, run
@@ -47,11 +47,14 @@ def _working_directory() -> Path:
 
 
 def _common_files() -> dict[str, Content]:
-    """Make what every test initrd gets: a refused boot ends QEMU with a report."""
-    unit = (SCRIPTS / "initrd/emergency.service").read_bytes()
+    """Make what every test initrd gets: a refused boot ends QEMU with a report, and a script may run before the mount."""
+    unit, units = (SCRIPTS / "initrd/emergency.service").read_bytes(), "etc/systemd/system"
     return {
-        "etc/systemd/system/emergency.service": unit,
-        "etc/systemd/system/dracut-emergency.service": unit,
+        f"{units}/emergency.service": unit,
+        f"{units}/dracut-emergency.service": unit,
+        f"{units}/guest-waiting.service": (SCRIPTS / "initrd/waiting.service").read_bytes(),
+        f"{units}/sysroot.mount.wants/guest-waiting.service": Symlink("../guest-waiting.service"),
+        "usr/lib/bootseal-test/waiting": ((SCRIPTS / "initrd/waiting").read_bytes(), 0o755),
         "usr/lib/bootseal-test/emergency": ((SCRIPTS / "initrd/emergency").read_bytes(), 0o755),
         "usr/lib/bootseal-test/guest-exit": (guest_exit(), 0o755),
     }
@@ -79,6 +82,8 @@ def boot(
     extra_initrd_files: Mapping[str, Content] | None = None,
     script: str = "",
     emergency_script: str = "",
+    waiting_script: str = "",
+    pause: bool = False,
     rw: bool = False,
     readonly: bool = False,
     timeout: float = TIMEOUT,
@@ -92,11 +97,12 @@ def boot(
 ) -> Result:
     """Boot `image` to the end of `script` (or, refused, of `emergency_script`).
 
+    `waiting_script` runs in the initrd before the physical root is mounted.
     `disk` replaces the image's disk: a changed copy (raw), or the overlay of an earlier boot (qcow2, by its suffix).
     Without `snapshot` the guest writes to that overlay itself; it never writes to a raw disk. `karg` replaces the argument
     ostree=. `readonly` is the medium. `firmware` boots everything as one unified kernel image below Secure Boot, from the
     disk `guest-esp`. The file `writes` logs what the guest writes to its disk. Unless it must be `whole`, a boot that shares
-    its command line with others is resumed from a saved state.
+    its command line with others is resumed from a saved state, and only then may it `pause`, see saved.PAUSE.
     """
     work = _working_directory()
     source = disk or image.disk
@@ -106,6 +112,8 @@ def boot(
     if karg is not None:
         line = line.replace(f"ostree={image.deployment.karg}", karg)
     files = {"etc/guest-emergency-script": emergency_script.encode(), **(extra_initrd_files or {})}
+    if waiting_script:
+        files["etc/guest-waiting-script"] = waiting_script.encode()
     script_disk = Disk(_script_disk(script, work / "script.raw"), "raw", "guest-script", readonly=True)
     machine = Machine(
         kernel=image.kernel,
@@ -118,7 +126,7 @@ def boot(
     # A system that was booted before has a journal, in which two boots must not have the same boot_id.
     alone = whole or firmware or writes or rw or karg is not None or append.strip() not in COMMON or (qcow2 and script)
     with step(title):
-        ending = None if alone else resumed(machine, files, work, common=_common_files())
+        ending = None if alone else resumed(machine, files, work, common=_common_files(), pause=pause)
         if ending is None:
             ending = _run_whole(machine, {**_common_files(), **files}, work, firmware=firmware)
     return Result(ending.status, ending.ended, ending.console, ending.report, top, ending.seconds)

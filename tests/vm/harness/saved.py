@@ -23,7 +23,9 @@ from .cpio import Content, Symlink, archive, with_files
 from .qemu import Disk, Ending, Machine
 
 WAITING, ARRIVED = "guest: waiting for its disks\n", "guest: files in place\n"
-_DISK = "guest-files"
+PAUSE = "guest: pause\n"  # a script says so: the machine is stopped for some seconds, and then has the disk `guest-paused`
+_DISK, _PAUSED = "guest-files", "guest-paused"
+_SECONDS = 3
 _SECTOR = 512
 _UNIT = "guest-files.service"
 
@@ -35,7 +37,9 @@ class UnsavedError(Exception):
     """No boot from a saved state; the message says why."""
 
 
-def resumed(machine: Machine, files: Mapping[str, Content], work: Path, *, common: Mapping[str, Content]) -> Ending | None:
+def resumed(
+    machine: Machine, files: Mapping[str, Content], work: Path, *, common: Mapping[str, Content], pause: bool = False
+) -> Ending | None:
     """Run a machine from a saved state; None if only a whole boot is left.
 
     The state's initrd has the files `common`. `files` come with the machine's disks, after the restore.
@@ -44,7 +48,7 @@ def resumed(machine: Machine, files: Mapping[str, Content], work: Path, *, commo
     try:
         if name in _broken:
             raise UnsavedError(_broken[name])
-        return _resume(machine, _state(name, machine, common), files, work)
+        return _resume(machine, _state(name, machine, common), files, work, pause=pause)
     except UnsavedError as error:
         _broken[name] = str(error)
         WHOLE.append(str(error))
@@ -60,6 +64,8 @@ def _waiting_files(common: Mapping[str, Content]) -> dict[str, Content]:
         **common,
         f"{units}/{_UNIT}": (SCRIPTS / "initrd/files.service").read_bytes(),
         f"{units}/sysroot.mount.requires/{_UNIT}": Symlink(f"../{_UNIT}"),
+        # The service reads some of the files.
+        f"{units}/bootseal.service.d/10-guest-files.conf": f"[Unit]\nRequires={_UNIT}\nAfter={_UNIT}\n".encode(),
         "usr/lib/bootseal-test/files.py": (SCRIPTS / "initrd/files.py").read_bytes(),
         "etc/guest-waits": b"",
     }
@@ -109,15 +115,26 @@ def _save(process: subprocess.Popen[bytes], home: Path, timeout: float) -> None:
 # --- boots
 
 
-def _resume(machine: Machine, state: Path, files: Mapping[str, Content], work: Path) -> Ending:
+def _resume(machine: Machine, state: Path, files: Mapping[str, Content], work: Path, *, pause: bool) -> Ending:
     before = (state / "console").read_bytes()
     (work / "console").write_bytes(before)
     (work / "report").write_bytes(b"")
     disks = (*machine.disks, Disk(files_disk(files, work / "files.raw"), "raw", _DISK, readonly=True))
-    restored = _with_monitor(replace(machine, initrd=state / "initrd", disks=disks, plugged=False), work, "on")
+    later = (replace(disks[-1], serial=_PAUSED),) if pause else ()
+    restored = _with_monitor(replace(machine, initrd=state / "initrd", disks=(*disks, *later), plugged=False), work, "on")
     restored = replace(restored, extra=[*restored.extra, "-incoming", f"exec:cat '{state}/state'"])
+
+    def begin(process: subprocess.Popen[bytes]) -> None:
+        monitor = Monitor(process)
+        monitor.until("query-status", {"paused"}, {"inmigrate"})
+        _plug(monitor, disks)
+        if pause and qemu.wait(process, machine.timeout, lambda: said(work / "console", PAUSE)) == "reached":
+            monitor.execute("stop")
+            time.sleep(_SECONDS)
+            _plug(monitor, later)
+
     try:
-        ending = qemu.watch(restored, work, lambda process: _plug(process, disks))
+        ending = qemu.watch(restored, work, begin)
     except (UnsavedError, GuestError) as error:
         if said(work / "console", ARRIVED):
             raise
@@ -134,9 +151,8 @@ def _errors(work: Path) -> str:
     return f": {text}" if text else ""
 
 
-def _plug(process: subprocess.Popen[bytes], disks: tuple[Disk, ...]) -> None:
-    monitor = Monitor(process)
-    monitor.until("query-status", {"paused"}, {"inmigrate"})
+def _plug(monitor: Monitor, disks: tuple[Disk, ...]) -> None:
+    """Plug disks into a stopped machine, and let it go on."""
     for disk in disks:
         monitor.execute("device_add", driver="virtio-blk-pci", drive=disk.serial, serial=disk.serial)
     monitor.execute("cont")
