@@ -60,6 +60,7 @@ def _waiting_files(common: Mapping[str, Content]) -> dict[str, Content]:
         **common,
         f"{units}/{_UNIT}": (SCRIPTS / "initrd/files.service").read_bytes(),
         f"{units}/sysroot.mount.requires/{_UNIT}": Symlink(f"../{_UNIT}"),
+        f"{units}/bootseal.service.d/40-{_UNIT}.conf": f"[Unit]\nRequires={_UNIT}\nAfter={_UNIT}\n".encode(),
         "usr/lib/bootseal-test/files.py": (SCRIPTS / "initrd/files.py").read_bytes(),
         "etc/guest-waits": b"",
     }
