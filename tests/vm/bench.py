@@ -157,7 +157,8 @@ def prepare(work: Path) -> Bench:
 
 def initrd(modules: str, work: Path) -> Path:
     """Build an initrd by dracut; all differ in one module only."""
-    return guest.initrd(SUITE, modules, keys=[work / "demo.pem"] if modules == "bootseal" else []).built()
+    keys = [work / "demo.pem"] if modules == "bootseal" else []
+    return guest.initrd(SUITE, modules, keys=keys, compress="zstd").built()
 
 
 def measure(bench: Bench, case: Case) -> Figures:

@@ -17,11 +17,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     # pytest captures output during tests only. Without this, a test would show the output that the threads write meanwhile.
     stderr = os.fdopen(os.dup(2), "w", buffering=1)
     cache.say = lambda line: print(line, file=stderr)
-    for item in session.items:
-        callspec = getattr(item, "callspec", None)
-        for value in callspec.params.values() if callspec else ():
-            if isinstance(value, Job):
-                value.start()
+    specs = [item.callspec for item in session.items if hasattr(item, "callspec")]
+    Job.start_all(value for spec in specs for value in spec.params.values() if isinstance(value, Job))
 
 
 def pytest_sessionfinish() -> None:

@@ -188,7 +188,8 @@ def build(show: Show, work: Path) -> Sealed:
         show.line(f"   sha256:{digest}")
         show.line("   " + ", ".join(f"{name} ({len(content)} bytes)" for name, content in signed.items()))
     with show.step("Initrd", "dracut with the module 'bootseal', that certificate, and [Enroll] Method=fsverity."):
-        made = guest.initrd(SUITE, "bootseal", keys=[work / "demo.pem"], conf="[Enroll]\nMethod=fsverity\n").built()
+        conf = "[Enroll]\nMethod=fsverity\n"
+        made = guest.initrd(SUITE, "bootseal", keys=[work / "demo.pem"], conf=conf, compress="zstd").built()
         show.line(f"   {made.stat().st_size:,} bytes")
     return Sealed(image, disk, made, digest)
 

@@ -60,7 +60,7 @@ def _run() -> Updates:
     return chain
 
 
-CHAIN = Job(_run)
+CHAIN = Job(_run, boots=8)  # four, long ones
 chain = pytest.mark.parametrize("job", [pytest.param(CHAIN, id="chain")])
 
 

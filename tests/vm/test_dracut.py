@@ -69,9 +69,12 @@ def _build(
     conf: str | None = None,
     dracut_conf: str = "",
     hostonly: bool = False,
+    compress: str = "cat",
 ) -> guest.Initrd:
     chosen = [signed.named(signed.key().certificate)] if keys is None else keys
-    return guest.initrd(suite, keys=chosen, extra_files=dict(files), conf=conf, dracut_conf=dracut_conf, hostonly=hostonly)
+    return guest.initrd(
+        suite, keys=chosen, extra_files=dict(files), conf=conf, dracut_conf=dracut_conf, hostonly=hostonly, compress=compress
+    )
 
 
 # --- builds that must fail
@@ -167,7 +170,7 @@ VOA_FILES = {
 }
 GOOD: dict[str, Callable[[str], guest.Initrd]] = {
     "plain": _build,
-    "hostonly": partial(_build, hostonly=True),
+    "hostonly": partial(_build, hostonly=True, compress="zstd"),
     # A distribution's configuration may switch these on; the build leaves them out or refuses them.
     "bypasses-added": partial(_build, files=FAKES, dracut_conf=_omitting(*BYPASSING)),
     "voa": partial(_build, keys=(), files=VOA_FILES, conf="[Keyring]\nVOA=os\n"),

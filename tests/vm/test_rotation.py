@@ -145,7 +145,7 @@ def _seen_in_initrd(cut: guest.Result, title: str) -> guest.Result:
     return _boot("fsverity", files=end_in_initrd(seen), disk=cut.overlay, title=title)
 
 
-REPLACED = Job(_killed_and_cut)
+REPLACED = Job(_killed_and_cut, boots=2)
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -228,7 +228,7 @@ def _deployed_and_cut() -> tuple[guest.Result, guest.Result]:
     return cut, _seen_in_initrd(cut, "after the power cut while deploying")
 
 
-DEPLOYED = Job(_deployed_and_cut)
+DEPLOYED = Job(_deployed_and_cut, boots=2)
 deployed = pytest.mark.parametrize("job", [pytest.param(DEPLOYED, id="deploy")])
 
 

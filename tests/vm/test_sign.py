@@ -78,7 +78,7 @@ def _run() -> guest.Result:
         signed.image(SUITE),
         signed.initrd(SUITE),
         extra_initrd_files=signed.settings(conf="[Keyring]\nSeal=no\n"),
-        disks=[initrd_disk(SUITE), target],
+        disks=[initrd_disk(SUITE, compressed=True), target],
         script=script,
         timeout=qemu.LONG,
         title="signatures by every type of key",

@@ -50,7 +50,7 @@ def _secure_boot() -> list[Said]:
 
 
 SECURE_BOOT = Job(_secure_boot)
-KEYRING, FSVERITY, TRIXIE = Job(_disturbed), Job(_enrolled_twice), Job(_trixie)
+KEYRING, FSVERITY, TRIXIE = Job(_disturbed), Job(_enrolled_twice, boots=2), Job(_trixie)
 
 
 @dataclass(frozen=True)

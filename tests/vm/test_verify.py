@@ -72,7 +72,7 @@ def _verify(number: int, case: Scenario) -> str:
 def _run(part: int) -> guest.Result:
     cases = list(enumerate(KNOWN))[part::GUESTS]
     disks = [
-        initrd_disk(compressed=False),
+        initrd_disk(),
         *(changed_disk(case.disk, f"case-{number}") for number, case in cases),
     ]
     script = f"mkdir -p {MOUNTED}\n" + "".join(_verify(*pair) for pair in cases) + "printf '\\n=== time\\n'; cat /proc/uptime"
@@ -80,7 +80,7 @@ def _run(part: int) -> guest.Result:
     return guest.boot(signed.image(), signed.initrd(), script=script, disks=disks, timeout=qemu.LONG, title=title)
 
 
-JOBS = [Job(lambda part=part: _run(part)) for part in range(GUESTS)]  # type: ignore[misc]
+JOBS = [Job(lambda part=part: _run(part), boots=4) for part in range(GUESTS)]  # type: ignore[misc]
 
 
 def _said(job: Job[guest.Result], number: int) -> tuple[str, int]:

@@ -14,7 +14,7 @@ ostree_layout() {
     kernel=$(ls usr/lib/modules)
     test -f "usr/lib/modules/$kernel/vmlinuz" || cp -L "boot/vmlinuz-$kernel" "usr/lib/modules/$kernel/vmlinuz"
     rm -rf boot home root opt srv mnt media var tmp run dev proc sys vmlinuz* initrd.img*
-    (cd "usr/lib/modules/$kernel/kernel" && rm -rf sound net drivers/net drivers/gpu drivers/scsi drivers/infiniband)
+    (cd "usr/lib/modules/$kernel/kernel" && rm -rf sound net drivers/net drivers/gpu drivers/scsi drivers/ata drivers/infiniband)
     chroot . depmod "$kernel"
     mv etc usr/etc
     mkdir boot var tmp run dev proc sys sysroot

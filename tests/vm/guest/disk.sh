@@ -1,22 +1,29 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # disk.sh BUILDER DEPLOYED FILES FS DISK SCRATCH: a raw disk image of the physical root, with FILES/* put beside the image.
+# It is sealed if FS is ext4.
 set -eu
 builder=$1 deployed=$2 files=$3 fs=$4 disk=$5 scratch=$6
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck disable=SC1091
 . "$here/lib.sh"
 
-mkdir -p "$scratch/root"
-overlay "$deployed/root" "$scratch/root"
-root=$scratch/root/merged
-cp -R --no-preserve=ownership "$files"/. "$root/$(cat "$deployed/deployment")"
+# A copy, and no view: changing a file there would separate its hard links.
+root=$scratch/root
+cp -a --reflink=auto "$deployed/root" "$root"
+deployment=$(cat "$deployed/deployment")
+cp -R --no-preserve=ownership "$files"/. "$root/$deployment"
 used=$(cat "$deployed/mebibytes")
 
 case $fs in
 ext4)
     truncate -s "$((used * 5 / 4 + 96))M" "$disk"
+    python3 -I "$here/seal.py" "$root" "$deployment" >"$scratch/commands"
     mke2fs -q -F -t ext4 -b 4096 -m 0 -J size=16 -O verity -d "$root" "$disk"
+    debugfs -w -f "$scratch/commands" "$disk" >"$scratch/debugfs" 2>&1
+    if grep -v '^debugfs' "$scratch/debugfs"; then  # its status does not tell
+        exit 1
+    fi
     ;;
 btrfs)
     # The builder's mkfs.btrfs: older ones lose hard links.

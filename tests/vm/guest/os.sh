@@ -29,6 +29,17 @@ echo guest >etc/hostname
 : >etc/fstab
 sed -i 's,^root:[^:]*:,root::,' etc/shadow
 for unit in dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-tmpfiles-clean.timer e2scrub_reap.service \
-    systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service networking.service; do
+    systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service networking.service \
+    getty.target systemd-logind.service systemd-logind-varlink.socket systemd-user-sessions.service \
+    systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-pstore.service systemd-random-seed.service \
+    systemd-udev-load-credentials.service systemd-ask-password-wall.path \
+    dev-hugepages.mount dev-mqueue.mount sys-fs-fuse-connections.mount sys-kernel-config.mount sys-kernel-debug.mount \
+    sys-kernel-tracing.mount; do
     ln -sf /dev/null "etc/systemd/system/$unit"
+done
+# Each runs twice a boot, to find nothing. The initrd has its own.
+mkdir -p etc/systemd/system-generators
+for generator in clonesetup cryptsetup debug factory-reset gpt-auto hibernate-resume integritysetup run ssh system-update \
+    veritysetup tpm2 bless-boot; do
+    ln -sf /dev/null "etc/systemd/system-generators/systemd-$generator-generator"
 done

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from . import qemu
 
@@ -13,12 +13,16 @@ T = TypeVar("T")
 
 
 class Job(Generic[T]):
-    """Work for the two background threads. One that is the value of a test's parameter starts when the tests start."""
+    """Work for the two background threads. One that is the value of a test's parameter starts when the tests start.
+
+    `boots` tells how many follow one another in it; a job with more of them starts before others, see start_all().
+    """
 
     _pool = ThreadPoolExecutor(max_workers=qemu.SLOTS)
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(self, work: Callable[[], T], *, boots: int = 1) -> None:
         self._work = work
+        self.boots = boots
         self._future: Future[T] | None = None
 
     def start(self) -> None:
@@ -31,6 +35,12 @@ class Job(Generic[T]):
         self.start()
         assert self._future is not None
         return self._future.result()
+
+    @staticmethod
+    def start_all(jobs: Iterable[Job[Any]]) -> None:
+        """Queue them, the longest first: one that began last would leave the other thread without work."""
+        for job in sorted(jobs, key=lambda job: -job.boots):
+            job.start()
 
     @classmethod
     def cancel_all(cls) -> None:
