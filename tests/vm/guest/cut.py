@@ -8,15 +8,18 @@ Without that file the command runs to its end. Only modules that an initrd has.
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 sys.path.insert(0, "/usr/lib/bootseal")
 from bootseal.__main__ import main
 from bootseal.linux import files, fsverity, mountapi, syscall
 
 SIGNALS = {"kill": 9, "stop": 19}
-STEPS: tuple[tuple[Any, str], ...] = (
+STEPS: "tuple[tuple[Any, str], ...]" = (
     (os, "rename"),
     (os, "unlink"),
     (files, "set_immutable"),
@@ -37,10 +40,10 @@ def end(how: str) -> None:
     os.kill(os.getpid(), SIGNALS[how])
 
 
-def watched(function: Callable[..., Any], how: str, turn: int, words: list[str]) -> Callable[..., Any]:
+def watched(function: "Callable[..., Any]", how: str, turn: int, words: list[str]) -> "Callable[..., Any]":
     left = turn
 
-    def call(*arguments: Any, **options: Any) -> Any:
+    def call(*arguments: "Any", **options: "Any") -> "Any":
         nonlocal left
         if all(word in f"{arguments} {options}" for word in words):
             left -= 1

@@ -6,7 +6,10 @@ Only modules that an initrd has, and no mount namespace: what this mounts again,
 
 import os
 import time
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DISK = "/dev/disk/by-id/virtio-guest-files"
 POLL = 0.02
@@ -23,7 +26,7 @@ def run(*command: str) -> None:
         raise OSError(f"{command} failed")
 
 
-def put(path: str, kind: str, content: Any, mode: int) -> None:
+def put(path: str, kind: str, content: "Any", mode: int) -> None:
     """Make a file or a link, in the place of what is there."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if os.path.lexists(path):
@@ -36,7 +39,7 @@ def put(path: str, kind: str, content: Any, mode: int) -> None:
     os.chmod(path, mode)
 
 
-def place(files: dict[str, tuple[str, Any, int]], root: str = "/") -> None:
+def place(files: "dict[str, tuple[str, Any, int]]", root: str = "/") -> None:
     """Put all files below `root`."""
     for name, file in files.items():
         put(os.path.join(root, name), *file)
