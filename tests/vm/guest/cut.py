@@ -9,14 +9,14 @@ Without that file the command runs to its end. Only modules that an initrd has.
 import os
 import sys
 
+sys.path.insert(0, "/usr/lib/bootseal")
+from bootseal.__main__ import main
+from bootseal.linux import files, fsverity, mountapi, syscall
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-sys.path.insert(0, "/usr/lib/bootseal")
-from bootseal.__main__ import main
-from bootseal.linux import files, fsverity, mountapi, syscall
 
 SIGNALS = {"kill": 9, "stop": 19}
 STEPS: "tuple[tuple[Any, str], ...]" = (
