@@ -267,8 +267,8 @@ def test_purposes() -> None:
 
 
 BAD_PURPOSES = [
-    b"", tlv(0x30), tlv(0x31, oid("1.2.3")), tlv(0x30, NULL), tlv(0x30, tlv(2, b"\1")), tlv(0x30, tlv(6, b"\x80")),
-    tlv(0x30, oid("1.2.3")) + b"\0",
+    b"", tlv(0x30), tlv(0x31, oid("1.2.3")), tlv(0x30, NULL), tlv(0x30, tlv(2, b"\1")),
+    tlv(0x30, tlv(6, b"\x80")), tlv(0x30, oid("1.2.3")) + b"\0",
 ]  # fmt: skip
 
 
