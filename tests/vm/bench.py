@@ -171,6 +171,7 @@ def measure(bench: Bench, case: Case) -> Figures:
         bench.initrds[case.modules],
         disk=case.disk,
         append="quiet fsck.mode=skip",
+        cheap=False,
         extra_initrd_files=files,
         title=case.title,
     )
@@ -299,6 +300,7 @@ def verify_line(bench: Bench, work: Path) -> str:
         bench.initrds["bootseal"],
         disk=bench.normal,
         append="quiet fsck.mode=skip",
+        cheap=False,
         disks=disks,
         script=VERIFY_SCRIPT,
         timeout=qemu.LONG,

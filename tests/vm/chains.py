@@ -71,6 +71,7 @@ class Chain:
     rw: bool = False
     root: str = "[composefs]\nenabled=verity\n"
     late_journal: bool = False
+    whole: bool = False
 
     def run(self) -> Boots:
         """Boot it `boots` times, each from the disk that the one before has left."""
@@ -94,7 +95,7 @@ class Chain:
             boots.image,
             signed.initrd(self.suite),
             append="fsck.mode=skip",
-            whole=True,
+            whole=self.whole,
             extra_initrd_files=files,
             script=_script(boots.image.deployment),
             rw=self.rw,

@@ -14,13 +14,16 @@ from .cache import SCRIPTS, cache_dir, remove, step
 from .cpio import Content, Symlink, with_files
 from .disk import Image
 from .efi import secure_boot
-from .qemu import TIMEOUT, Disk, Ended, Ending, Machine, bytes_written, command, overlay, run
+from .qemu import CHEAP, FULL, TIMEOUT, Disk, Ended, Ending, Machine, bytes_written, command, overlay, run
 from .saved import resumed
 from .tree import guest_exit
 
+# What boots append that share a saved state; one for any other command line would serve only one.
+COMMON = ("", "fsck.mode=skip", "fsck.mode=skip fips=1")
 # The first boot's jobs (linker cache, hardware database, ...) take half a minute of an emulated guest; no test needs them.
-COMMON = ("", "fsck.mode=skip")  # what most boots append; a saved state for any other command line would serve only one
 ARGUMENTS = "console=ttyS0 panic=-1 systemd.condition_needs_update=0"
+# Where the same library is at the same address in all processes, the emulator translates it once.
+CHEAP_ARGUMENTS = "mitigations=off norandmaps init_on_alloc=0"
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ def _working_directory() -> Path:
     return path
 
 
-def _common_files() -> dict[str, Content]:
+def _common_files(*, cheap: bool) -> dict[str, Content]:
     """Make what every test initrd gets: a refused boot ends QEMU with a report, and a script may run before the mount."""
     unit, units = (SCRIPTS / "initrd/emergency.service").read_bytes(), "etc/systemd/system"
+    rules = {"etc/udev/rules.d/99-guest.rules": (SCRIPTS / "initrd/guest.rules").read_bytes()} if cheap else {}
     return {
+        **rules,
         f"{units}/emergency.service": unit,
         f"{units}/dracut-emergency.service": unit,
         f"{units}/guest-waiting.service": (SCRIPTS / "initrd/waiting.service").read_bytes(),
@@ -67,10 +72,10 @@ def _script_disk(script: str, to: Path) -> Path:
     return to
 
 
-def arguments(image: Image, *, rw: bool = False, append: str = "") -> str:
+def arguments(image: Image, *, rw: bool = False, cheap: bool = True, append: str = "") -> str:
     """Make the kernel command line."""
     root = f"root=/dev/vda rootfstype={image.fs} {'rw' if rw else 'ro'} ostree={image.deployment.karg}"
-    return f"{ARGUMENTS} {root} {append}".strip()
+    return f"{ARGUMENTS} {CHEAP_ARGUMENTS + ' ' if cheap else ''}{root} {append}".strip()
 
 
 def boot(
@@ -93,6 +98,7 @@ def boot(
     firmware: bool = False,
     writes: Path | None = None,
     whole: bool = False,
+    cheap: bool = True,
     title: str = "boot",
 ) -> Result:
     """Boot `image` to the end of `script` (or, refused, of `emergency_script`).
@@ -102,13 +108,14 @@ def boot(
     Without `snapshot` the guest writes to that overlay itself; it never writes to a raw disk. `karg` replaces the argument
     ostree=. `readonly` is the medium. `firmware` boots everything as one unified kernel image below Secure Boot, from the
     disk `guest-esp`. The file `writes` logs what the guest writes to its disk. Unless it must be `whole`, a boot that shares
-    its command line with others is resumed from a saved state, and only then may it `pause`, see saved.PAUSE.
+    its command line with others is resumed from a saved state, and only then may it `pause`, see saved.PAUSE. A `cheap` guest
+    has a CPU and arguments for the emulator.
     """
     work = _working_directory()
     source = disk or image.disk
     qcow2 = source.suffix == ".qcow2"
     top = source if qcow2 and not snapshot else overlay(source, work / "root.qcow2", format="qcow2" if qcow2 else "raw")
-    line = arguments(image, rw=rw, append=append)
+    line = arguments(image, rw=rw, cheap=cheap, append=append)
     if karg is not None:
         line = line.replace(f"ostree={image.deployment.karg}", karg)
     files = {"etc/guest-emergency-script": emergency_script.encode(), **(extra_initrd_files or {})}
@@ -121,14 +128,15 @@ def boot(
         append=line,
         disks=(Disk(top, "qcow2", "guest-root", readonly=readonly), script_disk, *disks),
         timeout=timeout,
+        cpu=CHEAP if cheap else FULL,
         writes=writes,
     )
-    # A system that was booted before has a journal, in which two boots must not have the same boot_id.
-    alone = whole or firmware or writes or rw or karg is not None or append.strip() not in COMMON or (qcow2 and script)
+    common = _common_files(cheap=cheap)
+    alone = whole or firmware or writes or karg is not None or append.strip() not in COMMON
     with step(title):
-        ending = None if alone else resumed(machine, files, work, common=_common_files(), pause=pause)
+        ending = None if alone else resumed(machine, files, work, common=common, pause=pause)
         if ending is None:
-            ending = _run_whole(machine, {**_common_files(), **files}, work, firmware=firmware)
+            ending = _run_whole(machine, {**common, **files}, work, firmware=firmware)
     return Result(ending.status, ending.ended, ending.console, ending.report, top, ending.seconds)
 
 

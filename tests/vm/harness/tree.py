@@ -229,7 +229,7 @@ def _dracut(tree: Path, kind: str, files: Mapping[str, bytes], title: str, *argu
 def seal_initrd() -> Initrd:
     """Build a small initrd without systemd; it enables fs-verity on fresh disks."""
     programs = "/usr/bin/ostree /usr/bin/fsverity /usr/bin/chattr /usr/bin/sleep /usr/bin/sync /usr/bin/cp /usr/bin/dd"
-    arguments = ["--no-hostonly", "--zstd", "--modules", "base", "--install", programs]
+    arguments = ["--no-hostonly", "--no-compress", "--modules", "base", "--install", programs]
     arguments += ["--add-drivers", "virtio_blk virtio_pci btrfs ext4 loop"]
     made = _dracut(base_tree(BUILDER), "initrd-seal", {"etc/ostree-none": b""}, "initrd for sealing", *arguments)
     made.built()
