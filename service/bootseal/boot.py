@@ -49,7 +49,7 @@ def boot(seen: report.Progress) -> None:
     keys = seen(kernelkeys.load(trusted, digest_keyring=policy.method != "none", seal=policy.seal))
     sealed_before = not physicalroot.is_mounted()
     seen(origin.look())
-    enroll.prepare(policy)
+    enroll.prepare(policy, trusted, keys)
     verify.rehearse()
     mount.load_filesystems()
     request = seen(cmdline.parse(cmdline.read()))

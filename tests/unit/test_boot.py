@@ -137,6 +137,7 @@ def test_who_gets_what(stages: Stages) -> None:
     boot.main()
     values, given = stages.values, stages.given
     assert given["kernelkeys.load"] == (values["keyring.load"], True, True)
+    assert given["enroll.prepare"] == tuple(values[n] for n in ("config.load", "keyring.load", "kernelkeys.load"))
     assert given["cmdline.parse"] == ("the text",)
     assert given["deployment.locate"] == (values["cmdline.parse"],)
     assert given["unverified.read"][0] is values["deployment.locate"]

@@ -21,6 +21,7 @@ from unit.support import (
     pinned,
     policy,
     refusal,
+    trusting,
     verdict,
     verified,
 )
@@ -75,6 +76,49 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return Kernel(monkeypatch)
+
+
+LEAF, OTHER = "chain-leaf", "p256"  # the first is not self-signed
+
+
+def prepare(*names: str, method: str = "keyring", loaded: bool = True) -> None:
+    keyring = trusting(*names)
+    keys = {c.sha256: number for number, c in enumerate(keyring.certificates, 101)} if loaded else {}
+    enroll.prepare(policy(method=method), keyring, kernel_keys(loaded=keys))
+
+
+@pytest.mark.parametrize(
+    ("names", "arguments"),
+    [((LEAF,), [101]), ((OTHER,), []), ((OTHER, LEAF), []), (("p384", LEAF), [102]), ((LEAF, LEAF), [102])],
+)
+def test_the_first_check_of_the_kernel_is_early(names: tuple[str, ...], arguments: list[int], kernel: Kernel) -> None:
+    """Once for a kind of key, unless the kernel has checked a certificate's own signature with such a key."""
+    kernel.fail["verify_signature"] = errno.EKEYREJECTED
+    prepare(*names)
+    assert [call[1] for call in kernel.calls] == arguments
+    assert {call[0] for call in kernel.calls} <= {"verify_signature"}
+
+
+@pytest.mark.parametrize(("method", "loaded"), [("none", True), ("keyring", False)])
+def test_without_the_kernels_check_there_is_none(method: str, *, loaded: bool, kernel: Kernel) -> None:
+    prepare(LEAF, method=method, loaded=loaded)
+    assert kernel.calls == []
+
+
+def test_a_kernel_that_accepts_a_wrong_signature_refuses_the_boot(kernel: Kernel) -> None:
+    refused = refusal(prepare, LEAF)
+    assert (refused.verdict.name, refused.what) == ("enroll-failed", "the kernel accepts a wrong signature")
+    assert refused.path == trusting(LEAF).certificates[0].path
+
+
+@pytest.mark.parametrize(
+    ("name", "info", "size"), [(LEAF, "enc=x962 hash=sha256", 8), ("rsa4096", "enc=pkcs1 hash=sha256", 512)]
+)
+def test_the_wrong_signature_has_the_right_form(name: str, info: str, size: int, kernel: Kernel) -> None:
+    kernel.fail["verify_signature"] = errno.EBADMSG
+    enroll._try_wrong_signature(certificate(name), 5)
+    ((_, key, said, hashed, value),) = kernel.calls
+    assert (key, said, len(hashed), len(value)) == (5, info, 32, size)
 
 
 def run(keys: KernelKeys | None = None, **changes: Any) -> Enrolled:

@@ -10,11 +10,12 @@ import errno
 from .. import libcrypto, paths, verdicts
 from ..errors import DISK_FAILED, Refusal, failed, reason
 from ..linux import fsverity, keyctl
-from ..values import Deployment, Enrolled, Gap, KernelKeys, Pinned, Policy, Verified
+from ..values import BootKeyring, Certificate, Deployment, Enrolled, Gap, KernelKeys, Pinned, Policy, Verified
 
 KEY_DESCRIPTION = "composefs-digest"
 # view and read for all; without search, because KEYCTL_INVALIDATE needs that
 _READ_ONLY = 0x03030303
+_WRONG_ECDSA = bytes.fromhex("3006020101020101")  # r = s = 1
 # The kernel cannot check, see bootseal.service(8). Any other errno of the check means that it refuses the signature.
 _UNSUPPORTED = fsverity.UNSUPPORTED | {errno.ENOSYS, errno.ENOPKG}
 _IMPOSSIBLE = _UNSUPPORTED | {errno.EDQUOT, errno.EROFS, errno.ENOSPC}
@@ -23,10 +24,37 @@ _IMPOSSIBLE_TO_ENABLE = _IMPOSSIBLE | {errno.EINVAL, errno.EPERM}
 _DISK_FAILED_TO_ENABLE = DISK_FAILED - {errno.EBADMSG}
 
 
-def prepare(policy: Policy) -> None:
-    """Import what only Method=fsverity needs, while there is no disk yet."""
+def prepare(policy: Policy, keyring: BootKeyring, keys: KernelKeys) -> None:
+    """Do early what would take long after the mount. Raises Refusal `enroll-failed` if the kernel accepts a wrong signature.
+
+    Before the kernel checks the first signature of a kind of key, it runs modprobe twice for names that no module has. For a
+    self-signed certificate, that was when it loaded the certificate.
+    """
     if policy.method == "fsverity":
         from . import enable  # noqa: F401
+    if policy.method != "none":
+        known = {_kind(c) for c in keyring.certificates if c.subject_text == c.issuer_text}
+        others = {_kind(c): c for c in keyring.certificates if c.sha256 in keys.loaded and _kind(c) not in known}
+        for certificate in others.values():
+            _try_wrong_signature(certificate, keys.loaded[certificate.sha256])
+
+
+def _kind(certificate: Certificate) -> tuple[str, int]:
+    return certificate.key.scheme, certificate.key.bits
+
+
+def _try_wrong_signature(certificate: Certificate, key: int) -> None:
+    scheme, bits = _kind(certificate)
+    value = bytes(bits // 8) if scheme == "rsa" else _WRONG_ECDSA
+    try:
+        keyctl.verify_signature(key, _describe(scheme, "sha256"), bytes(32), value)
+    except OSError:
+        return
+    raise Refusal(verdicts.ENROLL_FAILED, "the kernel accepts a wrong signature", certificate.path)
+
+
+def _describe(scheme: str, hash_name: str) -> str:
+    return f"enc={'pkcs1' if scheme == 'rsa' else 'x962'} hash={hash_name}"
 
 
 def enroll(pinned: Pinned, deployment: Deployment, keys: KernelKeys, policy: Policy) -> Enrolled:
@@ -67,9 +95,8 @@ def _check_signature(verified: Verified, keys: KernelKeys, path: str) -> list[Ga
         if number == errno.EKEYREJECTED:  # revoked: in the kernel's blacklist
             raise Refusal(verdicts.ENROLL_FAILED, f"the kernel refuses to {what}", path)
         return [Gap(f"the kernel cannot {what}", number in _UNSUPPORTED)]
-    encoding = "pkcs1" if verified.signer.algorithm.startswith("rsa") else "x962"
     hashed = libcrypto.hash_of(verified.signed.formatted(), verified.hash_name)
-    info = f"enc={encoding} hash={verified.hash_name}"
+    info = _describe(certificate.key.scheme, verified.hash_name)
     try:
         keyctl.verify_signature(keys.loaded[certificate.sha256], info, hashed, verified.value)
     except OSError as error:
