@@ -36,7 +36,7 @@ def test_a_passphrase_may_take_long(job: Job[Outcome]) -> None:
     _check_waiting(outcome, "later")
     _check_verified(outcome)
     assert outcome.record["keyring"]["sealed_before_mount"] is True
-    assert outcome.record["milliseconds"]["wait"] > waiting.LONG * 1000
+    assert outcome.record["milliseconds"]["wait"] > waiting.LATE * 1000
 
 
 # --- the disk does not come
@@ -100,6 +100,14 @@ def test_status_says_that_it_waits(job: Job[Outcome]) -> None:
     outcome = job.result().must_end()
     assert f'Status: "{WAITING}"' in outcome["status"]
     assert "Active: activating (start) since" in outcome["status"]
+
+
+@runs(*waiting.DISTURBED)
+def test_wait_has_no_limit(job: Job[Outcome]) -> None:
+    outcome = job.result().must_end()
+    _check_waiting(outcome, "late")
+    _check_verified(outcome)
+    assert outcome.record["milliseconds"]["wait"] > waiting.LONG * 1000
 
 
 @runs(*waiting.DISTURBED)

@@ -18,7 +18,8 @@ WAITING = "Waiting for the physical root file system..."
 NO_MOUNT = "the physical root could not be mounted"
 UNIT = "systemctl show -p ActiveState,SubState,Result,StatusText bootseal.service"
 STATUS = "systemctl status --no-pager --full bootseal.service || true"
-LONG = 120  # seconds, more than any limit of systemd and dracut that this must not meet, and of the service
+# Seconds, more than TimeoutStartSec=. dracut polls while a device is missing, so such seconds are dear; the others are idle.
+LATE, LONG = 40, 120
 
 _WAIT = (SCRIPTS / "waiting.sh").read_text()
 _WAITS = f"{_WAIT}until_says '{WAITING}'\n"
@@ -37,7 +38,7 @@ until test -e /run/systemd/ask-password/ask.*; do
 done
 until_says '{WAITING}'
 {ask(asked=STATUS)}
-sleep {LONG}
+sleep {LATE}
 {ask(later=UNIT)}
 socket=$(sed -n 's/^Socket=//p' /run/systemd/ask-password/ask.*)
 printf %s '{luks.PASSPHRASE.decode()}' | /usr/lib/systemd/systemd-reply-password 1 "$socket"
@@ -129,6 +130,8 @@ until test -e /dev/disk/by-id/virtio-guest-paused; do
     sleep 0.5
 done
 {ask(paused=UNIT)}
+sleep {LONG}
+{ask(late=UNIT)}
 # The mount that came and went has ended the job.
 systemctl --no-block start sysroot.mount
 """
