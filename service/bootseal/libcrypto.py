@@ -87,9 +87,10 @@ def load() -> ctypes.CDLL:
 def _find() -> str:
     if os.path.lexists(PATH):
         return PATH
-    import ctypes.util  # not in an initrd: it runs programs
+    # Not in an initrd. The functions are found in the library that Python's own module is linked with.
+    import _hashlib
 
-    return ctypes.util.find_library("crypto") or "libcrypto.so"
+    return _hashlib.__file__
 
 
 def _load_key(library: ctypes.CDLL, public_key: bytes) -> int:
