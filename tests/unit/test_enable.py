@@ -18,7 +18,7 @@ from bootseal import digest
 from bootseal.linux import blockdev, files, fsverity, mountapi
 from bootseal.stages import enable, writable
 from bootseal.values import Deployment, Verified
-from unit.support import CHECKSUM, Sysroot, content, oserror, raising, refusal, signature, verified
+from unit.support import CHECKSUM, Sysroot, content, descriptors, oserror, raising, refusal, signature, verified
 
 GOOD = verified()
 KILLED = 9
@@ -545,18 +545,18 @@ def test_restore_that_fails_keeps_the_marker(disk: Disk) -> None:
 def test_no_descriptor_is_left(scenario: str, disk: Disk) -> None:
     prepared(disk, scenario)
     deployment = disk.root.located()
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     enroll(disk, GOOD, deployment)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_restore_leaves_no_descriptor(disk: Disk) -> None:
     Path(enable.MARKER).parent.mkdir()
     Path(enable.MARKER).touch()
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     enable.restore_read_only(str(disk.root.path))
     assert disk.state["read_only"]
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_a_signature_over_the_sha512_digest_of_the_file(disk: Disk) -> None:

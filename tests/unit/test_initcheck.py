@@ -9,7 +9,7 @@ import pytest
 
 from bootseal.linux import files
 from bootseal.stages import initcheck
-from unit.support import elf, oserror, refusal, run_python
+from unit.support import descriptors, elf, oserror, refusal, run_python
 
 SYSTEMD = "usr/lib/systemd/systemd"
 
@@ -64,9 +64,9 @@ def test_larger_than_one_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_no_descriptor_is_left(root: Path) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     check(root)
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before
 
 
 def test_init_of_the_command_line_comes_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootseal.linux import console
+from unit.support import descriptors
 
 
 @pytest.fixture
@@ -17,9 +18,9 @@ def fifo(tmp_path: Path) -> tuple[str, int]:
 
 
 def test_write_leaves_no_descriptor(fifo: tuple[str, int]) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     console.write(fifo[0], b"x")
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before
 
 
 def test_slow_console_gets_the_rest_after_a_pause(fifo: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bootseal.linux import loop
-from unit.support import oserror, run_python
+from unit.support import descriptors, oserror, run_python
 
 
 def test_structures_have_the_kernel_s_sizes() -> None:
@@ -91,7 +91,7 @@ def test_failed_configuration_closes_the_device(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "device").touch()
     real = os.open
     monkeypatch.setattr(os, "open", lambda path, flags: real(tmp_path / "device", flags))
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     with pytest.raises(OSError, match="ioctl"):  # the file is not a loop device
         loop._configure(0, 0)
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before

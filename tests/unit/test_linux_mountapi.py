@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bootseal.linux import mountapi, syscall
-from unit.support import run_python
+from unit.support import descriptors, run_python
 
 LINES = {
     "plain": ("36 35 98:0 / /sysroot rw,noatime - ext4 /dev/vda rw,errors=continue", ("/sysroot", "ext4", "/dev/vda")),
@@ -141,11 +141,11 @@ def test_attach_flags(path: str, flags: int, *, beneath: bool, calls: list[tuple
 
 
 def test_contexts_are_closed(calls: list[tuple[Any, ...]]) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     mountapi.reconfigure(7, "ro")
     mountapi.new_filesystem("tmpfs", [], 0)
     # Each call opened a descriptor. Two of them are contexts, which must be closed.
-    assert len(os.listdir("/proc/self/fd")) == before + len(calls) - 2
+    assert len(descriptors()) == before + len(calls) - 2
 
 
 @pytest.mark.root

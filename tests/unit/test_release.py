@@ -11,7 +11,7 @@ import pytest
 from bootseal.linux import files
 from bootseal.stages import release
 from bootseal.values import Release
-from unit.support import oserror, raising, refusal
+from unit.support import descriptors, oserror, raising, refusal
 
 NOTHING = Release("", "")
 TEXTS: dict[str, tuple[str, Release]] = {
@@ -157,6 +157,6 @@ def test_damaged_directory_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_descriptors_are_closed(tmp_path: Path) -> None:
     place(tmp_path / "usr/lib/os-release")
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     read(tmp_path)
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before

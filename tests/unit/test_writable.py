@@ -16,7 +16,7 @@ from bootseal import paths
 from bootseal.linux import files, mountapi
 from bootseal.stages import writable
 from bootseal.stages.writable import Writable
-from unit.support import CHECKSUM
+from unit.support import CHECKSUM, descriptors
 
 NAME = f"{CHECKSUM}.0"
 NEW, MARK = paths.new_of(NAME), paths.mark_of(NAME)
@@ -203,19 +203,19 @@ def cleared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_opened(directory: Directory, cleared: list[int], tmp_path: Path) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     with writable.opened_below(str(tmp_path), f"deploy/{NAME}") as where:
         assert cleared == [where.top]
         opened = [os.readlink(f"/proc/self/fd/{fd}") for fd in where]
         assert opened == [str(path) for path in (tmp_path, directory.parent, directory.path)]
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before
 
 
 def test_a_link_in_place_of_the_deployment_is_not_followed(directory: Directory, cleared: list[int], tmp_path: Path) -> None:
     directory.path.rmdir()
     directory.path.symlink_to("/")
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     with pytest.raises(OSError, match="symbolic links"), writable.opened_below(str(tmp_path), f"deploy/{NAME}"):
         pytest.fail("followed")
     assert len(cleared) == 1
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before

@@ -15,7 +15,7 @@ from bootseal.host.live import drift
 from bootseal.host.output import Failure
 from bootseal.linux import files
 from bootseal.record import parse
-from unit.support import raising, run_python
+from unit.support import descriptors, raising, run_python
 
 from .roots import (
     fill,
@@ -92,7 +92,7 @@ def test_a_file_that_the_user_names_may_be_anywhere(tmp_path: Path) -> None:
 
 
 def test_no_descriptor_is_left(place: int, tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     for path in ("a", "a/file", "nowhere"):
         inside.list_names(place, path)
         with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +101,7 @@ def test_no_descriptor_is_left(place: int, tmp_path: Path) -> None:
                 inside.list_names(place, "a")
     with inside.File(str(tmp_path / "root"), "place", "a/file").opened():
         pass
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 MOUNTS = """

@@ -16,6 +16,7 @@ from bootseal.host.initrd import ukisignature
 from bootseal.host.initrd.ukisignature import TRUSTED, UNKNOWN, UNTRUSTED
 from bootseal.host.inside import File
 from bootseal.linux import efi
+from unit.support import descriptors
 
 from .program import certificate, key, tool
 
@@ -238,9 +239,9 @@ def test_how_the_program_is_run(machine: Machine, tmp_path: Path, monkeypatch: p
 
 
 def test_no_descriptor_is_left(machine: Machine) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     machine.look()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 # --- the list of signatures
