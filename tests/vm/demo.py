@@ -175,7 +175,7 @@ def build(show: Show, work: Path) -> Sealed:
         deployed = guest.deployment(SUITE)
         show.line(f"   commit {deployed.checksum}")
         show.line(f"   image  {deployed.path}/{IMAGE}, {deployed.cfs.stat().st_size:,} bytes")
-    why = "A guest enables fs-verity on all objects and the image; and makes a second image, of an altered system."
+    why = "fs-verity is enabled on all objects and the image. A guest makes a second image, of an altered system."
     with show.step("Disk", why):
         image = guest.image(SUITE, commands=MAKE_ALTERED)
     why = "openssl makes a key for this run alone; 'fsverity sign' signs the image's digest."
