@@ -11,9 +11,14 @@ from vm.harness.ask import ask
 
 # Read in the initrd, right before and right after the service: the disk's own counters, and all mounts.
 _STAT = "/sys/class/block/vda/stat"
-_DROP_IN = f"""[Service]
+_AFTER = "/bin/sh -c 'cat /proc/self/mountinfo >/run/guest-mountinfo'"
+_DROP_IN = f"[Service]\nExecStartPost={_AFTER}\n"
+# For its counters the disk must be there: the service starts late. The whole chains have it start early.
+_COUNTING = f"""[Unit]
+After=sysroot.mount
+{_DROP_IN}
 ExecStartPre=/bin/sh -c 'cat {_STAT} >/run/guest-stat-before'
-ExecStartPost=/bin/sh -c 'cat {_STAT} >/run/guest-stat-after; cat /proc/self/mountinfo >/run/guest-mountinfo'
+ExecStartPost=/bin/sh -c 'cat {_STAT} >/run/guest-stat-after'
 """
 # As on a busy machine, the journal reads the service's entries only after its process has ended.
 _LATE_JOURNAL = """[Service]
@@ -40,7 +45,7 @@ def _script(deployment: guest.Deployment) -> str:
         catalog="journalctl --update-catalog && journalctl -b -u bootseal -x --no-pager BOOTSEAL_VERDICT=verified",
         initrd_mounts="cat /run/guest-mountinfo",
         mounts="cat /proc/self/mountinfo",
-        stat="cat /run/guest-stat-before /run/guest-stat-after",
+        stat="test ! -e /run/guest-stat-before || cat /run/guest-stat-before /run/guest-stat-after",
         run="find /run/bootseal /run/ostree* /run/systemd/volatile-root | sort",
         device="readlink /run/systemd/volatile-root; cat /sys/class/block/vda/dev",
         keys="cat /proc/keys",
@@ -88,7 +93,7 @@ class Chain:
     def _boot(self, boots: Boots) -> guest.Result:
         before = boots.results[-1].overlay if boots.results else None
         files = signed.settings(f"[Enroll]\nMethod={self.method}\n", self.root, [boots.key])
-        files["etc/systemd/system/bootseal.service.d/50-guest.conf"] = _DROP_IN.encode()
+        files["etc/systemd/system/bootseal.service.d/50-guest.conf"] = (_DROP_IN if self.whole else _COUNTING).encode()
         if self.late_journal:
             files["etc/systemd/system/bootseal.service.d/60-late-journal.conf"] = _LATE_JOURNAL.encode()
         return guest.boot(

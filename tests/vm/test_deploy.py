@@ -113,7 +113,7 @@ def _deploy(chain: Updates) -> guest.Result:
         signed.image(),
         signed.initrd(),
         script=_deploy_script(chain.signature),
-        disks=[initrd_disk(), target],
+        disks=[initrd_disk(compressed=True), target],
         timeout=qemu.LONG,
         title="deploy",
     )

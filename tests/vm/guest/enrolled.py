@@ -11,7 +11,10 @@ import json
 import os
 import struct
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
 IMMUTABLE, VERITY = 0x10, 0x100000
@@ -34,7 +37,7 @@ def set_immutable(*, immutable: bool) -> None:
     os.close(fd)
 
 
-def digest_file() -> dict[str, Any]:
+def digest_file() -> "dict[str, Any]":
     try:
         with open(digest, "rb") as file:
             size = len(file.read())
@@ -50,7 +53,7 @@ def superblock() -> str:
     return mounts[-1].split(" - ")[1].split()[2].split(",")[0]
 
 
-def state() -> dict[str, Any]:
+def state() -> "dict[str, Any]":
     names = [name for name in os.listdir(f"{top}/..") if name.startswith(".bootseal")]
     leftovers = sorted(name.split(".", 3)[3] for name in names)  # .bootseal-CHECKSUM.SERIAL.WHAT
     inside = sorted(name for name in os.listdir(top) if name.startswith(".ostree.cfs"))
