@@ -26,8 +26,8 @@ _WAITS = f"{_WAIT}until_says '{WAITING}'\n"
 _HOLD = "sleep infinity\n"  # the root is never mounted
 _END = ask(unit=UNIT, record="cat /run/bootseal/boot.json", mounts="cat /proc/self/mountinfo")
 _ENDED_VERIFIED = end_in_initrd(_END)
-# As systemd-sulogin-shell, when the emergency shell is left. The isolation ends the script.
-_GO_ON = "systemctl daemon-reload\nsystemctl --no-block default\nsleep 200\n"
+# As systemd-sulogin-shell, when the emergency shell is left. The isolation ends the script, and systemctl complains of that.
+_GO_ON = "exec 2>/dev/null\nsystemctl daemon-reload\nsystemctl --no-block default\nsleep 200\n"
 
 
 # --- the disk comes late
