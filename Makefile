@@ -54,7 +54,7 @@ install: ## install below DESTDIR and PREFIX (default: /usr)
 setup: ## install the packages and Python tools of the tests
 	@bash tests/setup.sh
 
-test: setup ## run all tests, boots in QEMU included (an hour)
+test: setup ## run all tests, boots in QEMU included (52 minutes)
 	@"$(VENV)/bin/python" -m pytest
 
 check: setup ## run unit tests and linters
