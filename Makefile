@@ -58,7 +58,7 @@ test: setup ## run all tests, boots in QEMU included (52 minutes)
 	@"$(VENV)/bin/python" -m pytest
 
 check: setup ## run unit tests and linters
-	@"$(VENV)/bin/python" -m pytest tests/unit tests/project
+	@"$(VENV)/bin/python" -m pytest tests/project tests/unit
 
 demo: setup ## deploy, sign, boot and tamper with a small OS in QEMU
 	@"$(VENV)/bin/python" tests/vm/demo.py
