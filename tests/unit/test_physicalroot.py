@@ -44,7 +44,7 @@ def test_a_mount_that_is_there_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_mount_ends_the_wait(tmp_path: Path) -> None:
-    """The other mounts before it wake the process, too; it goes on waiting."""
+    """Another mount wakes the process, which goes on waiting."""
     code = """
 (other := paths.SYSROOT + ".other") and os.mkdir(other)
 def waiting():

@@ -21,7 +21,7 @@ def write(value: object) -> str:
 
 
 def _escape(character: str) -> str:
-    """Escape what is no printable ASCII, beyond U+FFFF as two surrogates."""
+    """Escape every character but printable ASCII. One beyond U+FFFF becomes two surrogates."""
     if " " <= character <= "~" and character not in _SHORT:
         return character
     return _SHORT.get(character) or "".join(f"\\u{unit:04x}" for unit in _split(ord(character)))

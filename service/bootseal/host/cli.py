@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The command line. Each command is a module of commands/ with add_arguments() and run().
 
-A run imports the module of its own command only, because the modules of all commands take longer than most commands.
+A run imports the module of its command alone. Importing all of them takes longer than most commands do.
 """
 
 import argparse
