@@ -11,13 +11,16 @@ from vm.harness.jobs import Job
 pytest.register_assert_rewrite("vm.scenario", "vm.harness.parse", "vm.harness.units")
 
 
-def pytest_runtestloop(session: pytest.Session) -> None:
-    if session.config.option.collectonly:
-        return
+def pytest_runtestloop() -> None:
     # pytest captures output during tests only. Without this, a test would show the output that the threads write meanwhile.
     stderr = os.fdopen(os.dup(2), "w", buffering=1)
     cache.say = lambda line: print(line, file=stderr)
-    specs = [item.callspec for item in session.items if hasattr(item, "callspec")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _boots(request: pytest.FixtureRequest) -> None:
+    """Start them with the first test of a guest: tests before it may replace functions that the threads use."""
+    specs = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
     Job.start_all(value for spec in specs for value in spec.params.values() if isinstance(value, Job))
 
 
