@@ -8,6 +8,7 @@ are below /run, where the same links lead, because the guest mounts the disks on
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 
 from vm.disks import INITRD, changed_disk, initrd_disk
 from vm.harness import guest, qemu, signed
-from vm.harness.ask import put_file
+from vm.harness.ask import ask, put_file
 from vm.harness.boot import arguments
+from vm.harness.cache import SCRIPTS
 from vm.harness.jobs import Job
 from vm.harness.parse import Said, first_json
 from vm.refusals import REFUSALS
@@ -55,18 +57,19 @@ def _outside(files: Mapping[str, guest.Content]) -> str:
     return "".join(put_file(f"/run/{name}", content) for name, content in texts.items())
 
 
-def _verify(number: int, case: Scenario) -> str:
-    """Make a section of the report: the program's output and exit status."""
+def _case(number: int, case: Scenario) -> tuple[int, str, list[str], str]:
+    """Make a case of guest/cases.py."""
     files = case.files()
     made = _initrd(files)
+    disk = f"mount -o ro,noload /dev/disk/by-id/virtio-case-{number} {MOUNTED}\n"
     initrd = "/run/initrd" if made else INITRD
-    return (
-        f"{_outside(files)}{made}printf '\\n=== case_{number}\\n'\n"
-        f"mount -o ro,noload /dev/disk/by-id/virtio-case-{number} {MOUNTED}\n"
-        f"set -- --sysroot {MOUNTED} --initrd {initrd} --json=short --cmdline '{_cmdline(case)}'\n"
-        f'bootseal verify "$@" && echo "status 0" || echo "status $?"\n'
-        f"umount {MOUNTED}\nrm -rf /run/outside\n"
-    )
+    options = ["--sysroot", MOUNTED, "--initrd", initrd, "--json=short", "--cmdline", _cmdline(case)]
+    return number, _outside(files) + made + disk, ["verify", *options], f"umount {MOUNTED}\nrm -rf /run/outside\n"
+
+
+def _program(before: str, arguments: list[str], after: str) -> str:
+    """Make the script of a case that the installed program judges."""
+    return f'{before}bootseal {shlex.join(arguments)} && echo "status 0" || echo "status $?"\n{after}'
 
 
 def _run(part: int) -> guest.Result:
@@ -75,17 +78,20 @@ def _run(part: int) -> guest.Result:
         initrd_disk(),
         *(changed_disk(case.disk, f"case-{number}") for number, case in cases),
     ]
-    script = f"mkdir -p {MOUNTED}\n" + "".join(_verify(*pair) for pair in cases) + "printf '\\n=== time\\n'; cat /proc/uptime"
+    made = [_case(*pair) for pair in cases]
+    script = f"mkdir -p {MOUNTED}\n" + put_file("/run/cases", repr(made).encode())
+    script += put_file("/run/cases.py", (SCRIPTS / "cases.py").read_bytes()) + "python3 -I /run/cases.py /run/cases 2>&1\n"
+    script += ask(program=_program(*made[0][1:]))
     title = f"verify of {len(cases)} disks"
     return guest.boot(signed.image(), signed.initrd(), script=script, disks=disks, timeout=qemu.LONG, title=title)
 
 
-JOBS = [Job(lambda part=part: _run(part), boots=4) for part in range(GUESTS)]  # type: ignore[misc]
+JOBS = [Job(lambda part=part: _run(part), boots=3) for part in range(GUESTS)]  # type: ignore[misc]
 
 
-def _said(job: Job[guest.Result], number: int) -> tuple[str, int]:
-    """Return the program's output for one case, and its exit status."""
-    section = Said.of(job.result())[f"case_{number}"]
+def _said(job: Job[guest.Result], name: str) -> tuple[str, int]:
+    """Return a section of the report, and the exit status in it."""
+    section = Said.of(job.result())[name]
     status = re.search(r"^status (\d+)$", section, re.MULTILINE)
     assert status
     return section, int(status[1])
@@ -93,7 +99,7 @@ def _said(job: Job[guest.Result], number: int) -> tuple[str, int]:
 
 def _judged(job: Job[guest.Result], number: int) -> tuple[dict[str, Any], int]:
     """Return the record of one case, and the program's exit status."""
-    section, status = _said(job, number)
+    section, status = _said(job, f"case_{number}")
     return first_json(section), status
 
 
@@ -104,7 +110,7 @@ def _cases(*, failing: bool) -> pytest.MarkDecorator:
 
 @_cases(failing=True)
 def test_verify_fails_with_the_verdicts_exit_status(job: Job[guest.Result], number: int) -> None:
-    section, status = _said(job, number)
+    section, status = _said(job, f"case_{number}")
     assert status == EXIT_STATUS[_verdict(KNOWN[number])]
     assert re.search(rf"^bootseal: Failed to read {MOUNTED}/ostree/deploy/guest/deploy: .*\(EBADMSG\)$", section, re.MULTILINE)
 
@@ -119,6 +125,15 @@ def test_verify_says_what_the_boot_says(job: Job[guest.Result], number: int) -> 
     else:
         said = record["message"].replace(MOUNTED, "/sysroot")
         assert re.fullmatch(rf"refused \({case.expect.verdict}\): {case.expect.what}", said), said
+
+
+@pytest.mark.parametrize("job", JOBS, ids=("first", "second"))
+def test_the_program_says_what_its_functions_say(job: Job[guest.Result]) -> None:
+    number = JOBS.index(job)
+    section, status = _said(job, "program")
+    record, _ = _judged(job, number)
+    assert first_json(section) == record
+    assert status == EXIT_STATUS[_verdict(KNOWN[number])]
 
 
 def test_only_these_cases_are_not_judged() -> None:
