@@ -96,6 +96,7 @@ class Scenario:
     readonly: bool = False  # the medium
     built: Callable[[], Path] | None = None  # another initrd
     whole: bool = False  # never resumed from a saved state
+    idle: bool = False  # it mostly sleeps
 
     def files(self) -> Files:
         """Make the files for the initrd."""
@@ -123,7 +124,7 @@ class Scenario:
     @cached_property
     def job(self) -> Job[Outcome]:
         """Boot it in the background, once for all tests."""
-        return Job(self.run)
+        return Job(self.run, idle=self.idle)
 
 
 def _text(script: Script) -> str:

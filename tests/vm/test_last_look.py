@@ -47,12 +47,11 @@ def fips_hook(suite: str) -> Mapping[str, guest.Content]:
 
 BIND_OVER_USR = hook("mount --bind /sysroot/sysroot/ostree /sysroot/usr")
 CHANGES = [
-    Scenario("directory", Changed(r"/sysroot/usr is ext4 from /dev/vda"), initrd=BIND_OVER_USR, cmdline="fips=1"),
+    Scenario("directory", Changed(r"/sysroot/usr is ext4 from /dev/vda"), initrd=BIND_OVER_USR),
     Scenario(
         "file",
         Changed(r"/sysroot/usr/lib/os-release is ext4 from /dev/vda"),
         initrd=hook("mount --bind /sysroot/etc/hostname /sysroot/usr/lib/os-release"),
-        cmdline="fips=1",
         suite="trixie",
     ),
     Scenario(
@@ -60,13 +59,11 @@ CHANGES = [
         # Where /sysroot is free, systemd mounts the physical root there again.
         Changed(r"(/sysroot is ext4 from /dev/vda, )?/sysroot is gone, /sysroot/etc is gone, .*"),
         initrd=hook("umount --recursive --lazy /sysroot"),
-        cmdline="fips=1",
     ),
     Scenario(
         "replaced",
         Changed(r"/sysroot/var is ext4 from /dev/vda, /sysroot/var is gone"),
         initrd=hook("umount /sysroot/var", "mount --bind /sysroot/sysroot/ostree/deploy/guest/var /sysroot/var"),
-        cmdline="fips=1",
         suite="trixie",
     ),
     Scenario(

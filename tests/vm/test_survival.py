@@ -45,7 +45,7 @@ DISTURBED = [
         "missing", Interrupted(NEVER), initrd={"usr/lib/systemd/system/bootseal.service": guest.Symlink("/nowhere")}, whole=True
     ),
     Scenario("killed", Interrupted("killed"), initrd=ended_at("kill 1 new_filesystem overlay")),
-    Scenario("hanging", Interrupted("out of time"), initrd=ended_at("stop 1 new_filesystem overlay")),
+    Scenario("hanging", Interrupted("out of time"), initrd=ended_at("stop 1 new_filesystem overlay"), idle=True),
     Scenario(
         "killed-while-writable",
         Interrupted("killed"),

@@ -55,6 +55,7 @@ def _passphrase(suite: str) -> Scenario:
         built=functools.partial(luks.initrd, suite),
         waiting=_ANSWER,
         initrd=_ENDED_VERIFIED,
+        idle=True,
     )
 
 
@@ -112,6 +113,7 @@ ENDED = [
             Interrupted("out of time", mounted=False, unwritten=True),
             suite=suite,
             waiting=f"{_WAITS}kill -STOP {_PID}\n{_HOLD}",
+            idle=True,
         )
         for suite in guest.SUITES
     ),
@@ -136,7 +138,15 @@ sleep {LONG}
 systemctl --no-block start sysroot.mount
 """
 DISTURBED = [
-    Scenario(f"disturbed-{suite}", Passed(unwritten=True), suite=suite, waiting=_DISTURB, pause=True, initrd=_ENDED_VERIFIED)
+    Scenario(
+        f"disturbed-{suite}",
+        Passed(unwritten=True),
+        suite=suite,
+        waiting=_DISTURB,
+        pause=True,
+        initrd=_ENDED_VERIFIED,
+        idle=True,
+    )
     for suite in guest.SUITES
 ]
 

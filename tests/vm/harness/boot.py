@@ -20,10 +20,16 @@ from .tree import guest_exit
 
 # What boots append that share a saved state; one for any other command line would serve only one.
 COMMON = ("", "fsck.mode=skip", "fsck.mode=skip fips=1")
+# Arguments that bootseal.service alone reads: a resumed boot gets them as a file over /proc/cmdline.
+OWN = ("ostree=", "rd.bootseal.")
 # The first boot's jobs (linker cache, hardware database, ...) take half a minute of an emulated guest; no test needs them.
 ARGUMENTS = "console=ttyS0 panic=-1 systemd.condition_needs_update=0"
 # Where the same library is at the same address in all processes, the emulator translates it once.
-CHEAP_ARGUMENTS = "mitigations=off norandmaps init_on_alloc=0"
+# systemd waits a second in all for what a terminal would answer to its questions for size and type.
+CHEAP_ARGUMENTS = (
+    "mitigations=off norandmaps init_on_alloc=0"
+    " systemd.tty.term.console=dumb systemd.tty.rows.console=25 systemd.tty.columns.console=80"
+)
 
 
 @dataclass(frozen=True)
@@ -132,9 +138,13 @@ def boot(
         writes=writes,
     )
     common = _common_files(cheap=cheap)
-    alone = whole or firmware or writes or karg is not None or append.strip() not in COMMON
+    shared = " ".join(word for word in append.split() if not word.startswith(OWN))
+    shared_line = arguments(image, rw=rw, cheap=cheap, append=shared)
+    own = {} if line == shared_line else {"proc/cmdline": f"{line}\n".encode()}
+    alone = whole or firmware or writes or shared not in COMMON
     with step(title):
-        ending = None if alone else resumed(machine, files, work, common=common, pause=pause)
+        state = replace(machine, append=shared_line)
+        ending = None if alone else resumed(state, {**files, **own}, work, common=common, pause=pause)
         if ending is None:
             ending = _run_whole(machine, {**common, **files}, work, firmware=firmware)
     return Result(ending.status, ending.ended, ending.console, ending.report, top, ending.seconds)

@@ -13,16 +13,18 @@ T = TypeVar("T")
 
 
 class Job(Generic[T]):
-    """Work for the two background threads. One that is the value of a test's parameter starts when the tests start.
+    """Work for the two background threads. One that is the value of a test's parameter starts with the first test of a guest.
 
-    `boots` tells how many follow one another in it; a job with more of them starts before others, see start_all().
+    `boots` tells how many follow one another in it; a job with more of them starts before others, see start_all(). `idle`
+    says that it mostly sleeps: it starts first, while unit tests have use for the processor.
     """
 
     _pool = ThreadPoolExecutor(max_workers=qemu.SLOTS)
 
-    def __init__(self, work: Callable[[], T], *, boots: int = 1) -> None:
+    def __init__(self, work: Callable[[], T], *, boots: int = 1, idle: bool = False) -> None:
         self._work = work
         self.boots = boots
+        self.idle = idle
         self._future: Future[T] | None = None
 
     def start(self) -> None:
@@ -39,7 +41,7 @@ class Job(Generic[T]):
     @staticmethod
     def start_all(jobs: Iterable[Job[Any]]) -> None:
         """Queue them, the longest first: one that began last would leave the other thread without work."""
-        for job in sorted(jobs, key=lambda job: -job.boots):
+        for job in sorted(jobs, key=lambda job: (not job.idle, -job.boots)):
             job.start()
 
     @classmethod

@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+CMDLINE = "proc/cmdline"  # among the files: what this boot's command line has been
 DISK = "/dev/disk/by-id/virtio-guest-files"
 POLL = 0.02
 SETTLE = 3.0  # seconds of the guest's clock, in which everything else that needs no disk comes to its end
@@ -57,7 +58,11 @@ def main() -> None:
     closed = any(name.startswith("usr/") for name in files) and bool(os.statvfs("/usr").f_flag & os.ST_RDONLY)
     if closed:
         run("/usr/bin/mount", "-o", "remount,bind,rw", "/usr")
+    cmdline = files.pop(CMDLINE, None)
     place(files)
+    if cmdline:
+        place({"run/guest-cmdline": cmdline})
+        run("/usr/bin/mount", "--bind", "/run/guest-cmdline", f"/{CMDLINE}")
     if closed:
         run("/usr/bin/mount", "-o", "remount,bind,ro", "/usr")
     if any("/systemd/" in name for name in files):
