@@ -54,7 +54,7 @@ install: ## install below DESTDIR and PREFIX (default: /usr)
 setup: ## install the packages and Python tools of the tests
 	@bash tests/setup.sh
 
-test: setup ## run all tests, boots in QEMU included (52 minutes)
+test: setup ## run all tests, boots in QEMU included (less than an hour)
 	@"$(VENV)/bin/python" tests/all.py
 
 check: setup ## run unit tests and linters
