@@ -18,8 +18,8 @@ WAITING = "Waiting for the physical root file system..."
 NO_MOUNT = "the physical root could not be mounted"
 UNIT = "systemctl show -p ActiveState,SubState,Result,StatusText bootseal.service"
 STATUS = "systemctl status --no-pager --full bootseal.service || true"
-# Seconds, more than TimeoutStartSec=. dracut polls while a device is missing, so such seconds are dear; the others are idle.
-LATE, LONG = 40, 120
+# Seconds, more than TimeoutStartSec=: until somebody types a passphrase, and until the mount of a disk that is there.
+LATE, LONG = 120, 40
 
 _WAIT = (SCRIPTS / "waiting.sh").read_text()
 _WAITS = f"{_WAIT}until_says '{WAITING}'\n"
