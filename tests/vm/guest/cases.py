@@ -1,6 +1,6 @@
 #!/usr/bin/python3 -I
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Run `bootseal verify` for many cases: import it once, and run each case in a process of its own.
+"""Judge many cases with `bootseal verify`. Python imports it once, and each case runs in a child process.
 
 The file named on the command line has the cases as a Python literal: shell commands before, arguments, shell commands after.
 """
@@ -13,7 +13,7 @@ import traceback
 sys.path.insert(0, "/usr/lib/bootseal")
 
 from bootseal.host import cli
-from bootseal.host.commands import verify as verify
+from bootseal.host.commands import verify  # noqa: F401  # so that no child imports it
 
 
 def shell(script: str) -> None:
