@@ -217,7 +217,6 @@ def test_program_page_has_every_exit_status_that_is_no_verdicts() -> None:
     own = (
         output.USAGE,
         output.DATA,
-        output.NO_INPUT,
         output.OS_ERROR,
         output.CANNOT_CREATE,
         output.IO_ERROR,

@@ -258,7 +258,7 @@ def test_status_without_answers_reports_unknown(job: Job[list[Said]], section: s
 @disturbed("no_record")
 def test_status_without_record_fails(job: Job[list[Said]], section: str) -> None:
     (told,) = _said(job, section)
-    assert told.status == 66
+    assert told.status == 74
     assert told.err.splitlines() == [
         "bootseal: Failed to read the record of this boot, /run/bootseal/boot.json: not found",
         "bootseal: hint: bootseal.service ran in this boot: the record was removed or tampered with",

@@ -17,7 +17,7 @@ from .dryrun import INITRD_NAMES, Judgement, Source, certificates, judge
 from .initrd import cache, reader, ukisignature
 from .initrd.contents import Contents, written_out
 from .inside import File
-from .output import NO_INPUT, Failure, os_failure
+from .output import DATA, IO_ERROR, Failure, os_failure
 
 # The boot reads these files of its initrd. The configuration selects an operating system's certificates of VOA.
 _DIRECTORIES = (
@@ -67,6 +67,8 @@ class Checker:
             record = judge(deployed, self._sysroot, source)
             if self._verbose and record["exit_status"]:
                 record["findings"] = [finding._asdict() for finding in self._find_deviations(deployed, source)]
+        if deployed.options is None:
+            record["missing"].append("no boot entry names it: it does not boot before one does")
         if source.initrd:
             self._add_initrd(deployed, record)
         if record["verdict"] == verdicts.VERIFIED.name:
@@ -157,7 +159,7 @@ class Checker:
         if not paths:
             hint = "give it with --initrd=, or use --keys= or --system-keys"
             what = f"Failed to find the initrd of {deployed.name}: neither in its boot entry nor in usr/lib/modules"
-            raise Failure(NO_INPUT, what, hint)
+            raise Failure(IO_ERROR, what, hint)
         what = f"Failed to read the initrd {' '.join(map(str, paths))}"
         try:
             with reader.opened(paths) as opened:
@@ -166,12 +168,12 @@ class Checker:
                 return self._initrds[opened.identity]
         except OSError as failed:
             hint = "run as root" if isinstance(failed, PermissionError) else ""
-            raise os_failure(NO_INPUT, what, failed, hint) from failed
+            raise os_failure(IO_ERROR, what, failed, hint) from failed
         except reader.Damaged as damaged:
             hint = (
                 "if a program is missing, install it; otherwise rebuild the initrd, and assume tampering if no build made it so"
             )
-            raise Failure(NO_INPUT, f"{what}: {damaged}", hint) from damaged
+            raise Failure(DATA, f"{what}: {damaged}", hint) from damaged
 
     def _find_deviations(self, deployed: Deployed, source: Source) -> list[deviations.Finding]:
         """Name the deviations of the signature, and of each certificate that is not usable."""
@@ -206,4 +208,4 @@ def _require_directory(path: str) -> None:
     try:
         os.listdir(path)
     except OSError as failed:
-        raise os_failure(NO_INPUT, f"Failed to read the certificates in {path}", failed) from failed
+        raise os_failure(IO_ERROR, f"Failed to read the certificates in {path}", failed) from failed

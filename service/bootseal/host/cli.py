@@ -7,6 +7,7 @@ A run imports the module of its command alone. Importing all of them takes longe
 import argparse
 import contextlib
 import importlib
+import itertools
 import os
 import signal
 import sys
@@ -27,6 +28,9 @@ _COMMANDS = {
     "verify": "check whether a deployment would boot, and what it would lack",
     "gate": "refuse a staged deployment that would not boot (run by ostree-finalize-staged.service)",
 }
+
+_JSON = ("pretty", "short", "off")
+_POSITIONAL = ("image", "deployment")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,14 +68,13 @@ def main(argv: list[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _end)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        return _main(sys.argv[1:] if argv is None else argv)
+        return _main(argv)
     except Failure as failure:
-        output.error(failure.what, failure.hint)
-        return failure.status
+        return _fail(argv, failure.status, failure.what, failure.hint)
     except Refusal as refusal:
-        output.error(str(refusal), refusal.hint)
-        return refusal.verdict.exit_status
+        return _fail(argv, refusal.verdict.exit_status, str(refusal), refusal.hint, refusal.verdict.name)
     except KeyboardInterrupt:
         return _die(signal.SIGINT)
     except _Ended as ended:
@@ -80,11 +83,28 @@ def main(argv: list[str] | None = None) -> int:
         if "BOOTSEAL_DEBUG" in os.environ:
             raise
         if isinstance(error, OSError) and error.errno in DISK_FAILED | EXHAUSTED:
-            output.error(f"Failed to go on: {reason(error)}" + (f": {error.filename}" if error.filename else ""))
-            return IO_ERROR if error.errno in DISK_FAILED else OS_ERROR
+            what = f"Failed to go on: {reason(error)}" + (f": {error.filename}" if error.filename else "")
+            return _fail(argv, IO_ERROR if error.errno in DISK_FAILED else OS_ERROR, what)
         what = f"Failed to go on: {error.__class__.__name__}: {error}"
-        output.error(what, "report this bug of bootseal with the output of a run with BOOTSEAL_DEBUG=1 in the environment")
-        return verdicts.INTERNAL.exit_status
+        hint = "report this bug of bootseal with the output of a run with BOOTSEAL_DEBUG=1 in the environment"
+        return _fail(argv, verdicts.INTERNAL.exit_status, what, hint)
+
+
+def _fail(argv: list[str], status: int, what: str, hint: str = "", verdict: str = "") -> int:
+    """Report a failure, with --json= on stdout as well, and return the exit status."""
+    output.error(what, hint)
+    value: dict[str, object] = {"version": 1, "message": what, "exit_status": status}
+    value |= {name: text for name, text in (("hint", hint), ("verdict", verdict)) if text}
+    with contextlib.suppress(Failure):  # stdout cannot be written; stderr has it
+        output.emit(value, _find_json(_split(argv)[0]), "")
+    return status
+
+
+def _find_json(own: list[str]) -> str:
+    """Return the mode of --json=, also where the command line has another mistake."""
+    given = [word.removeprefix("--json=") for word in own if word.startswith("--json=")]
+    given += [value for word, value in itertools.pairwise(own) if word == "--json"]
+    return given[-1] if given and given[-1] in _JSON else "off"
 
 
 def _main(argv: list[str]) -> int:
@@ -96,8 +116,17 @@ def _main(argv: list[str]) -> int:
         )
     if command and arguments.command != "sign":
         raise Failure(USAGE, "Failed to read the command line: only 'sign --ephemeral=' can be used with a COMMAND")
+    _refuse_empty(arguments)
     status: int = _module(arguments.command).run(arguments, command)
     return status
+
+
+def _refuse_empty(arguments: argparse.Namespace) -> None:
+    """Raise Failure for an empty value, such as of a variable that a script has not set. A command line may be empty."""
+    for name, value in vars(arguments).items():
+        if value == "" and name != "cmdline":
+            shown = name.upper() if name in _POSITIONAL else f"--{name.replace('_', '-')}="
+            raise Failure(USAGE, f"Failed to read the command line: {shown} is empty")
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -114,7 +143,7 @@ def make_parser(named: Container[str] = _COMMANDS) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, help_ in _COMMANDS.items():
         sub = commands.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".", allow_abbrev=False)
-        sub.add_argument("--json", choices=("pretty", "short", "off"), default="off", help="print data as JSON (default: off)")
+        sub.add_argument("--json", choices=_JSON, default="off", help="print data as JSON (default: off)")
         if name in named:
             _module(name).add_arguments(sub)
     return parser

@@ -11,7 +11,7 @@ import struct
 from contextlib import suppress
 from typing import NamedTuple
 
-from .. import paths
+from .. import paths, verdicts
 from ..errors import LEADS_NOWHERE, Refusal, reason
 from ..formats import gvariant
 from ..linux import files
@@ -20,7 +20,7 @@ from ..values import Deployment, Request
 from . import inside
 from .initrd import reader
 from .inside import File
-from .output import IO_ERROR, NO_INPUT, USAGE, Failure, os_failure, warning
+from .output import DATA, IO_ERROR, USAGE, Failure, os_failure, warning
 
 STAGED = "/run/ostree/staged-deployment"
 _BOOTED_KEY = b"backing-root-device-inode\0"
@@ -28,6 +28,7 @@ _BOOTED_KEY = b"backing-root-device-inode\0"
 _UKI_PLACES = ("boot", "boot/efi", "efi")
 _UKI_DIRECTORY = "EFI/Linux"
 _ENTRIES = "loader/entries"
+_NO_DEPLOYMENT = verdicts.NO_DEPLOYMENT.exit_status
 
 
 class Deployed(NamedTuple):
@@ -80,19 +81,34 @@ def choose(sysroot: str, name: str | None) -> Deployed:
 
     A name is CHECKSUM[.SERIAL] or its beginning, pending, or booted.
     """
-    everything = list_all(sysroot)
-    if not everything:
-        raise Failure(NO_INPUT, f"Failed to find a deployment below {sysroot}")
+    everything = require_any(list_all(sysroot), sysroot)
     if name is None:
-        return everything[0]
+        return _choose_next(everything)
     states = {"pending": ("pending", "staged"), "booted": ("booted",)}.get(name)
     matches = [one for one in everything if (one.state in states if states else _is_named(one, name))]
     if len(matches) == 1:
         return matches[0]
-    hint = f"choose one of {', '.join(one.name for one in everything)}"
     if matches:
-        raise Failure(USAGE, f"Failed to choose a deployment: {len(matches)} match {name}", hint)
-    raise Failure(NO_INPUT, f"Failed to find the deployment {name}", hint)
+        raise Failure(USAGE, f"Failed to choose a deployment: {len(matches)} match {name}", _list_names(everything))
+    raise Failure(_NO_DEPLOYMENT, f"Failed to find the deployment {name}", _list_names(everything))
+
+
+def require_any(everything: list[Deployed], sysroot: str) -> list[Deployed]:
+    """Return the deployments. Raises Failure without any."""
+    if not everything:
+        raise Failure(_NO_DEPLOYMENT, f"Failed to find a deployment below {sysroot}", "run 'ostree admin deploy' first")
+    return everything
+
+
+def _choose_next(everything: list[Deployed]) -> Deployed:
+    """Return the one that the next boot takes, or the only one. Raises Failure."""
+    if everything[0].options is None and len(everything) > 1:
+        raise Failure(_NO_DEPLOYMENT, "Failed to choose a deployment: no boot entry names one", _list_names(everything))
+    return everything[0]
+
+
+def _list_names(everything: list[Deployed]) -> str:
+    return f"choose one of {', '.join(one.name for one in everything)}"
 
 
 def open_as_boot(deployed: Deployed, sysroot: str) -> Deployment:
@@ -139,11 +155,11 @@ def find_staged() -> Deployed | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise os_failure(NO_INPUT, f"Failed to read {STAGED}", error) from error
+        raise os_failure(IO_ERROR, f"Failed to read {STAGED}", error) from error
     except (gvariant.Malformed, KeyError, files.NotRegular) as error:
-        raise Failure(NO_INPUT, f"Failed to read {STAGED}: unknown format", "see 'ostree admin status'") from error
+        raise Failure(DATA, f"Failed to read {STAGED}: unknown format", "see 'ostree admin status'") from error
     except Refusal as refusal:
-        raise Failure(NO_INPUT, f"Failed to read {STAGED}: {refusal.what}", refusal.hint) from refusal
+        raise Failure(DATA, f"Failed to read {STAGED}: {refusal.what}", refusal.hint) from refusal
 
 
 def _parse_staged(data: bytes) -> Deployed:
@@ -177,7 +193,7 @@ def _add_state(entry: Deployed, sysroot: str, running: tuple[int, int] | None, *
         return entry
     if running == (status.st_dev, status.st_ino):
         return entry._replace(state="booted")
-    return entry._replace(state="pending" if first else "")
+    return entry._replace(state="pending" if first and entry.options is not None else "")
 
 
 def _is_running_sysroot(sysroot: str) -> bool:
@@ -233,7 +249,7 @@ def _list_ukis(sysroot: str, place: str) -> list[Deployed]:
             inside.check_disk(error, f"{sysroot}/{place}")
         hint = "remove the images that no deployment needs"
         what = f"Failed to read the unified kernel images in {sysroot}/{place}/{_UKI_DIRECTORY}: {error}"
-        raise Failure(NO_INPUT, what, hint) from error
+        raise Failure(IO_ERROR if isinstance(error, OSError) else DATA, what, hint) from error
     return [deployed for file, options in lines.items() for deployed in _follow(sysroot, options, (file,))]
 
 
@@ -270,7 +286,7 @@ def _list_on_disk(sysroot: str) -> list[str]:
     except OSError as error:
         if error.errno in LEADS_NOWHERE:
             hint = "give the physical root with --sysroot="
-            raise Failure(NO_INPUT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint) from error
+            raise Failure(_NO_DEPLOYMENT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint) from error
         hint = "run as root" if isinstance(error, PermissionError) else ""
         raise os_failure(IO_ERROR, f"Failed to find deployments below {sysroot}", error, hint) from error
     return [path for path in listed if paths.parts_of(path)]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from .. import digest
 from ..digest import BLOCK_SIZE, SIZES, Digest
 from ..linux import files
-from .output import DATA, IO_ERROR, NO_INPUT, USAGE, Failure, Progress, os_failure
+from .output import DATA, IO_ERROR, USAGE, Failure, Progress, os_failure
 
 _CHUNK = 256 * BLOCK_SIZE
 # Of a deployment's image. An image of 1 GiB names millions of files.
@@ -26,7 +26,7 @@ def compute(path: str, algorithm: str, hint: str, directory: int | None = None) 
     try:
         fd = _open(path, directory)
     except OSError as error:
-        raise os_failure(NO_INPUT, f"Failed to open the image {path}", error, hint) from error
+        raise os_failure(IO_ERROR, f"Failed to open the image {path}", error, hint) from error
     try:
         before = _check_kind(fd, path)
         if directory is not None and before.st_size > MAX_SIZE:

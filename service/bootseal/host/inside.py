@@ -15,7 +15,7 @@ from typing import NamedTuple
 from .. import verdicts
 from ..errors import DISK_FAILED
 from ..linux import files
-from .output import DATA, IO_ERROR, NO_INPUT, Failure, os_failure
+from .output import DATA, IO_ERROR, Failure, os_failure
 
 # ostree and boot loaders put a few dozen names into a directory at most.
 MAX_NAMES = 1024
@@ -123,7 +123,7 @@ def read_named(path: str, what: str, limit: int) -> bytes:
         with open(path, "rb") as file:
             content = file.read(limit + 1)
     except OSError as error:
-        raise os_failure(NO_INPUT, f"Failed to read {what} {path}", error) from error
+        raise os_failure(IO_ERROR, f"Failed to read {what} {path}", error) from error
     if len(content) > limit:
         raise Failure(DATA, f"Failed to read {what} {path}: larger than {limit} bytes")
     return content

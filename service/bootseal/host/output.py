@@ -10,7 +10,8 @@ from typing import Any
 
 from ..errors import printable, reason
 
-USAGE, DATA, NO_INPUT, UNAVAILABLE, OS_ERROR, CANNOT_CREATE, IO_ERROR, NO_PERMISSION = 64, 65, 66, 69, 71, 73, 74, 77
+# An input that cannot be read is IO_ERROR, one that cannot be understood DATA. 66 is left to the verdicts.
+USAGE, DATA, UNAVAILABLE, OS_ERROR, CANNOT_CREATE, IO_ERROR, NO_PERMISSION = 64, 65, 69, 71, 73, 74, 77
 _BAR = 30
 _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 

@@ -19,7 +19,7 @@ from ..linux import files
 from ..stages import keyring
 from ..values import Certificate
 from . import inside
-from .output import DATA, NO_INPUT, NO_PERMISSION, OS_ERROR, Failure, os_failure, warning
+from .output import DATA, IO_ERROR, NO_PERMISSION, OS_ERROR, USAGE, Failure, os_failure, warning
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 # As 'fsverity sign', which hashes with SHA-256 for every key.
@@ -56,7 +56,7 @@ def load_certificates(path: str) -> list[Certificate]:
         hint = "use a certificate that the boot accepts: bootseal.conf(5) says which"
         raise Failure(DATA, f"Failed to use the certificate {path}: {error}", hint) from error
     except OSError as error:
-        raise os_failure(NO_INPUT, f"Failed to read the certificate {path}", error) from error
+        raise os_failure(IO_ERROR, f"Failed to read the certificate {path}", error) from error
 
 
 def choose(certificates: list[Certificate], key: PrivateKey, path: str) -> Certificate:
@@ -150,7 +150,7 @@ def _ask_passphrase(path: str, passphrase_file: str | None) -> bytes:
     if not sys.stdin.isatty():
         hint = "give it with --passphrase-file="
         raise Failure(
-            NO_INPUT, f"Failed to decrypt the private key {path}: cannot ask for the passphrase without a terminal", hint
+            USAGE, f"Failed to decrypt the private key {path}: cannot ask for the passphrase without a terminal", hint
         )
     try:
         return os.fsencode(getpass.getpass(f"Passphrase of {printable(path)}: "))

@@ -32,7 +32,7 @@ def test_keys_that_are_no_directory(root: Root, tmp_path: Path, keys: str, reaso
     root.add(A, 1)
     (tmp_path / "file").touch()
     result = bootseal("verify", f"--sysroot={root.top}", f"--keys={tmp_path / keys}")
-    assert (result.returncode, result.stdout) == (66, "")
+    assert (result.returncode, result.stdout) == (74, "")
     assert result.stderr.startswith(f"bootseal: Failed to read the certificates in {tmp_path / keys}: {reason}")
 
 
@@ -54,7 +54,7 @@ def test_verify_with_other_keys(signed_root: Root, tmp_path: Path) -> None:
     assert run_verify(signed_root, "--keys", tmp_path / "keys")[1]["verdict"] == "untrusted-signer"
     (tmp_path / "keys/d.crt").write_bytes(certificate("p256").read_bytes())
     assert "signature" in run_verify(signed_root, "--keys", tmp_path / "keys")[1]
-    assert bootseal("verify", "--sysroot", signed_root.top, "--keys", tmp_path / "absent").returncode == 66
+    assert bootseal("verify", "--sysroot", signed_root.top, "--keys", tmp_path / "absent").returncode == 74
 
 
 def test_verify_with_another_initrd(signed_root: Root, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_verify_with_another_initrd(signed_root: Root, tmp_path: Path) -> None:
     assert (record["verdict"], record["keys"]) == ("untrusted-signer", str(other))
     other.write_bytes(b"junk")
     result = bootseal("verify", "--sysroot", signed_root.top, "--initrd", other)
-    assert (result.returncode, result.stdout) == (66, "")
+    assert (result.returncode, result.stdout) == (65, "")
     assert "neither cpio nor a known compression" in result.stderr
 
 
@@ -158,7 +158,7 @@ def test_verify_ends_with_a_reason(root: Root, tmp_path: Path, content: bytes, r
     result = bootseal("verify", f"--sysroot={root.top}", f"--initrd={tmp_path}/initrd")
     assert reason in result.stderr
     assert "hint: " in result.stderr
-    assert result.returncode in (66, 78)
+    assert result.returncode in (65, 78)
 
 
 @pytest.mark.parametrize("command", [[], ["--all"]], ids=["one", "all"])
@@ -168,7 +168,7 @@ def test_a_reader_that_dies_is_a_failure(
     root.add("a" * 64, 1, initrd="/initrd.img")
     root.set_initrd(b"")
     do_instead(monkeypatch, "os.kill(os.getpid(), signal.SIGSEGV)")
-    assert cli.main(["verify", f"--sysroot={root.top}", *command]) == 66
+    assert cli.main(["verify", f"--sysroot={root.top}", *command]) == 65
     told = capsys.readouterr().err.splitlines()
     assert "Failed to read the initrd" in told[0]
     assert "the process that reads it ended with signal 11" in told[0]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from bootseal import __version__
 from bootseal.errors import Refusal
 from bootseal.host import cli
+from bootseal.host.commands import verify
 from bootseal.verdicts import NO_IMAGE
 
 from .program import TREE, bootseal, certificate, image, key
@@ -23,6 +25,7 @@ import sys
 before = set(sys.modules)
 sys.path.insert(0, sys.argv.pop(1))
 from bootseal.host import cli
+from bootseal.host.commands import verify
 try:
     cli.main()
 finally:
@@ -67,11 +70,55 @@ def test_help(command: str) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "status", "what"),
+    [
+        (["verify", "--sysroot="], 64, "--sysroot= is empty"),
+        (["verify", "--keys", ""], 64, "--keys= is empty"),
+        (["verify", ""], 64, "DEPLOYMENT is empty"),
+        (["sign", "x", "--key", "k", "--passphrase-file="], 64, "--passphrase-file= is empty"),
+        (["deploy", "--signature=", "--sysroot=/"], 64, "--signature= is empty"),
+        (["verify", "--sysroot=/nowhere"], 66, "no ostree/deploy below /nowhere"),
+        (["verify", "--nonsense"], 64, "unrecognized arguments: --nonsense"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("json_", [["--json=short"], ["--json", "pretty"], ["--json=off"], []], ids=" ".join)
+def test_a_failure_is_an_object_as_well(
+    command: list[str], status: int, what: str, json_: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty value is a failure: the default that it would stand for is not what a script has meant."""
+    assert cli.main([*command, *json_]) == status
+    said = capsys.readouterr()
+    assert what in said.err.splitlines()[0]
+    if json_ in ([], ["--json=off"]):
+        assert said.out == ""
+    else:
+        value = json.loads(said.out)
+        assert (value["version"], value["exit_status"]) == (1, status)
+        assert said.err.splitlines()[0] == f"bootseal: {value['message']}"
+
+
+def test_a_refusal_names_its_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_: list[str]) -> int:
+        raise Refusal(NO_IMAGE, "missing", "/x")
+
+    monkeypatch.setattr(cli, "_main", refuse)
+    assert cli.main(["verify", "--json=short"]) == 66
+    value = {"version": 1, "message": "refused (no-image): missing: /x", "exit_status": 66, "hint": NO_IMAGE.hint}
+    assert json.loads(capsys.readouterr().out) == value | {"verdict": "no-image"}
+
+
+def test_an_empty_command_line_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "run", lambda arguments, _: 7 if arguments.cmdline == "" else 1)
+    assert cli.main(["verify", "--cmdline="]) == 7
+
+
 def loaded(*arguments: str | Path) -> tuple[set[str], set[str]]:
     """Run a command that must work, and return the commands and LIBRARIES that it imports."""
     command = [sys.executable, "-I", "-c", LOADED, str(TREE / "service"), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode in (0, 66), result.stderr
+    assert result.returncode in (0, 74), result.stderr
     modules = set(result.stderr.splitlines()[-1].split())
     commands = {name.removeprefix("bootseal.host.commands.") for name in modules if name.startswith("bootseal.host.commands.")}
     return commands, {name.partition(".")[0] for name in modules} & LIBRARIES

@@ -157,7 +157,7 @@ REFUSED = {
     "curve": ("k256", lambda: certificate("k256"), 65, "curve 1.3.132.0.10"),
     "ed25519": ("ed25519", lambda: certificate("ed25519"), 65, "neither an RSA nor an ECDSA key"),
     "key-usage": ("p256", lambda: certificate("p256", usage="key_agreement"), 65, "without digitalSignature"),
-    "no-certificate-file": ("p256", lambda: Path("/nowhere.pem"), 66, "No such file or directory"),
+    "no-certificate-file": ("p256", lambda: Path("/nowhere.pem"), 74, "No such file or directory"),
 }
 
 
@@ -262,7 +262,7 @@ def test_the_certificate_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
     assert seen == ["ephemeral.crt.new", "replace", tmp_path.name]
 
 
-@pytest.mark.parametrize(("command", "status"), [(["false"], 71), (["/nowhere/tool"], 66), (["sh", "-c", "kill -9 $$"], 71)])
+@pytest.mark.parametrize(("command", "status"), [(["false"], 71), (["/nowhere/tool"], 71), (["sh", "-c", "kill -9 $$"], 71)])
 def test_ephemeral_with_a_build_that_fails(tmp_path: Path, command: list[str], status: int) -> None:
     path = image(tmp_path)
     result = bootseal("sign", "--ephemeral", tmp_path, path, "--", *command)
@@ -272,7 +272,7 @@ def test_ephemeral_with_a_build_that_fails(tmp_path: Path, command: list[str], s
 
 def test_ephemeral_without_an_image(tmp_path: Path) -> None:
     result = bootseal("sign", "--ephemeral", tmp_path, tmp_path / "image", "--", "true")
-    assert result.returncode == 66
+    assert result.returncode == 74
     assert result.stderr.splitlines()[-1] == "bootseal: hint: COMMAND must make it"
 
 

@@ -135,7 +135,7 @@ def test_no_record(content: str | None, world: World, said: Callable[..., Said])
     path = world.run / "boot.json"
     path.unlink() if content is None else path.write_text(content, errors="surrogateescape")
     found = said()
-    assert found.status == 66
+    assert found.status == 74
     assert "Failed to read the record of this boot" in found.err
     assert ("not found" in found.err) == (content is None)
     assert "not verified by bootseal" in found.out
@@ -229,7 +229,7 @@ def test_program_on_a_machine_without_bootseal(mode: str) -> None:
     )
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SERVICE), "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nonexistent"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 66, done.stderr
+    assert done.returncode == 74, done.stderr
     assert "Traceback" not in done.stderr
     assert all(line.startswith("bootseal: ") for line in done.stderr.splitlines())
     if mode == "short":

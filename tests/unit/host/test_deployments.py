@@ -261,6 +261,28 @@ def test_the_booted_inode_is_read_back(root: Root) -> None:
     assert deployments._read_booted_inode() is None
 
 
+@pytest.mark.parametrize("command", [[], ["--all"]], ids=["one", "all"])
+def test_without_a_deployment_there_is_no_verdict(root: Root, command: list[str]) -> None:
+    (root.top / "ostree/deploy").mkdir(parents=True, exist_ok=True)
+    result = bootseal("verify", f"--sysroot={root.top}", *command)
+    assert (result.returncode, result.stdout) == (66, "")
+    assert "Failed to find a deployment below" in result.stderr
+
+
+def test_what_no_boot_entry_names_does_not_boot_next(root: Root) -> None:
+    root.add(A)
+    (only,) = deployments.list_all(str(root.top))
+    assert (only.state, only.options) == ("", None)
+    assert deployments.choose(str(root.top), None) == only
+    root.add(B)
+    with pytest.raises(Failure, match="no boot entry names one") as caught:
+        deployments.choose(str(root.top), None)
+    assert f"{A[:12]}.0" in caught.value.hint
+    root.add("c" * 64, 1)
+    assert deployments.choose(str(root.top), None).parts[1] == "c" * 64
+    assert [one.state for one in deployments.list_all(str(root.top))] == ["pending", "", ""]
+
+
 INITRDS: dict[str, Callable[[Path, Path], object]] = {
     "linked file": lambda initrd, outside: initrd.symlink_to(outside / "initrd.img"),
     "linked device": lambda initrd, _: initrd.symlink_to("/dev/zero"),
@@ -276,7 +298,8 @@ def test_an_initrd_is_a_file_of_boot(make: Callable[[Path, Path], object], root:
     (root.top / "boot/initrd.img").unlink()
     make(root.top / "boot/initrd.img", outside)
     result = bootseal("verify", f"--sysroot={root.top}")
-    assert (result.returncode, result.stdout) == (66, ""), result.stdout
+    assert result.returncode in (65, 74)
+    assert result.stdout == ""
     assert result.stderr.startswith(f"bootseal: Failed to read the initrd {root.top}/boot/initrd.img: "), result.stderr
 
 
@@ -285,7 +308,7 @@ def test_an_entry_names_no_initrd_outside_boot(start: str, root: Root, outside: 
     (outside / "initrd.img").write_bytes(make_initrd())
     root.add(A, 1, initrd=f"{start}outside/initrd.img")
     result = bootseal("verify", f"--sysroot={root.top}")
-    assert (result.returncode, result.stdout) == (66, "")
+    assert (result.returncode, result.stdout) == (74, "")
     assert "No such file or directory" in result.stderr
 
 
@@ -298,7 +321,7 @@ def test_the_initrd_beside_the_kernel_is_the_deployments_own(part: str, root: Ro
     (deployment / part).rename(outside / "old") if (deployment / part).exists() else None
     (deployment / part).symlink_to(outside / part)
     result = bootseal("verify", f"--sysroot={root.top}")
-    assert (result.returncode, result.stdout) == (66, ""), result.stdout
+    assert (result.returncode, result.stdout) == (74, ""), result.stdout
     assert "Failed to find the initrd" in result.stderr or "No such file or directory" in result.stderr
 
 

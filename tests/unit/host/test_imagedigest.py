@@ -153,7 +153,7 @@ def test_bad_digest_is_a_usage_error(tmp_path: Path, text: str) -> None:
         (lambda p: p.mkdir(), 65, "not a regular file"),
         (os.mkfifo, 65, "not a regular file"),
         (lambda p: p.touch(), 65, "empty"),
-        (lambda p: None, 66, "No such file or directory"),
+        (lambda p: None, 74, "No such file or directory"),
     ],
     ids=["directory", "fifo", "empty", "absent"],
 )

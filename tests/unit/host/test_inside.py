@@ -157,7 +157,7 @@ def test_read_named(tmp_path: Path) -> None:
     assert caught.value.status == 65
     with pytest.raises(Failure, match="Failed to read the key /nowhere: No such file or directory") as caught:
         inside.read_named("/nowhere", "the key", 3)
-    assert caught.value.status == 66
+    assert caught.value.status == 74
     reader, writer = os.pipe()
     os.write(writer, b"12")
     os.close(writer)

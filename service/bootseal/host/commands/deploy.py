@@ -23,7 +23,7 @@ from .. import arguments as shared
 from .. import deployments, gateunits, imagedigest, inside, objects, sidecars
 from ..checker import Checker
 from ..deployments import Deployed
-from ..output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, Failure, emit, note, os_failure
+from ..output import CANNOT_CREATE, DATA, OS_ERROR, Failure, emit, error, note, os_failure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     path = paths.image_of(deployed.path, sysroot)
     content = _make_pair(arguments, sysroot, deployed, path)
     checker = Checker(sysroot, shared.key_source(arguments))
-    _refuse_untrusted(checker, deployed, content, path)
+    _refuse_untrusted(checker, deployed, content, arguments.signature)
     with _open_writable(sysroot, deployed) as where:
         changed = _seal(where, deployed, digest.from_bytes(content.digest), path)
         if arguments.objects:
@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     text = f"{printable(deployed.name)}: {record['verdict']}{'' if changed else ' (nothing to change)'}"
     emit(record | {"changed": changed}, arguments.json, text)
     if record["exit_status"]:
-        raise Failure(record["exit_status"], f"Deployment {deployed.name} would not boot: {record['message']}", record["hint"])
+        error(f"Deployment {deployed.name} would not boot: {record['message']}", record["hint"])
+        return int(record["exit_status"])
     for line in record["missing"]:
         note(f"missing: {line}")
     return 0
@@ -69,7 +70,9 @@ def _make_pair(arguments: argparse.Namespace, sysroot: str, deployed: Deployed, 
         with inside.opened(sysroot, deployed.path) as directory:
             return _match(arguments, directory, image_path)
     except OSError as error:
-        raise os_failure(NO_INPUT, f"Failed to open the image {image_path}", error, verdicts.NO_IMAGE.hint) from error
+        raise os_failure(
+            verdicts.NO_IMAGE.exit_status, f"Failed to open the image {image_path}", error, verdicts.NO_IMAGE.hint
+        ) from error
 
 
 def _match(arguments: argparse.Namespace, directory: int, image_path: str) -> sidecars.Pair:
@@ -90,11 +93,14 @@ def _match(arguments: argparse.Namespace, directory: int, image_path: str) -> si
     return sidecars.Pair(given, signature)
 
 
-def _refuse_untrusted(checker: Checker, deployed: Deployed, content: sidecars.Pair, path: str) -> None:
-    """Verify as the boot does, before anything is written. Raises Refusal."""
+def _refuse_untrusted(checker: Checker, deployed: Deployed, content: sidecars.Pair, signature: str) -> None:
+    """Verify as the boot does, before anything is written. Raises Refusal that names the given `signature`."""
     keyring = checker.keyring(deployed)
-    unverified = Unverified(content.digest, stands_in=False, signature=content.signature, image_path=path)
-    verify.verify(unverified, BootKeyring(keyring.certificates, ()))
+    unverified = Unverified(content.digest, stands_in=False, signature=content.signature, image_path=paths.IMAGE)
+    try:
+        verify.verify(unverified, BootKeyring(keyring.certificates, ()))
+    except Refusal as refusal:
+        raise Refusal(refusal.verdict, refusal.what, signature, refusal.hint, details=tuple(refusal.details)) from refusal
 
 
 @contextlib.contextmanager

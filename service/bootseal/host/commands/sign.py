@@ -20,7 +20,7 @@ from ...linux import files
 from ...stages import verify
 from ...values import BootKeyring, Certificate, Signer, Unverified
 from .. import imagedigest, inside, sidecars
-from ..output import CANNOT_CREATE, DATA, NO_INPUT, OS_ERROR, USAGE, Failure, emit, note, os_failure, warning
+from ..output import CANNOT_CREATE, DATA, OS_ERROR, USAGE, Failure, emit, note, os_failure, warning
 
 if TYPE_CHECKING:
     from ..signingkeys import PrivateKey
@@ -254,7 +254,7 @@ def _run(command: list[str]) -> None:
     try:
         status = subprocess.run(command, check=False, stdout=2).returncode
     except OSError as error:
-        raise os_failure(NO_INPUT, f"Failed to run {command[0]}", error) from error
+        raise os_failure(OS_ERROR, f"Failed to run {command[0]}", error) from error
     if status:
         how = f"exit status {status}" if status > 0 else f"signal {-status}"
         raise Failure(

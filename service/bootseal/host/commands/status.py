@@ -13,7 +13,7 @@ from ...stages import mount
 from ..live import blockdevices, chain, drift, systemd
 from ..live.blockdevices import Device
 from ..live.systemd import Answer
-from ..output import NO_INPUT, NO_PERMISSION, emit, error, note, painted, table
+from ..output import DATA, IO_ERROR, NO_PERMISSION, emit, error, note, painted, table
 
 VERSION = 1
 _COLOURS = {
@@ -113,12 +113,12 @@ def _conclude(picture: Picture) -> int:
         return 0
     if record.verdict:
         error(record.message or record.verdict, record.hint or "")
-        return next((v.exit_status for v in verdicts.VERDICTS if v.name == record.verdict), NO_INPUT)
+        return next((v.exit_status for v in verdicts.VERDICTS if v.name == record.verdict), DATA)
     why = "unreadable or of another version" if os.path.exists(report.PATH) else "not found"
     active = picture.answer is not None and picture.answer.unit.active_state == "active"
     hint = f"{systemd.UNIT} ran in this boot: the record was removed or tampered with" if active else _UNUSED
     error(f"Failed to read the record of this boot, {report.PATH}: {why}", hint)
-    return NO_INPUT
+    return IO_ERROR
 
 
 def _ask_systemd(unknown: list[str]) -> Answer | None:

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     if arguments.all:
         if arguments.deployment or arguments.cmdline:
             raise Failure(USAGE, "Failed to read the command line: --all cannot be used with DEPLOYMENT or --cmdline=")
-        everything = deployments.list_all(sysroot)
+        everything = deployments.require_any(deployments.list_all(sysroot), sysroot)
         checker.read_initrds(everything)
         return _print_all([(deployed, _check_or_explain(checker, deployed)) for deployed in everything], arguments.json)
     deployed = deployments.choose(sysroot, arguments.deployment)
