@@ -6,12 +6,15 @@ the check of the signature.
 """
 
 import hashlib
+import os
+import re
 import sys
 import warnings
+from collections.abc import Iterator
 
 import cryptography.hazmat.backends.openssl  # noqa: F401  # otherwise each child of dryrun.py imports it
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -31,17 +34,64 @@ _HASHES: dict[str, type[hashes.SHA256] | type[hashes.SHA384] | type[hashes.SHA51
 _SPKI = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def check_keyring(directory: str) -> int:
-    """Compare the boot keyring of an unpacked initrd. On an error, print one line to stderr and return 78 (EX_CONFIG)."""
+def check_keyring(directory: str, tree: str = "/") -> int:
+    """Compare the boot keyring of an unpacked initrd, and look for mistakes in the key directories of `tree`, its source.
+
+    On an error, print one line to stderr and return 78 (EX_CONFIG).
+    """
     try:
         voa = config.load(directory).voa
         trusted = keyring.load(config.certificates(directory, keyring.DIRECTORY, keyring.SUFFIXES, voa))
         problems = [*trusted.skipped, *(f"{c.path}: {text}" for c in trusted.certificates if (text := difference(c)))]
+        problems += [f"{path}: {text}" for path, text in _find_strays(tree)]
     except Refusal as refusal:
         problems = [f"{refusal.what}: {refusal.path}"]
     for problem in problems[:1]:
         print(problem, file=sys.stderr)
     return 78 if problems else 0
+
+
+def _find_strays(tree: str) -> Iterator[tuple[str, str]]:
+    """Find private keys, and certificates that no boot reads because of their suffix."""
+    for top in config.DIRECTORIES:
+        directory = os.path.join(tree, top, keyring.DIRECTORY)
+        for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
+            path = os.path.join(directory, name)
+            content = _read_start(path)
+            if _is_private_key(content):
+                yield path, "a private key: it must never be in a tree that becomes an image"
+            elif not name.endswith(keyring.SUFFIXES) and _is_certificate(path, content):
+                yield path, f"a certificate, but its name does not end in {', '.join(keyring.SUFFIXES)}"
+
+
+def _read_start(path: str) -> bytes:
+    """Read a regular file, empty if it is none."""
+    if not os.path.isfile(path):
+        return b""
+    with open(path, "rb") as file:
+        return file.read(keyring.MAX_SIZE)
+
+
+def _is_private_key(content: bytes) -> bool:
+    if re.search(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----", content):
+        return True
+    try:
+        serialization.load_der_private_key(content, None)
+    except TypeError:  # a passphrase is missing
+        return True
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _is_certificate(path: str, content: bytes) -> bool:
+    if b"-----BEGIN CERTIFICATE-----" in content:
+        return True
+    try:
+        read(path, content)
+    except keyring.Unusable:
+        return False
+    return True
 
 
 def difference(certificate: Certificate) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography import __version__ as cryptography_release
 from cryptography import x509 as cryptography_x509
+from cryptography.hazmat.primitives import serialization
 
 from bootseal import digest, libcrypto, reference
 from bootseal.formats import der, pkcs7, x509
@@ -333,11 +334,46 @@ def initrd(tmp_path: Path) -> Path:
 
 
 def checked(initrd: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    status = reference.check_keyring(str(initrd))
+    status = reference.check_keyring(str(initrd), str(initrd / "nowhere"))
     out, error = capsys.readouterr()
     assert out == ""
     assert error.count("\n") == (status != 0)
     return status, error
+
+
+CERTS, KEYS = VECTORS / "certs", VECTORS / "keys"
+ENCRYPTED = serialization.BestAvailableEncryption(b"x")
+
+
+def private_der(encryption: serialization.KeySerializationEncryption) -> bytes:
+    pkcs8 = serialization.PrivateFormat.PKCS8
+    return private_key("p256").private_bytes(serialization.Encoding.DER, pkcs8, encryption)
+
+
+STRAYS: dict[str, tuple[bytes, str]] = {
+    "release.key": ((KEYS / "p256.pem").read_bytes(), "a private key: "),
+    "both.txt": ((CERTS / "p256.pem").read_bytes() + (KEYS / "p256.pem").read_bytes(), "a private key: "),
+    "key.bin": (private_der(serialization.NoEncryption()), "a private key: "),
+    "key.p8": (private_der(ENCRYPTED), "a private key: "),
+    "vendor.cert": ((CERTS / "p256.pem").read_bytes(), "a certificate, but its name does not end in .crt, .pem, "),
+    "vendor": ((CERTS / "rsa2048.der").read_bytes(), "a certificate, but its name does not end in .crt, .pem, "),
+    "README": (b"The keys of the vendor.\n", ""),
+    "empty": (b"", ""),
+}
+
+
+@pytest.mark.parametrize("top", ["etc", "usr/lib"])
+@pytest.mark.parametrize(("name", "stray"), STRAYS.items(), ids=STRAYS)
+def test_what_no_initrd_should_miss(
+    initrd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], top: str, name: str, stray: tuple[bytes, str]
+) -> None:
+    """dracut installs by the suffix, so only its source has such a file."""
+    tree = tmp_path / "source"
+    (tree / top / "bootseal/keys.d").mkdir(parents=True)
+    (tree / top / "bootseal/keys.d" / name).write_bytes(stray[0])
+    assert reference.check_keyring(str(initrd), str(tree)) == (78 if stray[1] else 0)
+    expected = f"{tree}/{top}/bootseal/keys.d/{name}: {stray[1]}" if stray[1] else ""
+    assert capsys.readouterr().err.startswith(expected)
 
 
 def test_keyring_on_which_the_readers_agree(initrd: Path, capsys: pytest.CaptureFixture[str]) -> None:

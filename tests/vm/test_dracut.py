@@ -90,6 +90,14 @@ FAILING: dict[str, tuple[Callable[[str], guest.Initrd], str]] = {
     "bad-certificate": (partial(_build, files=(JUNK,)), r"no usable certificate: /etc/bootseal/keys\.d/junk\.pem: .+"),
     "weak-certificate": (partial(_build, files=(WEAK,)), r"no usable certificate: .*weak\.der: an RSA key of 1024 bits"),
     "private-key": (partial(_build, files=(SECRET,)), r"no usable certificate: .*secret\.pem: a private key"),
+    "private-key-of-another-name": (
+        partial(_build, files=(("usr/lib/bootseal/keys.d/release.key", SECRET[1]),)),
+        r"/usr/lib/bootseal/keys\.d/release\.key: a private key",
+    ),
+    "certificate-of-another-name": (
+        partial(_build, files=(("etc/bootseal/keys.d/vendor.cert", (VECTORS / "certs/p256.pem").read_bytes()),)),
+        r"/etc/bootseal/keys\.d/vendor\.cert: a certificate, but its name does not end in \.crt, ",
+    ),
     "unknown-config-key": (
         partial(_build, conf="[Enroll]\nMethods=none\n"),
         r"unknown key \[Enroll\] Methods=: /etc/bootseal/bootseal\.conf",

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from .. import digest
 from ..digest import BLOCK_SIZE, SIZES, Digest
 from ..linux import files
-from .output import DATA, IO_ERROR, USAGE, Failure, Progress, os_failure
+from .output import DATA, IO_ERROR, USAGE, Failure, Progress, os_failure, warning
 
 _CHUNK = 256 * BLOCK_SIZE
 # Of a deployment's image. An image of 1 GiB names millions of files.
 MAX_SIZE = 1 << 30
+# The magic number of its superblock, see include/uapi/linux/magic.h and fs/erofs/erofs_fs.h of Linux.
+_EROFS, _EROFS_AT = bytes.fromhex("e2e1f5e0"), 1024
 
 
 def compute(path: str, algorithm: str, hint: str, directory: int | None = None) -> Digest:
@@ -29,6 +31,8 @@ def compute(path: str, algorithm: str, hint: str, directory: int | None = None) 
         raise os_failure(IO_ERROR, f"Failed to open the image {path}", error, hint) from error
     try:
         before = _check_kind(fd, path)
+        if os.pread(fd, len(_EROFS), _EROFS_AT) != _EROFS:
+            warning(f"{path} is not an EROFS image: no boot mounts it")
         if directory is not None and before.st_size > MAX_SIZE:
             raise Failure(DATA, f"Failed to read the image {path}: larger than {MAX_SIZE} bytes")
         with Progress(f"Computing the digest of {os.path.basename(path)}", before.st_size) as progress:

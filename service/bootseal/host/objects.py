@@ -19,6 +19,7 @@ from .output import OS_ERROR, Progress, os_failure
 _NAME = re.compile(rb"/([0-9a-f]{2}/[0-9a-f]{62}(?:\.file)?)")
 _LONGEST = len("/00/.file") + 62
 _CHUNK = 1 << 20
+_EXT4_FEATURES = "/sys/fs/ext4/features"  # of the kernel, see Documentation/ABI/testing/sysfs-fs-ext4
 MAX_OBJECTS = 1 << 20
 
 
@@ -121,6 +122,8 @@ def enable(name: str, directory: int, algorithm: str) -> bool:
 def hint(error: OSError) -> str:
     """Advise on an error of enable()."""
     if error.errno in fsverity.UNSUPPORTED:
+        if os.path.isdir(_EXT4_FEATURES) and not os.path.exists(f"{_EXT4_FEATURES}/verity"):
+            return "use a kernel with fs-verity (CONFIG_FS_VERITY)"
         return "enable fs-verity in the filesystem: ext4 needs 'tune2fs -O verity DEVICE'; btrfs and f2fs support it"
     if error.errno == errno.EINVAL:
         return "use a filesystem with a block size of 4096"

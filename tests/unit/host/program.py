@@ -117,9 +117,10 @@ def tool(name: str, *arguments: str | Path) -> str:
 
 
 def image(directory: Path, size: int = 100_001) -> Path:
-    """Make a file to sign, whose content does not repeat."""
+    """Make a file to sign, with the magic number of EROFS, whose content does not repeat."""
     path = directory / "image.cfs"
-    path.write_bytes(b"".join(number.to_bytes(4, "big") for number in range(size // 4 + 1))[:size])
+    content = b"".join(number.to_bytes(4, "big") for number in range(size // 4 + 1))[:size]
+    path.write_bytes(content[:1024] + bytes.fromhex("e2e1f5e0") + content[1028:])
     return path
 
 

@@ -262,6 +262,27 @@ def test_the_certificate_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
     assert seen == ["ephemeral.crt.new", "replace", tmp_path.name]
 
 
+def test_what_is_no_image_is_signed_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "image.cfs"
+    path.write_bytes(bytes(4096))
+    result = bootseal("sign", path, "--key", key("p256"), "--cert", certificate("p256"))
+    assert (result.returncode, result.stderr) == (0, f"bootseal: warning: {path} is not an EROFS image: no boot mounts it\n")
+
+
+def test_a_given_digest_replaces_no_pair_of_another_one(tmp_path: Path) -> None:
+    path, options = image(tmp_path), ("--key", key("p256"), "--cert", certificate("p256"))
+    signed(path, *options)
+    before = beside(path)
+    result = bootseal("sign", path, *options, "--digest", "sha256:" + "11" * 32)
+    assert result.returncode == 73
+    assert result.stderr.startswith(f"bootseal: Failed to sign {path}: {path}.digest and its signature are there, for another")
+    assert beside(path) == before
+    signed(path, *options, "--digest", f"sha256:{before[0].hex()}")
+    path.write_bytes(path.read_bytes() + b"changed")
+    signed(path, *options)
+    assert beside(path)[0] != before[0]
+
+
 @pytest.mark.parametrize(("command", "status"), [(["false"], 71), (["/nowhere/tool"], 71), (["sh", "-c", "kill -9 $$"], 71)])
 def test_ephemeral_with_a_build_that_fails(tmp_path: Path, command: list[str], status: int) -> None:
     path = image(tmp_path)

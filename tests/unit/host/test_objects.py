@@ -25,6 +25,14 @@ def test_an_object_that_is_no_file_is_missing(kind: str, tmp_path: Path, outside
     os.close(directory)
 
 
+@pytest.mark.parametrize(("features", "hint"), [((), "use a kernel with fs-verity"), (("verity",), "enable fs-verity in the")])
+def test_the_kernel_may_lack_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: tuple[str, ...], hint: str) -> None:
+    for name in features:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(objects, "_EXT4_FEATURES", str(tmp_path))
+    assert objects.hint(OSError(errno.EOPNOTSUPP, "")).startswith(hint)
+
+
 @pytest.mark.parametrize("error", [errno.EIO, errno.EACCES])
 def test_an_object_that_cannot_be_opened_is_an_error(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "open_regular", raising(error))

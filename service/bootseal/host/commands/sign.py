@@ -140,7 +140,7 @@ def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: byte
     except Refusal as refusal:
         what = f"Failed to sign {arguments.image}: the boot would not accept the signature: {refusal.what}"
         raise Failure(DATA, what) from refusal
-    _write(arguments.image, sidecars.Pair(image_digest.value, signature))
+    _write(arguments.image, sidecars.Pair(image_digest.value, signature), keep_other=bool(arguments.digest))
     _check_dates(signer.certificate)
     value = {
         "version": 1,
@@ -164,8 +164,8 @@ def _check_dates(certificate: Certificate) -> None:
         warning(f"the certificate of {certificate.subject_text} is valid only from {dates}: the boot does not check dates")
 
 
-def _write(image: str, content: sidecars.Pair) -> None:
-    """Write both files beside the image. Raises Failure."""
+def _write(image: str, content: sidecars.Pair, *, keep_other: bool) -> None:
+    """Write both files beside the image. Raises Failure, with `keep_other` also if they are there for another digest."""
     directory, name = os.path.split(image)
     hint = ""
     try:
@@ -174,6 +174,9 @@ def _write(image: str, content: sidecars.Pair) -> None:
             if _is_immutable(fd):
                 hint = "a deployment's directory is immutable: sign a copy of the image, and use 'bootseal deploy'"
             place = sidecars.Place(fd, name, fd, f".{name}.bootseal")
+            if keep_other and (there := sidecars.read(place)) and there.digest != content.digest:
+                what = f"Failed to sign {image}: {paths.digest_of(image)} and its signature are there, for another digest"
+                raise Failure(CANNOT_CREATE, what, "give the path of the image that has this digest, or remove them")
             with sidecars.staged(place, content):
                 sidecars.install(place, content)
         finally:
