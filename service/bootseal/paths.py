@@ -12,7 +12,8 @@ DIGEST_SUFFIX, SIGNATURE_SUFFIX = ".digest", ".sig"
 
 # Below the physical root.
 DEPLOYMENTS = "ostree/deploy"
-OBJECTS = "ostree/repo/objects"
+REPOSITORY = "ostree/repo"
+OBJECTS = f"{REPOSITORY}/objects"
 # ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL, see ostree(1). No signature covers these names, so they are restricted: an
 # attacker who writes the disk must not be able to fake messages with them.
 _DIGITS = "0123456789"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read and write the GVariant types that ostree keeps in /run: a{sv} and as, little-endian.
+"""Read and write the GVariant types of ostree that bootseal needs: a{sv} and as, little-endian, and the first of a tuple.
 
 https://docs.gtk.org/glib/gvariant-specification-1.0.html
 """
@@ -20,6 +20,15 @@ def vardict(data: bytes) -> dict[str, tuple[str, bytes]]:
         values[string(entry[:name_end])] = (kind.decode("ascii", "replace"), content)
         start = end
     return values
+
+
+def first_of_tuple(data: bytes) -> bytes:
+    """Return the first member of a tuple; it and a later one have no fixed size. Raises Malformed."""
+    width = _choose_width(len(data))
+    end = _read_number(data[-width:])  # the table has the ends in reverse order
+    if not data or end > len(data) - width:
+        raise Malformed("a tuple whose table does not fit")
+    return data[:end]
 
 
 def strings(data: bytes) -> list[str]:

@@ -52,10 +52,19 @@ def judge(deployed: Deployed, sysroot: str, source: Source) -> Judgement:
 
 
 def _judge(deployed: Deployed, sysroot: str, source: Source) -> Judgement:
+    def rehearse(seen: Trail, missing: list[str]) -> str:
+        _rehearse_boot(deployed, sysroot, source, seen, missing)
+        return "would boot"
+
+    return conclude(rehearse, source)
+
+
+def conclude(rehearse: Callable[[Trail, list[str]], str], source: Source) -> Judgement:
+    """Return the record of what `rehearse` sees. It returns the message of a success, and raises Refusal."""
     seen, missing = Trail(), list[str]()
     try:
-        _rehearse_boot(deployed, sysroot, source, seen, missing)
-        ending: Judgement = {"verdict": verdicts.VERIFIED.name, "message": "would boot", "exit_status": 0}
+        message = rehearse(seen, missing)
+        ending: Judgement = {"verdict": verdicts.VERIFIED.name, "message": message, "exit_status": 0}
     except Refusal as refusal:
         ending = _describe_refusal(refusal, source)
     judged = {**records.as_json(records.of(seen)), "bootseal": __version__} | ending
@@ -77,7 +86,7 @@ def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail
         _check_initrd(source.initrd, source.name)
     policy = config.load(source.directory)
     trusted = seen(keyring.load(certificates(source)))
-    _compare_readers(trusted)
+    compare_readers(trusted)
     _check_kernel(deployed, sysroot, policy, missing)
     request = deployments.parse_request(deployed)
     if os.geteuid() == 0:
@@ -86,21 +95,21 @@ def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail
     try:
         pinned = boot.verified_image(deployment, trusted, seen, sysroot)
     finally:
-        _compare_verifiers(seen.last(Unverified), trusted)
+        compare_verifiers(seen.last(Unverified), trusted)
     if os.geteuid() == 0:
         _rehearse_root(pinned, deployment, policy, request, seen)
     else:
         missing.append("not tried without root: the kernel's check of the signature, and mounting")
 
 
-def _compare_readers(trusted: BootKeyring) -> None:
+def compare_readers(trusted: BootKeyring) -> None:
     """Refuse a certificate that another reader reads otherwise. Raises Refusal."""
     for certificate in trusted.certificates:
         if difference := reference.difference(certificate):
             raise Refusal(verdicts.INTERNAL, difference, certificate.path)
 
 
-def _compare_verifiers(unverified: Unverified | None, trusted: BootKeyring) -> None:
+def compare_verifiers(unverified: Unverified | None, trusted: BootKeyring) -> None:
     """Refuse a signature that another verifier judges otherwise, whatever the verdict is. Raises Refusal."""
     if unverified and (text := reference.disagreement(unverified, trusted)):
         raise Refusal(verdicts.INTERNAL, text, paths.signature_of(unverified.image_path))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import json
@@ -19,13 +20,14 @@ import pytest
 
 from bootseal import digest, paths, verdicts
 from bootseal.errors import Refusal
-from bootseal.host import checker, deployments, gateunits, objects
+from bootseal.host import carriers, checker, deployments, gateunits, objects
 from bootseal.host.commands import deploy, gate
 from bootseal.host.output import Failure
 from bootseal.linux import files, fsverity
 from bootseal.stages import writable
 
 from .program import beside, certificate, key, signed
+from .repositories import commit, repository, write_detached
 from .roots import A, Root
 
 pytestmark = pytest.mark.root  # a private copy of a mount, and the immutable flag
@@ -420,6 +422,112 @@ def test_it_fails_when_it_would_not_boot(
     said = capsys.readouterr()
     assert json.loads(said.out) == record | {"changed": True}
     assert "would not boot: refused (unsupported)\nbootseal: hint: h\n" in said.err
+
+
+# --- signatures that travel
+
+
+@pytest.fixture
+def carried(target: Target, tmp_path: Path) -> Callable[..., Path]:
+    """Make the deployment's commit, as ostree does, with signatures in its metadata and detached."""
+
+    def make(*options: str, detached: bytes | str | None = None) -> Path:
+        repo = target.root.top / "ostree/repo"
+        made = commit(repository(tmp_path / "elsewhere"), *options)
+        place = repo / f"objects/{A[:2]}/{A[2:]}.commit"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes((tmp_path / f"elsewhere/objects/{made[:2]}/{made[2:]}.commit").read_bytes())
+        if detached is not None:
+            write_detached(repo, A, detached)
+        return place.with_suffix(".commitmeta")
+
+    return make
+
+
+def _text(signature: bytes) -> str:
+    return f"--add-metadata-string={carriers.KEY}={base64.b64encode(signature).decode()}"
+
+
+def _strange(target: Target, tmp_path: Path) -> bytes:
+    """Make a good signature by a key that is not in the boot keyring."""
+    copy = tmp_path / "strange.cfs"
+    copy.write_bytes(target.image.read_bytes())
+    signed(copy, "--key", key("p384"), "--cert", certificate("p384"))
+    return beside(copy)[1]
+
+
+@pytest.mark.parametrize("where", ["detached", "metadata", "tree", "all"])
+def test_the_signature_of_the_commit_is_found(target: Target, carried: Callable[..., Path], where: str) -> None:
+    signature = target.pair[1]
+    carried(*[_text(signature)] * (where in ("metadata", "all")), detached=signature if where in ("detached", "all") else None)
+    if where in ("tree", "all"):
+        target.set_immutable(False)
+        (target.directory / "boot/bootseal").mkdir(parents=True)
+        (target.directory / f"boot/bootseal/{target.pair[0].hex()}.sig").write_bytes(signature)
+        target.set_immutable(True)
+    assert target.run(signature=None) == 0
+    assert beside(target.image) == target.pair
+    assert target.immutable
+
+
+def test_the_first_that_the_boot_accepts(
+    target: Target, carried: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carried(_text(target.pair[1]), detached=_strange(target, tmp_path))
+    assert target.run(signature=None) == 0
+    assert beside(target.image) == target.pair
+
+
+def test_none_that_the_boot_accepts(
+    target: Target, carried: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = _strange(target, tmp_path)
+    carried(_text(other), detached=other)
+    with pytest.raises(Refusal) as caught:
+        target.run(signature=None)
+    assert caught.value.verdict is verdicts.UNTRUSTED_SIGNER
+    assert caught.value.path == "the commit's detached metadata"
+    assert "bootseal: also tried: the commit's metadata: no certificate of the boot keyring made" in capsys.readouterr().err
+    assert target.beside() == NOTHING
+
+
+def test_none_travels(target: Target, carried: Callable[..., Path]) -> None:
+    carried()
+    with pytest.raises(Refusal, match="no signature travels with the commit aaaaaaaaaaaa") as caught:
+        target.run(signature=None)
+    assert caught.value.verdict is verdicts.NO_SIGNATURE
+    assert "bootseal sign --repo=" in caught.value.hint
+    assert target.beside() == NOTHING
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\xff" * 10_000_000], ids=["empty", "junk", "10 MB"])
+def test_junk_that_travels(
+    target: Target, carried: Callable[..., Path], capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    carried(detached=target.pair[1]).write_bytes(content)
+    with pytest.raises(Refusal, match="no-signature"):
+        target.run(signature=None)
+    said = capsys.readouterr().err
+    assert ("a signature cannot be used: the commit's detached metadata: damaged" in said) == bool(content)
+    assert target.beside() == NOTHING
+
+
+def test_a_signature_for_another_commit(target: Target, carried: Callable[..., Path], tmp_path: Path) -> None:
+    other = tmp_path / "another.cfs"
+    other.write_bytes(b"another image")
+    signed(other, "--key", key("p256"), "--cert", certificate("p256"))
+    carried(detached=beside(other)[1])
+    with pytest.raises(Refusal) as caught:
+        target.run(signature=None)
+    assert (caught.value.verdict, caught.value.path) == (verdicts.WRONG_SIGNATURE, "the commit's detached metadata")
+    assert target.beside() == NOTHING
+
+
+def test_what_is_in_place_stays_where_nothing_travels(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    target.run()
+    capsys.readouterr()
+    assert target.run(signature=None) == 0
+    assert json.loads(capsys.readouterr().out)["changed"] is False
 
 
 def _outside(target: Target, name: str) -> Path:

@@ -16,11 +16,10 @@ from ...digest import Digest
 from ...errors import Refusal, printable
 from ...formats import pkcs7
 from ...linux import files, fsverity
-from ...stages import verify, writable
+from ...stages import writable
 from ...stages.writable import Writable
-from ...values import BootKeyring, Unverified
 from .. import arguments as shared
-from .. import deployments, gateunits, imagedigest, inside, objects, sidecars
+from .. import carriers, deployments, gateunits, imagedigest, inside, objects, pairs, sidecars
 from ..checker import Checker
 from ..deployments import Deployed
 from ..output import CANNOT_CREATE, DATA, OS_ERROR, Failure, emit, error, note, os_failure
@@ -33,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the digest file that 'bootseal sign' made (default: computed from the deployment's image)",
     )
-    parser.add_argument("--signature", metavar="FILE", required=True, help="the signature that 'bootseal sign' made")
+    parser.add_argument(
+        "--signature",
+        metavar="FILE",
+        help="the signature that 'bootseal sign' made (default: the first of the commit's that the boot accepts)",
+    )
     parser.add_argument("--objects", action="store_true", help="also enable fs-verity on the image's objects where it is off")
     shared.add_source_arguments(parser)
 
@@ -43,9 +46,8 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     sysroot = shared.sysroot(arguments)
     deployed = deployments.choose(sysroot, arguments.deployment)
     path = paths.image_of(deployed.path, sysroot)
-    content = _make_pair(arguments, sysroot, deployed, path)
     checker = Checker(sysroot, shared.key_source(arguments))
-    _refuse_untrusted(checker, deployed, content, arguments.signature)
+    content = _find_pair(arguments, sysroot, deployed, checker)
     with _open_writable(sysroot, deployed) as where:
         changed = _seal(where, deployed, digest.from_bytes(content.digest), path)
         if arguments.objects:
@@ -64,43 +66,76 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     return 0
 
 
-def _make_pair(arguments: argparse.Namespace, sysroot: str, deployed: Deployed, image_path: str) -> sidecars.Pair:
-    """Read or compute digest and signature, and check that the digest is this image's. Raises Failure."""
+def _find_pair(arguments: argparse.Namespace, sysroot: str, deployed: Deployed, checker: Checker) -> sidecars.Pair:
+    """Find digest and signature, and verify them as the boot does, before anything is written. Raises Failure, Refusal."""
+    path = paths.image_of(deployed.path, sysroot)
     try:
         with inside.opened(sysroot, deployed.path) as directory:
-            return _match(arguments, directory, image_path)
+            algorithm = "sha256" if arguments.signature else _choose_algorithm(directory)
+            image_digest = _compute(arguments.digest, algorithm, directory, path)
+            found = _find_signatures(arguments.signature, sysroot, deployed, directory, image_digest)
     except OSError as error:
-        raise os_failure(
-            verdicts.NO_IMAGE.exit_status, f"Failed to open the image {image_path}", error, verdicts.NO_IMAGE.hint
-        ) from error
+        missing = verdicts.NO_IMAGE
+        raise os_failure(missing.exit_status, f"Failed to open the image {path}", error, missing.hint) from error
+    trusted = checker.keyring(deployed)
+    refusals: list[Refusal] = []
+    for one in found:
+        try:
+            pairs.check(pairs.Given(image_digest.value, one.signature, path, one.where), trusted)
+            return sidecars.Pair(image_digest.value, one.signature)
+        except Refusal as refusal:
+            refusals.append(refusal)
+    for other in refusals[1:]:
+        note(f"also tried: {other.path}: {other.what}")
+    raise refusals[0]
 
 
-def _match(arguments: argparse.Namespace, directory: int, image_path: str) -> sidecars.Pair:
-    computed = imagedigest.compute(image_path, "sha256", verdicts.NO_IMAGE.hint, directory)
-    signature = inside.read_named(arguments.signature, "the signature", pkcs7.MAX_SIZE)
-    given = inside.read_named(arguments.digest, "the digest", 64) if arguments.digest else computed.value
+def _compute(digest_file: str | None, algorithm: str, directory: int, path: str) -> Digest:
+    """Compute the digest of the deployment's image, and compare it with the digest file that was given. Raises Failure."""
+    if not digest_file:
+        return imagedigest.compute(path, algorithm, verdicts.NO_IMAGE.hint, directory)
     try:
-        wanted = digest.from_bytes(given)
+        wanted = digest.from_bytes(inside.read_named(digest_file, "the digest", 64))
     except ValueError as error:
-        raise Failure(DATA, f"Failed to use the digest {arguments.digest}: {error}") from error
-    if wanted.algorithm != computed.algorithm:
-        computed = imagedigest.compute(image_path, wanted.algorithm, verdicts.NO_IMAGE.hint, directory)
+        raise Failure(DATA, f"Failed to use the digest {digest_file}: {error}") from error
+    computed = imagedigest.compute(path, wanted.algorithm, verdicts.NO_IMAGE.hint, directory)
     if wanted != computed:
         hint = "sign the image of this very deployment: two commits of the same tree may give two images"
-        raise Failure(
-            DATA, f"Failed to deploy: {image_path} has the digest {computed}, but the signature is for {wanted}", hint
-        )
-    return sidecars.Pair(given, signature)
+        raise Failure(DATA, f"Failed to deploy: {path} has the digest {computed}, but the signature is for {wanted}", hint)
+    return computed
 
 
-def _refuse_untrusted(checker: Checker, deployed: Deployed, content: sidecars.Pair, signature: str) -> None:
-    """Verify as the boot does, before anything is written. Raises Refusal that names the given `signature`."""
-    keyring = checker.keyring(deployed)
-    unverified = Unverified(content.digest, stands_in=False, signature=content.signature, image_path=paths.IMAGE)
-    try:
-        verify.verify(unverified, BootKeyring(keyring.certificates, ()))
-    except Refusal as refusal:
-        raise Refusal(refusal.verdict, refusal.what, signature, refusal.hint, details=tuple(refusal.details)) from refusal
+def _choose_algorithm(directory: int) -> str:
+    """Return the algorithm that fs-verity enforces for the image already, or ostree's."""
+    with contextlib.suppress(OSError):
+        fd = objects.open_file(paths.IMAGE, directory)
+        try:
+            return fsverity.ALGORITHMS.get(fsverity.measure(fd)[0], "sha256")
+        finally:
+            os.close(fd)
+    return "sha256"
+
+
+def _find_signatures(
+    given: str | None, sysroot: str, deployed: Deployed, directory: int, image_digest: Digest
+) -> list[carriers.Found]:
+    """Return the signature that was given, or else those that travel, and the one that is in place. Raises Failure, Refusal."""
+    if given:
+        return [carriers.Found(given, inside.read_named(given, "the signature", pkcs7.MAX_SIZE))]
+    commit = carriers.Commit(sysroot, paths.REPOSITORY, deployed.parts[1])
+    carried = [*commit.signatures(), *carriers.in_tree(directory, image_digest.value)]
+    for one in carried:
+        if isinstance(one, carriers.Unusable):
+            note(f"a signature cannot be used: {one}")
+    found = [one for one in carried if isinstance(one, carriers.Found)]
+    present = sidecars.read(sidecars.Place(directory, paths.IMAGE, directory, ""))
+    if present and present.digest == image_digest.value:
+        found.append(carriers.Found(paths.signature_of(paths.image_of(deployed.path, sysroot)), present.signature))
+    if not found:
+        hint = "sign the commit: 'bootseal sign --repo=', or give a signature with --signature="
+        what = f"no signature travels with the commit {deployed.parts[1][:12]}"
+        raise Refusal(verdicts.NO_SIGNATURE, what, paths.image_of(deployed.path, sysroot), hint)
+    return found
 
 
 @contextlib.contextmanager

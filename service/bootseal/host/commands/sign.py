@@ -19,7 +19,7 @@ from ...formats import pkcs7
 from ...linux import files
 from ...stages import verify
 from ...values import BootKeyring, Certificate, Signer, Unverified
-from .. import imagedigest, inside, sidecars
+from .. import carriers, imagedigest, inside, sidecars
 from ..output import CANNOT_CREATE, DATA, OS_ERROR, USAGE, Failure, emit, note, os_failure, warning
 
 if TYPE_CHECKING:
@@ -32,7 +32,15 @@ _MAX_VALUE = 1 << 16  # bytes of a bare signature; of RSA with 4096 bits it has 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("image", metavar="IMAGE", help="composefs image; IMAGE.digest and IMAGE.sig are written beside it")
+    parser.add_argument(
+        "image", metavar="IMAGE", help="composefs image; IMAGE.digest and IMAGE.sig are written beside it; with --repo a commit"
+    )
+    parser.add_argument("--repo", metavar="REPO", help="sign a commit of this ostree repository: IMAGE is a checksum or branch")
+    parser.add_argument(
+        "--also-in-commit",
+        action="store_true",
+        help="commit the tree again with the signature in its metadata, for 'ostree container encapsulate --copymeta'",
+    )
     key = parser.add_argument_group("a key in a file")
     key.add_argument("--key", metavar="FILE", help="private key, PEM or DER, RSA or ECDSA")
     key.add_argument("--cert", metavar="FILE", help="its certificate, PEM or DER")
@@ -79,7 +87,11 @@ def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
         )
     if given[0] in ("key", "signature") and not arguments.cert:
         raise Failure(USAGE, f"Failed to sign: --{given[0]}= needs --cert=")
-    if os.path.basename(arguments.image) in ("", ".", ".."):
+    if arguments.repo and (arguments.digest or arguments.algorithm):
+        raise Failure(USAGE, "Failed to sign: --repo= takes the digest from the commit; omit --digest= and --algorithm=")
+    if arguments.also_in_commit and not arguments.repo:
+        raise Failure(USAGE, "Failed to sign: --also-in-commit needs --repo=")
+    if not arguments.repo and os.path.basename(arguments.image) in ("", ".", ".."):
         raise Failure(USAGE, f"Failed to sign: {arguments.image!r} is not the name of a file")
     if arguments.digest and arguments.algorithm:
         raise Failure(USAGE, "Failed to sign: --digest= already names the algorithm; omit --algorithm=")
@@ -91,6 +103,8 @@ def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
 
 
 def _find_digest(arguments: argparse.Namespace) -> Digest:
+    if arguments.repo:
+        return carriers.find_digest(carriers.resolve(arguments.repo, arguments.image))
     if arguments.digest:
         return imagedigest.parse(arguments.digest)
     hint = "COMMAND must make it" if arguments.ephemeral else "to sign without the image, give its --digest="
@@ -140,17 +154,31 @@ def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: byte
     except Refusal as refusal:
         what = f"Failed to sign {arguments.image}: the boot would not accept the signature: {refusal.what}"
         raise Failure(DATA, what) from refusal
-    _write(arguments.image, sidecars.Pair(image_digest.value, signature), keep_other=bool(arguments.digest))
+    if arguments.repo:
+        written = _attach(arguments, image_digest, signature)
+    else:
+        _write(arguments.image, sidecars.Pair(image_digest.value, signature), keep_other=bool(arguments.digest))
+        files = [paths.digest_of(arguments.image), paths.signature_of(arguments.image)]
+        written = {"image": arguments.image, "files": files}
     _check_dates(signer.certificate)
-    value = {
-        "version": 1,
-        "image": arguments.image,
-        "digest": str(image_digest),
-        "algorithm": signer.algorithm,
-        "files": [paths.digest_of(arguments.image), paths.signature_of(arguments.image)],
-    }
-    emit(value, arguments.json, f"{image_digest} {arguments.image}")
+    value = {"version": 1, "digest": str(image_digest), "algorithm": signer.algorithm} | written
+    emit(value, arguments.json, f"{image_digest} {written.get('commit') or arguments.image}")
     return 0
+
+
+def _attach(arguments: argparse.Namespace, image_digest: Digest, signature: bytes) -> dict[str, object]:
+    """Put the signature into the commit's metadata, and return what was written. Raises Failure."""
+    from .. import ostreerepo
+
+    commit = carriers.resolve(arguments.repo, arguments.image)
+    if carriers.find_digest(commit) != image_digest:
+        raise Failure(DATA, f"Failed to sign {arguments.image}: the branch has another commit now", "run it again")
+    if arguments.also_in_commit:
+        if arguments.image == commit.checksum:
+            raise Failure(USAGE, "Failed to sign: --also-in-commit moves a branch; give its name, not a checksum")
+        commit = ostreerepo.commit_again(commit, arguments.image, signature)
+    ostreerepo.attach(commit, signature)
+    return {"repo": arguments.repo, "commit": commit.checksum, "key": carriers.KEY}
 
 
 def _check_dates(certificate: Certificate) -> None:

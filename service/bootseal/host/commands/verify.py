@@ -6,10 +6,10 @@ import argparse
 from ... import record as records
 from ... import verdicts
 from .. import arguments as shared
-from .. import continuity, deployments
+from .. import continuity, deployments, filecheck
 from ..checker import Checker, describe_untrusted
 from ..deployments import Deployed
-from ..dryrun import Judgement
+from ..dryrun import Judgement, Source, certificates
 from ..output import USAGE, Failure, emit, error, table, warning
 
 _COLOURS = (
@@ -25,10 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="each deviation of a refused signature or certificate by name"
     )
+    files = parser.add_argument_group("files or a commit, instead of a deployment, with --keys= or --cert=")
+    files.add_argument("--signature", metavar="FILE", help="the signature (default: that beside --image=)")
+    files.add_argument("--digest", metavar="FILE", help="the digest file (default: that beside --image=, or computed)")
+    files.add_argument("--image", metavar="FILE", help="composefs image, whose digest is computed and compared")
+    files.add_argument("--repo", metavar="REPO", help="ostree repository; DEPLOYMENT is a commit there, by checksum or branch")
+    files.add_argument("--cert", metavar="FILE", help="certificates to trust")
 
 
 def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     """Print the verdict of one deployment or of all, and return the exit status."""
+    if arguments.signature or arguments.digest or arguments.image or arguments.repo:
+        return _verify_files(arguments)
+    if arguments.cert:
+        raise Failure(USAGE, "Failed to read the command line: --cert= needs --signature=, --image= or --repo=")
     sysroot = shared.sysroot(arguments)
     checker = Checker(sysroot, shared.key_source(arguments), verbose=arguments.verbose)
     if arguments.all:
@@ -42,6 +52,45 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
         state = "" if deployed.state == "staged" else deployed.state
         deployed = deployed._replace(options=arguments.cmdline, state=state)
     return _print_one(deployed, checker.check(deployed), arguments.json)
+
+
+def _verify_files(arguments: argparse.Namespace) -> int:
+    """Judge files or a commit, and return the exit status. Raises Failure, Refusal."""
+    _check_usage(arguments)
+    if arguments.repo:
+        name, everything = arguments.deployment, filecheck.read_commit(arguments.repo, arguments.deployment)
+    else:
+        one = filecheck.read(arguments.image, arguments.digest, arguments.signature)
+        name, everything = one.signature_name, [one]
+    source = Source("/", arguments.keys or arguments.cert, keys=arguments.keys)
+    trusted = certificates(source) if arguments.keys else [arguments.cert]
+    records = [filecheck.judge(one, source, trusted, verbose=arguments.verbose) for one in everything]
+    # As 'bootseal deploy' does: the first that the boot accepts.
+    record = next((record for record in records if not record["exit_status"]), records[0])
+    emit({"name": name} | record, arguments.json, _format(f"{name}:", record))
+    if record["exit_status"]:
+        error(record["message"], record.get("hint", ""))
+    return int(record["exit_status"])
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    """Refuse combinations that mean nothing. Raises Failure."""
+    elsewhere = ("all", "sysroot", "cmdline", "initrd", "system_keys")
+    what = ""
+    if given := [name for name in elsewhere if getattr(arguments, name)]:
+        what = f"--{given[0].replace('_', '-')} is for deployments, and cannot be used with files or a commit"
+    elif bool(arguments.keys) == bool(arguments.cert):
+        what = "files and commits need one of --keys= and --cert="
+    elif arguments.repo and (arguments.image or arguments.digest or arguments.signature):
+        what = "--repo= has digest and signature; omit --image=, --digest= and --signature="
+    elif arguments.repo and not arguments.deployment:
+        what = "--repo= needs a commit, by checksum or branch"
+    elif arguments.deployment and not arguments.repo:
+        what = f"{arguments.deployment} is a deployment, and cannot be used with files"
+    elif not arguments.repo and not arguments.image and not (arguments.digest and arguments.signature):
+        what = "give --image=, or --digest= and --signature="
+    if what:
+        raise Failure(USAGE, f"Failed to read the command line: {what}")
 
 
 def _check_or_explain(checker: Checker, deployed: Deployed) -> Judgement:
@@ -92,13 +141,18 @@ def _with_name(deployed: Deployed, record: Judgement) -> Judgement:
 
 
 def _as_text(deployed: Deployed, record: Judgement) -> str:
-    lines = [
-        [deployed.name + (f" ({deployed.state})" if deployed.state else "") + ", as the disk names it:", record["verdict"]]
-    ]
+    state = f" ({deployed.state})" if deployed.state else ""
+    return _format(f"{deployed.name}{state}, as the disk names it:", record)
+
+
+def _format(head: str, record: Judgement) -> str:
+    lines = [[head, record["verdict"]]]
     if name := _name_image(record):
         lines.append(["  image", name])
     if "image" in record:
         lines.append(["  digest", f"{record['image']['algorithm']}:{record['image']['digest']}"])
+    elif "digest" in record:
+        lines.append(["  digest", record["digest"]])
     if signature := record.get("signature"):
         lines.append(["  signer", f"{signature['subject']} ({signature['algorithm']}, until {signature['not_after']})"])
     lines.append(["  keys", f"{record.get('keyring', {}).get('certificates', 0)} from {record['keys']}"])
@@ -110,5 +164,5 @@ def _as_text(deployed: Deployed, record: Judgement) -> str:
         lines.append(["  not covered", ", ".join(record["not_covered"])])
     for finding in record.get("findings", ()):
         lines.append(["  deviation", f"{finding['name']}: the kernel {finding['kernel']}; {finding['remedy']}"])
-    head, *rest = lines
-    return "\n".join([table([head], _COLOURS), *([table(rest, {})] if rest else [])])
+    first, *rest = lines
+    return "\n".join([table([first], _COLOURS), *([table(rest, {})] if rest else [])])

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Find signatures that travel with an ostree commit.
+
+Everything here is from an untrusted disk, and is read with limits. libostree is not needed: a commit object is a tuple that
+begins with its metadata (a{sv}), and a file of the same name holds its detached metadata (a{sv}). See ostree-core.h of ostree.
+"""
+
+import base64
+import binascii
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from .. import digest, verdicts
+from ..digest import Digest
+from ..errors import LEADS_NOWHERE, reason
+from ..formats import gvariant, pkcs7
+from ..linux import files
+from . import inside
+from .output import DATA, IO_ERROR, Failure
+
+KEY = "bootseal.signature"
+DIGEST_KEY = "ostree.composefs.digest.v0"  # as 'ostree commit --generate-composefs-metadata' writes it
+# What bootc and rpm-ostree keep of a container image in the commit that they make of it.
+_MANIFEST, _CONFIG = "ostree.manifest", "ostree.container.image-config"
+_MAX_METADATA = 16 << 20  # bytes; a manifest and a configuration have some hundred thousand at most
+_CHECKSUM = re.compile(r"[0-9a-f]{64}")
+_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+Metadata = dict[str, tuple[str, bytes]]
+
+
+class Found(NamedTuple):
+    """A signature, DER, and where it was."""
+
+    where: str
+    signature: bytes
+
+
+class Unusable(Exception):
+    """A carrier that is there and holds no signature; the text says which and why."""
+
+
+class Commit(NamedTuple):
+    """A commit in the repository below the place `root`."""
+
+    root: str
+    repository: str
+    checksum: str
+
+    def __str__(self) -> str:
+        return self.checksum[:12]
+
+    def digest(self) -> bytes | None:
+        """Return the digest of its composefs image, if it was computed. Raises Unusable, OSError."""
+        kind, value = self._metadata().get(DIGEST_KEY, ("ay", b""))
+        return value if kind == "ay" and value else None
+
+    def signatures(self) -> Iterator[Found | Unusable]:
+        """Yield what it carries, in the order of bootseal(8)."""
+        yield from _found("the commit's detached metadata", lambda: _from_bytes(self._detached()))
+        yield from _found("the commit's metadata", lambda: _from_text(_string(self._metadata(), KEY)))
+        yield from _found("the commit's image manifest", lambda: _from_text(_annotation(self._metadata())))
+        yield from _found("the commit's image configuration", lambda: _from_text(_label(self._metadata())))
+
+    def _metadata(self) -> Metadata:
+        return _parse(gvariant.first_of_tuple, self._read("commit"))
+
+    def _detached(self) -> Metadata:
+        with suppress(FileNotFoundError):
+            return _parse(bytes, self._read("commitmeta"))
+        return {}
+
+    def _read(self, kind: str) -> bytes:
+        with inside.opened(self.root, self.repository) as repository:
+            fd = files.open_regular(repository, f"objects/{self.checksum[:2]}/{self.checksum[2:]}.{kind}")
+            try:
+                content = files.read_bounded(fd, _MAX_METADATA)
+            finally:
+                os.close(fd)
+        if content is None:
+            raise Unusable(f"larger than {_MAX_METADATA} bytes")
+        return content
+
+
+def resolve(repository: str, ref: str) -> Commit:
+    """Find a commit by its checksum, or by the name of a branch, as REF or REMOTE:REF. Raises Failure."""
+    if _CHECKSUM.fullmatch(ref):
+        return Commit(repository, ".", ref)
+    remote, colon, name = ref.rpartition(":")
+    if not _REF.fullmatch(name) or (colon and not _REF.fullmatch(remote)):
+        raise Failure(DATA, f"Failed to find the commit {ref}: neither a checksum nor the name of a branch")
+    path = f"refs/remotes/{remote}/{name}" if remote else f"refs/heads/{name}"
+    try:
+        with inside.opened(repository, "refs") as refs:
+            checksum = inside.read(refs, path.removeprefix("refs/"), 65).decode("ascii", "replace").strip()
+    except (OSError, files.NotRegular) as error:
+        why = reason(error) if isinstance(error, OSError) else "not a regular file"
+        raise Failure(verdicts.NO_DEPLOYMENT.exit_status, f"Failed to find the commit {ref} in {repository}: {why}") from error
+    if not _CHECKSUM.fullmatch(checksum):
+        raise Failure(DATA, f"Failed to find the commit {ref} in {repository}: {path} holds no checksum")
+    return Commit(repository, ".", checksum)
+
+
+def find_digest(commit: Commit) -> Digest:
+    """Return the digest of the commit's composefs image, as the commit has it. Raises Failure."""
+    try:
+        value = commit.digest()
+    except (OSError, files.NotRegular, Unusable) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error) or "not a regular file"
+        raise Failure(IO_ERROR if isinstance(error, OSError) else DATA, f"Failed to read the commit {commit}: {why}") from error
+    if value is None:
+        hint = "commit with 'ostree commit --generate-composefs-metadata'"
+        raise Failure(DATA, f"Failed to find the digest of the commit {commit}: it has no {DIGEST_KEY}", hint)
+    try:
+        return digest.from_bytes(value)
+    except ValueError as error:
+        raise Failure(DATA, f"Failed to use the {DIGEST_KEY} of the commit {commit}: {error}") from error
+
+
+def in_tree(directory: int, digest: bytes) -> Iterator[Found | Unusable]:
+    """Yield the signature that the deployed tree has in boot/bootseal/HEX.sig, if any."""
+
+    def read() -> bytes | None:
+        with suppress(FileNotFoundError):
+            return inside.read(directory, f"boot/bootseal/{digest.hex()}.sig", pkcs7.MAX_SIZE + 1)
+        return None
+
+    yield from _found(f"/boot/bootseal/{digest.hex()}.sig of the tree", read)
+
+
+def _found(where: str, read: Callable[[], bytes | None]) -> Iterator[Found | Unusable]:
+    """Yield what `read` returns, or why it fails; nothing if nothing is there."""
+    try:
+        signature = read()
+    except OSError as error:
+        if error.errno not in LEADS_NOWHERE:
+            yield Unusable(f"{where}: {reason(error)}")
+        return
+    except files.NotRegular:
+        yield Unusable(f"{where}: not a regular file")
+        return
+    except (Unusable, ValueError, RecursionError) as error:
+        yield Unusable(f"{where}: {error}")
+        return
+    if signature is not None and len(signature) > pkcs7.MAX_SIZE:
+        yield Unusable(f"{where}: larger than {pkcs7.MAX_SIZE} bytes")
+    elif signature is not None:
+        yield Found(where, signature)
+
+
+def _parse(part: Callable[[bytes], bytes], data: bytes) -> Metadata:
+    try:
+        return gvariant.vardict(part(data))
+    except gvariant.Malformed as error:
+        raise Unusable(f"damaged ({error})") from error
+
+
+def _from_bytes(metadata: Metadata) -> bytes | None:
+    if KEY not in metadata:
+        return None
+    kind, value = metadata[KEY]
+    if kind != "ay":
+        raise Unusable(f"{KEY} is of type {kind[:16]}, not ay")
+    return value
+
+
+def _string(metadata: Metadata, key: str) -> str | None:
+    if key not in metadata:
+        return None
+    kind, value = metadata[key]
+    if kind != "s":
+        raise Unusable(f"{key} is of type {kind[:16]}, not s")
+    return gvariant.string(value)
+
+
+def _from_text(text: object) -> bytes | None:
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise Unusable(f"{KEY} is no string")
+    try:
+        return base64.b64decode(text.encode("ascii"), validate=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise Unusable(f"{KEY} is not base64") from error
+
+
+def _annotation(metadata: Metadata) -> object:
+    return _member(_object(metadata, _MANIFEST), "annotations", KEY)
+
+
+def _label(metadata: Metadata) -> object:
+    return _member(_object(metadata, _CONFIG), "config", "Labels", KEY)
+
+
+def _object(metadata: Metadata, key: str) -> Any:
+    text = _string(metadata, key)
+    return None if text is None else json.loads(text)
+
+
+def _member(value: Any, *names: str) -> Any:
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Judge a digest and a signature without a deployment: the boot's own check of their bytes, and nothing else.
+
+It needs neither root nor fs-verity.
+"""
+
+import os
+
+from .. import digest, paths, verdicts
+from ..errors import Refusal
+from ..formats import pkcs7
+from ..record import Trail
+from ..stages import keyring
+from . import carriers, deviations, dryrun, imagedigest, inside, pairs
+from .dryrun import Judgement, Source
+from .output import note
+from .pairs import Given
+
+
+def read(image: str | None, digest_file: str | None, signature_file: str | None) -> Given:
+    """Read the files that were named, or else those beside the image. Raises Failure, Refusal."""
+    name = signature_file or paths.signature_of(image or "")
+    if not signature_file and not os.path.exists(name):
+        raise Refusal(verdicts.NO_SIGNATURE, "missing", name)
+    signature = inside.read_named(name, "the signature", pkcs7.MAX_SIZE)
+    if image and not digest_file and os.path.exists(paths.digest_of(image)):
+        digest_file = paths.digest_of(image)
+    given = inside.read_named(digest_file, "the digest", max(digest.SIZES.values())) if digest_file else b""
+    if image:
+        computed = imagedigest.compute(image, "sha512" if len(given) == digest.SIZES["sha512"] else "sha256", "")
+        if digest_file and len(given) in digest.SIZES.values() and given != computed.value:
+            what = f"the image has the digest {computed}, and {digest_file} says {given.hex()}"
+            raise Refusal(verdicts.IMAGE_MISMATCH, what, image)
+        given = given or computed.value
+    return Given(given, signature, digest_file or image or "", name)
+
+
+def read_commit(repository: str, ref: str) -> list[Given]:
+    """Read all that a commit carries. Raises Failure, and Refusal if it carries no signature."""
+    commit = carriers.resolve(repository, ref)
+    value, carried = carriers.find_digest(commit).value, list(commit.signatures())
+    for one in carried:
+        if isinstance(one, carriers.Unusable):
+            note(f"a signature cannot be used: {one}")
+    name = f"{carriers.DIGEST_KEY} of {commit}"
+    found = [Given(value, one.signature, name, one.where) for one in carried if isinstance(one, carriers.Found)]
+    if not found:
+        hint = "sign the commit: 'bootseal sign --repo='"
+        raise Refusal(verdicts.NO_SIGNATURE, f"no signature travels with the commit {commit}", repository, hint)
+    return found
+
+
+def judge(given: Given, source: Source, certificates: list[str], *, verbose: bool) -> Judgement:
+    """Return the record as dryrun.judge() does, and the digest; `verbose` adds the deviations of what is refused."""
+
+    def check(seen: Trail, _missing: list[str]) -> str:
+        trusted = seen(keyring.load(certificates))
+        dryrun.compare_readers(trusted)
+        try:
+            seen(pairs.check(given, trusted))
+        finally:
+            dryrun.compare_verifiers(pairs.as_unverified(given), trusted)
+        return "the signature is good"
+
+    record = dryrun.conclude(check, source)
+    if verbose and record["exit_status"]:
+        found = [
+            *deviations.signature(given.signature),
+            *(one for path in certificates for one in deviations.certificate(path)),
+        ]
+        record["findings"] = [finding._asdict() for finding in found]
+    try:
+        return record | {"digest": str(digest.from_bytes(given.digest))}
+    except ValueError:
+        return record
