@@ -27,14 +27,16 @@ install: ## install below DESTDIR and PREFIX (default: /usr)
 	sed 's|@LIBDIR@|$(LIBDIR)|' service/bootseal.in > "$(DESTDIR)$(PREFIX)/bin/bootseal"
 	chmod 755 "$(DESTDIR)$(PREFIX)/bin/bootseal"
 	install -m 644 units/bootseal.service "$(DESTDIR)$(UNITDIR)/bootseal.service"
-	install -m 644 units/bootseal-gate.path "$(DESTDIR)$(UNITDIR)/bootseal-gate.path"
+	install -m 644 units/bootseal-gate.path units/bootseal-deploy.path "$(DESTDIR)$(UNITDIR)/"
 	install -d "$(DESTDIR)$(UNITDIR)/ostree-finalize-staged.service.d"
-	sed 's|=/usr/bin/bootseal |=$(PREFIX)/bin/bootseal |' units/bootseal-gate.service > "$(DESTDIR)$(UNITDIR)/bootseal-gate.service"
+	for unit in bootseal-gate bootseal-deploy; do \
+		sed 's|=/usr/bin/bootseal |=$(PREFIX)/bin/bootseal |' units/$$unit.service > "$(DESTDIR)$(UNITDIR)/$$unit.service" && \
+		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit.service" || exit 1; \
+	done
 	sed 's|=/usr/bin/bootseal |=$(PREFIX)/bin/bootseal |' units/bootseal-gate.conf > \
 		"$(DESTDIR)$(UNITDIR)/ostree-finalize-staged.service.d/50-bootseal-gate.conf"
 	sed 's|^_bootseal_libdir=.*|_bootseal_libdir=$(LIBDIR)|' dracut/52bootseal/module-setup.sh > "$(DESTDIR)$(DRACUTDIR)/module-setup.sh"
-	chmod 644 "$(DESTDIR)$(UNITDIR)/bootseal-gate.service" \
-		"$(DESTDIR)$(UNITDIR)/ostree-finalize-staged.service.d/50-bootseal-gate.conf"
+	chmod 644 "$(DESTDIR)$(UNITDIR)/ostree-finalize-staged.service.d/50-bootseal-gate.conf"
 	chmod 755 "$(DESTDIR)$(DRACUTDIR)/module-setup.sh"
 	install -m 644 dracut/52bootseal/python-deps/__main__.py "$(DESTDIR)$(DRACUTDIR)/python-deps/__main__.py"
 	install -m 644 units/bootseal-guard.service units/initrd-system.conf units/initrd-switch-root.conf units/emergency.conf \

@@ -20,7 +20,7 @@ import pytest
 
 from bootseal import digest, paths, verdicts
 from bootseal.errors import Refusal
-from bootseal.host import carriers, checker, deployments, gateunits, objects
+from bootseal.host import carriers, checker, deployments, gateunits, objects, placing
 from bootseal.host.commands import deploy, gate
 from bootseal.host.output import Failure
 from bootseal.linux import files, fsverity
@@ -98,7 +98,14 @@ class Target:
             os.close(fd)
 
     def run(self, **more: Any) -> int:
-        options = {"deployment": None, "digest": None, "signature": str(self.signature), "objects": False, "json": "short"}
+        options = {
+            "deployment": None,
+            "digest": None,
+            "signature": str(self.signature),
+            "objects": False,
+            "all": False,
+            "json": "short",
+        }
         options |= {"sysroot": str(self.root.top), "initrd": None, "keys": str(self.keys), "system_keys": False}
         return deploy.run(Namespace(**(options | more)), [])
 
@@ -204,7 +211,7 @@ def _steps(patch: pytest.MonkeyPatch, before: Callable[[], None]) -> None:
 
     for name in ("rename", "unlink", "link", "fsync"):
         patch.setattr(os, name, wrapped(getattr(os, name)))
-    for module, name in ((files, "set_immutable"), (deploy, "sync"), (fsverity, "enable")):
+    for module, name in ((files, "set_immutable"), (placing, "sync"), (fsverity, "enable")):
         patch.setattr(module, name, wrapped(getattr(module, name)))
 
 
@@ -243,7 +250,7 @@ def _last_step(target: Target) -> str:
 
     with pytest.MonkeyPatch.context() as patch:
         _steps(patch, step)
-        patch.setattr(deploy, "sync", sync)
+        patch.setattr(placing, "sync", sync)
         assert target.run() == 0
     return last
 
@@ -353,14 +360,14 @@ def test_a_disk_that_fails_in_the_end_is_told(target: Target, monkeypatch: pytes
         raise OSError(errno.EIO, "injected")
 
     target.run()
-    monkeypatch.setattr(deploy, "sync", sync)
+    monkeypatch.setattr(placing, "sync", sync)
     with pytest.raises(Failure, match="Input/output error"):
         target.run()
 
 
 def test_sync_is_the_kernels() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
-        deploy.sync(-1)
+        placing.sync(-1)
 
 
 def _deploy_another(target: Target) -> None:
@@ -528,6 +535,31 @@ def test_what_is_in_place_stays_where_nothing_travels(target: Target, capsys: py
     capsys.readouterr()
     assert target.run(signature=None) == 0
     assert json.loads(capsys.readouterr().out)["changed"] is False
+
+
+def test_all_that_boot_and_lack_it(target: Target, carried: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    carried(detached=target.pair[1])
+    target.root.add("c" * 64, 2)  # it has no image
+    target.root.add("d" * 64)  # no boot entry names it
+    assert target.run(all=True, signature=None) == 66
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["name"], first["exit_status"]) == ("os/cccccccccccc.0", 66)
+    assert (second["name"], second["exit_status"]) == ("os/aaaaaaaaaaaa.0", 0)
+    assert beside(target.image) == target.pair
+
+
+@pytest.mark.parametrize("more", [{"deployment": A}, {"digest": "x"}, {"signature": "x"}], ids=str)
+def test_all_is_all(target: Target, more: dict[str, str]) -> None:
+    with pytest.raises(Failure, match="--all cannot be used with"):
+        target.run(**({"all": True, "signature": None} | more))
+
+
+def test_what_is_in_place_is_not_read_again(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    target.run()
+    capsys.readouterr()
+    assert target.run(all=True, signature=None, json="off") == 0
+    assert capsys.readouterr().out == "nothing to change\n"
+    assert placing.is_placed(str(target.root.top), deployments.list_all(str(target.root.top))[0])
 
 
 def _outside(target: Target, name: str) -> Path:

@@ -101,7 +101,7 @@ said gate-enable systemctl enable bootseal-gate.path
 said gate-after systemctl is-enabled bootseal-gate.path
 files enabled
 
-for unit in bootseal.service bootseal-guard.service bootseal-gate.service bootseal-gate.path; do
+for unit in bootseal.service bootseal-guard.service bootseal-gate.service bootseal-gate.path bootseal-deploy.service bootseal-deploy.path; do
     path=usr/lib/systemd/system/$unit
     [ -e "$path" ] || path=usr/lib/dracut/modules.d/52bootseal/$unit
     said "verify.$unit" systemd-analyze verify --man=no --recursive-errors=no "/$path"

@@ -5,24 +5,14 @@ It writes nothing that the boot would refuse.
 """
 
 import argparse
-import contextlib
-import ctypes
-import errno
-import os
-from collections.abc import Iterator
+from typing import Any
 
-from ... import digest, paths, verdicts
-from ...digest import Digest
 from ...errors import Refusal, printable
-from ...formats import pkcs7
-from ...linux import files, fsverity
-from ...stages import writable
-from ...stages.writable import Writable
 from .. import arguments as shared
-from .. import carriers, deployments, gateunits, imagedigest, inside, objects, pairs, sidecars
+from .. import deployments, gateunits, placing
 from ..checker import Checker
 from ..deployments import Deployed
-from ..output import CANNOT_CREATE, DATA, OS_ERROR, Failure, emit, error, note, os_failure
+from ..output import USAGE, Failure, emit, error, note
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,22 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the signature that 'bootseal sign' made (default: the first of the commit's that the boot accepts)",
     )
+    parser.add_argument("--all", action="store_true", help="every deployment that boots and lacks them")
     parser.add_argument("--objects", action="store_true", help="also enable fs-verity on the image's objects where it is off")
     shared.add_source_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, _command: list[str]) -> int:
-    """Complete a deployment, and return the exit status. Raises Failure, Refusal."""
+    """Complete a deployment or all, and return the exit status. Raises Failure, Refusal."""
     sysroot = shared.sysroot(arguments)
-    deployed = deployments.choose(sysroot, arguments.deployment)
-    path = paths.image_of(deployed.path, sysroot)
     checker = Checker(sysroot, shared.key_source(arguments))
-    content = _find_pair(arguments, sysroot, deployed, checker)
-    with _open_writable(sysroot, deployed) as where:
-        changed = _seal(where, deployed, digest.from_bytes(content.digest), path)
-        if arguments.objects:
-            changed |= _seal_objects(where)
-        changed |= _put(where, deployed, content, path)
+    if arguments.all:
+        return _place_all(arguments, sysroot, checker)
+    deployed = deployments.choose(sysroot, arguments.deployment)
+    wish = placing.Wish(arguments.digest, arguments.signature, arguments.objects)
+    changed = placing.place(sysroot, deployed, checker, wish)
     record = checker.check(deployed)
     if deployed.state == "staged":
         gateunits.look_again()
@@ -66,148 +54,27 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     return 0
 
 
-def _find_pair(arguments: argparse.Namespace, sysroot: str, deployed: Deployed, checker: Checker) -> sidecars.Pair:
-    """Find digest and signature, and verify them as the boot does, before anything is written. Raises Failure, Refusal."""
-    path = paths.image_of(deployed.path, sysroot)
+def _place_all(arguments: argparse.Namespace, sysroot: str, checker: Checker) -> int:
+    """Complete each deployment that boots and is not complete; go on after a failure, and return the first exit status."""
+    if arguments.deployment or arguments.digest or arguments.signature:
+        what = "--all cannot be used with DEPLOYMENT, --digest= or --signature="
+        raise Failure(USAGE, f"Failed to read the command line: {what}")
+    done = [
+        _try(sysroot, deployed, checker, placing.Wish(seal_objects=arguments.objects))
+        for deployed in deployments.require_any(deployments.list_all(sysroot), sysroot)
+        if deployed.options is not None and not placing.is_placed(sysroot, deployed)
+    ]
+    text = "\n".join(f"{printable(str(one['name']))}: {one['message']}" for one in done)
+    emit(done, arguments.json, text or "nothing to change")
+    return next((int(one["exit_status"]) for one in done if one["exit_status"]), 0)
+
+
+def _try(sysroot: str, deployed: Deployed, checker: Checker, wish: placing.Wish) -> dict[str, Any]:
+    result = {"name": deployed.name, "state": deployed.state}
     try:
-        with inside.opened(sysroot, deployed.path) as directory:
-            algorithm = "sha256" if arguments.signature else _choose_algorithm(directory)
-            image_digest = _compute(arguments.digest, algorithm, directory, path)
-            found = _find_signatures(arguments.signature, sysroot, deployed, directory, image_digest)
-    except OSError as error:
-        missing = verdicts.NO_IMAGE
-        raise os_failure(missing.exit_status, f"Failed to open the image {path}", error, missing.hint) from error
-    trusted = checker.keyring(deployed)
-    refusals: list[Refusal] = []
-    for one in found:
-        try:
-            pairs.check(pairs.Given(image_digest.value, one.signature, path, one.where), trusted)
-            return sidecars.Pair(image_digest.value, one.signature)
-        except Refusal as refusal:
-            refusals.append(refusal)
-    for other in refusals[1:]:
-        note(f"also tried: {other.path}: {other.what}")
-    raise refusals[0]
-
-
-def _compute(digest_file: str | None, algorithm: str, directory: int, path: str) -> Digest:
-    """Compute the digest of the deployment's image, and compare it with the digest file that was given. Raises Failure."""
-    if not digest_file:
-        return imagedigest.compute(path, algorithm, verdicts.NO_IMAGE.hint, directory)
-    try:
-        wanted = digest.from_bytes(inside.read_named(digest_file, "the digest", 64))
-    except ValueError as error:
-        raise Failure(DATA, f"Failed to use the digest {digest_file}: {error}") from error
-    computed = imagedigest.compute(path, wanted.algorithm, verdicts.NO_IMAGE.hint, directory)
-    if wanted != computed:
-        hint = "sign the image of this very deployment: two commits of the same tree may give two images"
-        raise Failure(DATA, f"Failed to deploy: {path} has the digest {computed}, but the signature is for {wanted}", hint)
-    return computed
-
-
-def _choose_algorithm(directory: int) -> str:
-    """Return the algorithm that fs-verity enforces for the image already, or ostree's."""
-    with contextlib.suppress(OSError):
-        fd = objects.open_file(paths.IMAGE, directory)
-        try:
-            return fsverity.ALGORITHMS.get(fsverity.measure(fd)[0], "sha256")
-        finally:
-            os.close(fd)
-    return "sha256"
-
-
-def _find_signatures(
-    given: str | None, sysroot: str, deployed: Deployed, directory: int, image_digest: Digest
-) -> list[carriers.Found]:
-    """Return the signature that was given, or else those that travel, and the one that is in place. Raises Failure, Refusal."""
-    if given:
-        return [carriers.Found(given, inside.read_named(given, "the signature", pkcs7.MAX_SIZE))]
-    commit = carriers.Commit(sysroot, paths.REPOSITORY, deployed.parts[1])
-    carried = [*commit.signatures(), *carriers.in_tree(directory, image_digest.value)]
-    for one in carried:
-        if isinstance(one, carriers.Unusable):
-            note(f"a signature cannot be used: {one}")
-    found = [one for one in carried if isinstance(one, carriers.Found)]
-    present = sidecars.read(sidecars.Place(directory, paths.IMAGE, directory, ""))
-    if present and present.digest == image_digest.value:
-        found.append(carriers.Found(paths.signature_of(paths.image_of(deployed.path, sysroot)), present.signature))
-    if not found:
-        hint = "sign the commit: 'bootseal sign --repo=', or give a signature with --signature="
-        what = f"no signature travels with the commit {deployed.parts[1][:12]}"
-        raise Refusal(verdicts.NO_SIGNATURE, what, paths.image_of(deployed.path, sysroot), hint)
-    return found
-
-
-@contextlib.contextmanager
-def _open_writable(sysroot: str, deployed: Deployed) -> Iterator[Writable]:
-    """Open the deployment for writing. Raises Failure."""
-    try:
-        with writable.opened_below(sysroot, deployed.path) as where:
-            yield where
-    except PermissionError as error:
-        raise os_failure(CANNOT_CREATE, f"Failed to write below {sysroot}", error, "run as root") from error
-    except writable.Busy as error:
-        what = f"Failed to change the deployment {os.path.basename(deployed.path)}: another 'bootseal deploy' is at work"
-        raise Failure(CANNOT_CREATE, what, "run it again when the other one has ended") from error
-
-
-def _put(where: Writable, deployed: Deployed, content: sidecars.Pair, path: str) -> bool:
-    """Write the pair, and sync the deployment. Returns False if the pair was there already."""
-    place = sidecars.Place(where.deployment, paths.IMAGE, where.parent, paths.work_prefix(deployed.path))
-    try:
-        writable.complete(where, deployed.path)
-        sidecars.clear(place)
-        present = sidecars.read(place) == content
-        if not present:
-            with sidecars.staged(place, content), writable.mutable(where, deployed.path):
-                sidecars.install(place, content)
-        sync(where.deployment)
-    except OSError as error:
-        hint = "remount the filesystem: 'mount -o remount,rw'" if error.errno == errno.EROFS else ""
-        what = f"Failed to write {paths.digest_of(path)} and {paths.signature_of(path)}"
-        raise os_failure(CANNOT_CREATE, what, error, hint) from error
-    return not present
-
-
-def sync(fd: int) -> None:
-    """Call syncfs(2): an earlier run may have been killed after its last write and before its fsync. Raises OSError."""
-    if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def _seal(where: Writable, deployed: Deployed, wanted: Digest, path: str) -> bool:
-    """Enable fs-verity on the image. Returns False if it was on.
-
-    Raises Failure, and Refusal for another digest.
-    """
-    try:
-        changed = objects.enable(paths.IMAGE, where.deployment, wanted.algorithm)
-        fd = objects.open_file(paths.IMAGE, where.deployment)
-        try:
-            number, value = fsverity.measure(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise os_failure(OS_ERROR, f"Failed to enable fs-verity on {path}", error, objects.hint(error)) from error
-    enforced = Digest(fsverity.ALGORITHMS.get(number, ""), value)
-    if enforced != wanted:
-        hint = f"deploy {deployed.name} again, or sign its image with --algorithm={enforced.algorithm}"
-        raise Refusal(
-            verdicts.IMAGE_MISMATCH, f"fs-verity already enforces {enforced}, but the signature is for {wanted}", path, hint
-        )
-    return changed
-
-
-def _seal_objects(where: Writable) -> bool:
-    """Enable fs-verity on the image's objects. Returns False if it was on. Raises Failure."""
-    directory = files.open_directory(where.top, paths.OBJECTS)
-    try:
-        store = objects.Store(directory)
-        with open(objects.open_file(paths.IMAGE, where.deployment), "rb") as file:
-            unsealed = store.check(file.fileno()).unsealed
-        store.seal(unsealed, directory)
-    except OSError as error:
-        raise os_failure(OS_ERROR, "Failed to check the objects", error) from error
-    finally:
-        os.close(directory)
-    return bool(unsealed)
+        placing.place(sysroot, deployed, checker, wish)
+        return result | {"exit_status": 0, "message": "digest and signature are in place"}
+    except Failure as failure:
+        return result | {"exit_status": failure.status, "message": failure.what, "hint": failure.hint}
+    except Refusal as refusal:
+        return result | {"exit_status": refusal.verdict.exit_status, "message": str(refusal), "hint": refusal.hint}

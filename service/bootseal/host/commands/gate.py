@@ -8,11 +8,12 @@ That unit also runs the gate as soon as ostree stages something, so that the rea
 
 import argparse
 import os
+from contextlib import suppress
 
 from ... import record as records
-from ...errors import reason
+from ...errors import Refusal, reason
 from ...stages import writable
-from .. import continuity, deployments, gateunits
+from .. import continuity, deployments, gateunits, placing
 from ..checker import Checker, KeySource, describe_untrusted
 from ..output import NO_PERMISSION, Failure, note, warning
 
@@ -36,7 +37,11 @@ def run(_arguments: argparse.Namespace, _command: list[str]) -> int:
     if deployed is None:
         note("no deployment is staged")
         return 0
-    record = Checker(sysroot, KeySource()).check(deployed)
+    checker = Checker(sysroot, KeySource())
+    if not placing.is_placed(sysroot, deployed):
+        with suppress(Failure, Refusal):  # the verdict says what is missing
+            placing.place(sysroot, deployed, checker, placing.Wish())
+    record = checker.check(deployed)
     name = f"the disk names it {deployed.name}"
     if record["exit_status"]:
         what = f"The staged deployment would not boot: {record['message']} ({name})"
