@@ -13,7 +13,7 @@ from .der import Malformed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from typing import NoReturn
 
     # Takes a deviation behind which the walk can go on. Deviations that end any walk are raised instead.
@@ -65,6 +65,16 @@ def deviations(message: bytes) -> list[str]:
     except Malformed as last:
         names.append(last.name)
     return list(dict.fromkeys(names))
+
+
+def parse_tolerantly(message: bytes, tolerated: "Collection[str]") -> SignerInfo:
+    """Return the signature of a message that has no deviations but these. Raises Malformed."""
+
+    def deviate(deviation: Malformed) -> None:
+        if deviation.name not in tolerated:
+            raise deviation
+
+    return _walk(message, deviate)
 
 
 def _refuse(deviation: Malformed) -> "NoReturn":

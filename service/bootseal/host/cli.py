@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import importlib
 import itertools
+import keyword
 import os
 import signal
 import sys
@@ -24,13 +25,14 @@ from .output import IO_ERROR, OS_ERROR, USAGE, Failure
 _COMMANDS = {
     "status": "show what verified this boot, what the signature does not cover, and what has changed since",
     "sign": "make IMAGE.digest and IMAGE.sig for a composefs image",
+    "import": "put a signature that another program made beside a composefs image",
     "deploy": "put digest and signature into an ostree deployment, and enable fs-verity",
     "verify": "check whether a deployment would boot, and what it would lack",
     "gate": "refuse a staged deployment that would not boot (run by ostree-finalize-staged.service)",
 }
 
 _JSON = ("pretty", "short", "off")
-_POSITIONAL = ("image", "deployment")
+_POSITIONAL = ("image", "deployment", "source")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -150,5 +152,5 @@ def make_parser(named: Container[str] = _COMMANDS) -> argparse.ArgumentParser:
 
 
 def _module(command: str) -> ModuleType:
-    """Import the module of a command."""
-    return importlib.import_module(f".commands.{command}", __package__)
+    """Import the module of a command. `import` is no name of a module in Python."""
+    return importlib.import_module(f".commands.{command}{'_' * keyword.iskeyword(command)}", __package__)

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Check a digest and its signature as the boot does, wherever they come from."""
+"""Check a digest and its signature as the boot does, wherever they come from, and write them beside an image."""
 
+import contextlib
+import os
 from typing import NamedTuple
 
 from .. import paths
 from ..errors import Refusal
+from ..linux import files
 from ..stages import verify
 from ..values import BootKeyring, Unverified, Verified
+from . import sidecars
+from .output import CANNOT_CREATE, Failure, os_failure
 
 
 class Given(NamedTuple):
@@ -31,3 +36,31 @@ def check(given: Given, keyring: BootKeyring) -> Verified:
         names = {paths.digest_of(paths.IMAGE): given.digest_name, paths.signature_of(paths.IMAGE): given.signature_name}
         path = names.get(refusal.path, refusal.path)
         raise Refusal(refusal.verdict, refusal.what, path, refusal.hint, details=tuple(refusal.details)) from refusal
+
+
+def write(image: str, content: sidecars.Pair, *, keep_other: bool) -> None:
+    """Write both files beside the image. Raises Failure, with `keep_other` also if they are there for another digest."""
+    directory, name = os.path.split(image)
+    hint = ""
+    try:
+        fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _is_immutable(fd):
+                hint = "a deployment's directory is immutable: sign a copy of the image, and use 'bootseal deploy'"
+            place = sidecars.Place(fd, name, fd, f".{name}.bootseal")
+            if keep_other and (there := sidecars.read(place)) and there.digest != content.digest:
+                what = f"Failed to write {paths.signature_of(image)}: {paths.digest_of(image)} is there, with another digest"
+                raise Failure(CANNOT_CREATE, what, "give the path of the image that has this digest, or remove both files")
+            with sidecars.staged(place, content):
+                sidecars.install(place, content)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        what = f"Failed to write {paths.digest_of(image)} and {paths.signature_of(image)}"
+        raise os_failure(CANNOT_CREATE, what, error, hint) from error
+
+
+def _is_immutable(fd: int) -> bool:
+    with contextlib.suppress(OSError):  # a filesystem without flags
+        return files.is_immutable(fd)
+    return False

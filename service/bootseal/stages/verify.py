@@ -10,6 +10,7 @@ from ..errors import Refusal
 from ..formats import der, pkcs7
 from ..values import BootKeyring, Certificate, Signer, Unverified, Verified
 
+_SIGN_DIGEST_FILE = "sign with 'bootseal sign', or 'fsverity sign' of IMAGE.digest instead of IMAGE"
 _SHOWN = 160  # characters; a serial number has at most 40 (RFC 5280, section 4.1.2.2)
 # Of rehearse(): SubjectPublicKeyInfo of a P-256 and of an RSA key, whose private keys were thrown away, and their signatures
 # over the data with SHA-256. Made with 'openssl ecparam -name prime256v1 -genkey', 'openssl genrsa 2048', 'openssl pkey
@@ -73,6 +74,9 @@ def verify(unverified: Unverified, keyring: BootKeyring) -> Verified:
                 signer = Signer(certificate, f"{info.scheme}-{info.hash_name}")
                 return Verified(expected, signed, unverified.signature, info.value, info.hash_name, signer)
     subject = certificates[0].subject_text
+    if any(signature_matches(info, certificate, expected) for certificate in certificates):
+        what = f"the signature of {subject} is over the image's own digest, not over that of the digest file"
+        raise Refusal(verdicts.WRONG_SIGNATURE, what, paths.signature_of(image), _SIGN_DIGEST_FILE)
     details = (("digest file says", str(expected)), ("signer", f"{subject}, serial {info.serial.hex()}"))
     what = f"the signature of {subject} is not over the digest {expected}"
     raise Refusal(verdicts.WRONG_SIGNATURE, what, paths.signature_of(image), details=details)

@@ -276,7 +276,7 @@ def test_a_given_digest_replaces_no_pair_of_another_one(tmp_path: Path) -> None:
     before = beside(path)
     result = bootseal("sign", path, *options, "--digest", "sha256:" + "11" * 32)
     assert result.returncode == 73
-    assert result.stderr.startswith(f"bootseal: Failed to sign {path}: {path}.digest and its signature are there, for another")
+    assert result.stderr.startswith(f"bootseal: Failed to write {path}.sig: {path}.digest is there, with another digest")
     assert beside(path) == before
     signed(path, *options, "--digest", f"sha256:{before[0].hex()}")
     path.write_bytes(path.read_bytes() + b"changed")

@@ -16,10 +16,9 @@ from ... import digest, paths
 from ...digest import Digest
 from ...errors import Refusal
 from ...formats import pkcs7
-from ...linux import files
 from ...stages import verify
 from ...values import BootKeyring, Certificate, Signer, Unverified
-from .. import carriers, imagedigest, inside, sidecars
+from .. import carriers, imagedigest, inside, pairs, sidecars
 from ..output import CANNOT_CREATE, DATA, OS_ERROR, USAGE, Failure, emit, note, os_failure, warning
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: byte
     if arguments.repo:
         written = _attach(arguments, image_digest, signature)
     else:
-        _write(arguments.image, sidecars.Pair(image_digest.value, signature), keep_other=bool(arguments.digest))
+        pairs.write(arguments.image, sidecars.Pair(image_digest.value, signature), keep_other=bool(arguments.digest))
         files = [paths.digest_of(arguments.image), paths.signature_of(arguments.image)]
         written = {"image": arguments.image, "files": files}
     _check_dates(signer.certificate)
@@ -190,34 +189,6 @@ def _check_dates(certificate: Certificate) -> None:
     if not certificate.not_before <= now <= certificate.not_after:
         dates = f"{certificate.not_before} to {certificate.not_after}"
         warning(f"the certificate of {certificate.subject_text} is valid only from {dates}: the boot does not check dates")
-
-
-def _write(image: str, content: sidecars.Pair, *, keep_other: bool) -> None:
-    """Write both files beside the image. Raises Failure, with `keep_other` also if they are there for another digest."""
-    directory, name = os.path.split(image)
-    hint = ""
-    try:
-        fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if _is_immutable(fd):
-                hint = "a deployment's directory is immutable: sign a copy of the image, and use 'bootseal deploy'"
-            place = sidecars.Place(fd, name, fd, f".{name}.bootseal")
-            if keep_other and (there := sidecars.read(place)) and there.digest != content.digest:
-                what = f"Failed to sign {image}: {paths.digest_of(image)} and its signature are there, for another digest"
-                raise Failure(CANNOT_CREATE, what, "give the path of the image that has this digest, or remove them")
-            with sidecars.staged(place, content):
-                sidecars.install(place, content)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        what = f"Failed to write {paths.digest_of(image)} and {paths.signature_of(image)}"
-        raise os_failure(CANNOT_CREATE, what, error, hint) from error
-
-
-def _is_immutable(fd: int) -> bool:
-    with contextlib.suppress(OSError):  # a filesystem without flags
-        return files.is_immutable(fd)
-    return False
 
 
 def _write_to_be_signed(path: str, content: bytes) -> int:

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""bootseal import: put a signature that another program made beside an image, in the form that the boot takes."""
+
+import argparse
+import base64
+import binascii
+import re
+
+from ... import digest, paths, verdicts
+from ...digest import Digest
+from ...errors import Refusal
+from ...formats import pkcs7
+from ...formats.der import Malformed
+from ...stages import keyring
+from ...values import BootKeyring
+from .. import imagedigest, inside, ocilayout, pairs, sidecars
+from ..carriers import Found
+from ..dryrun import Source, certificates
+from ..output import DATA, USAGE, Failure, emit, note
+
+# None of these is signed where there are no attributes, so a message without them says the same.
+_DROPPED = (
+    "certificates-inside", "crls-inside", "trailing-bytes", "too-long", "several-digest-algorithms",
+    "digest-algorithms-differ", "algorithm-parameters",
+)  # fmt: skip
+_MAX_SOURCE = 1 << 20  # bytes; certificates inside take some thousands
+_PEM = re.compile(rb"-----BEGIN (?:PKCS7|CMS)-----(.*?)-----END (?:PKCS7|CMS)-----", re.DOTALL)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("source", metavar="SOURCE", help="file with the signature, DER, PEM or base64; or oci:DIR[:TAG]")
+    parser.add_argument("--image", metavar="FILE", help="composefs image; FILE.digest and FILE.sig are written beside it")
+    parser.add_argument("--digest", metavar="FILE", help="IMAGE.digest, when the image is not here; IMAGE.sig is written")
+    parser.add_argument("--keys", metavar="DIR", help="directory with certificates to trust")
+    parser.add_argument("--cert", metavar="FILE", help="certificates to trust")
+
+
+def run(arguments: argparse.Namespace, _command: list[str]) -> int:
+    """Check and write, and return the exit status. Raises Failure, Refusal."""
+    if bool(arguments.image) == bool(arguments.digest) or bool(arguments.keys) == bool(arguments.cert):
+        raise Failure(USAGE, "Failed to read the command line: give one of --image= and --digest=, one of --keys= and --cert=")
+    image, image_digest = _find_digest(arguments)
+    source = Source("/", arguments.keys or arguments.cert, keys=arguments.keys)
+    trusted = keyring.load(certificates(source) if arguments.keys else [arguments.cert])
+    where, signature = _choose(_find(arguments.source), image_digest, trusted, image)
+    pairs.write(image, sidecars.Pair(image_digest.value, signature), keep_other=bool(arguments.digest))
+    files = [paths.digest_of(image), paths.signature_of(image)]
+    value = {"version": 1, "verdict": verdicts.VERIFIED.name, "digest": str(image_digest), "source": where, "files": files}
+    emit(value, arguments.json, f"{image_digest} {image}")
+    return 0
+
+
+def _find_digest(arguments: argparse.Namespace) -> tuple[str, Digest]:
+    """Return the image's path and digest. Raises Failure."""
+    if arguments.image:
+        return arguments.image, imagedigest.compute(arguments.image, "sha256", "")
+    image = arguments.digest.removesuffix(paths.DIGEST_SUFFIX)
+    if image == arguments.digest:
+        raise Failure(USAGE, f"Failed to use the digest {arguments.digest}: its name must end in {paths.DIGEST_SUFFIX}")
+    try:
+        return image, digest.from_bytes(inside.read_named(arguments.digest, "the digest", max(digest.SIZES.values())))
+    except ValueError as error:
+        raise Failure(DATA, f"Failed to use the digest {arguments.digest}: {error}") from error
+
+
+def _find(source: str) -> list[Found]:
+    """Return the signatures in a file or an image layout. Raises Failure."""
+    if source.startswith("oci:"):
+        directory, _, tag = source.removeprefix("oci:").partition(":")
+        found = list(ocilayout.find(directory, tag))
+        if not found:
+            raise Failure(verdicts.NO_SIGNATURE.exit_status, f"Failed to find a signature in {source}")
+        return found
+    return [Found(source, _decode(source, inside.read_named(source, "the signature", _MAX_SOURCE)))]
+
+
+def _decode(name: str, content: bytes) -> bytes:
+    """Return DER from DER, PEM or base64. Raises Failure."""
+    match = _PEM.search(content)
+    text = match[1] if match else content
+    if not match and content[:1] == b"\x30":
+        return content
+    try:
+        return base64.b64decode(b"".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise Failure(DATA, f"Failed to read the signature {name}: neither DER nor PEM nor base64") from error
+
+
+def _choose(found: list[Found], image_digest: Digest, trusted: BootKeyring, image: str) -> tuple[str, bytes]:
+    """Return the first signature that the boot would accept, and where it was. Raises Refusal."""
+    refusals: list[Refusal] = []
+    for where, signature in found:
+        try:
+            normalized = _normalize(where, signature)
+            pairs.check(pairs.Given(image_digest.value, normalized, image, where), trusted)
+            return where, normalized
+        except Refusal as refusal:
+            refusals.append(refusal)
+    for other in refusals[1:]:
+        note(f"also tried: {other.path}: {other.what}")
+    raise refusals[0]
+
+
+def _normalize(where: str, signature: bytes) -> bytes:
+    """Write the message again, without what nobody has signed. Raises Refusal."""
+    try:
+        return pkcs7.signed_data(*pkcs7.parse_tolerantly(signature, _DROPPED))
+    except Malformed as error:
+        hint = ""
+        if error.name == "attributes":
+            hint = "what is signed there are the attributes: sign again without them, -noattr with openssl"
+        raise Refusal(verdicts.BAD_SIGNATURE, f"cannot be imported: {error}", where, hint) from error
