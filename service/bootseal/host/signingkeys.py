@@ -35,7 +35,7 @@ def load_key(path: str, passphrase_file: str | None) -> PrivateKey:
     try:
         key = _parse(data, None)
     except TypeError:  # cryptography's way to say that a passphrase is needed
-        key = _decrypt(data, path, _ask_passphrase(path, passphrase_file))
+        key = _decrypt(data, path, ask_passphrase(path, passphrase_file))
     except (ValueError, UnsupportedAlgorithm) as error:
         hint = "give an RSA or ECDSA key in PEM or DER: PKCS#8, PKCS#1 or SEC1"
         raise Failure(DATA, f"Failed to read the private key {path}: unknown format", hint) from error
@@ -144,7 +144,7 @@ def _decrypt(data: bytes, path: str, passphrase: bytes) -> object:
         raise Failure(NO_PERMISSION, f"{what}: wrong passphrase, or damaged", "check the passphrase") from error
 
 
-def _ask_passphrase(path: str, passphrase_file: str | None) -> bytes:
+def ask_passphrase(path: str, passphrase_file: str | None) -> bytes:
     if passphrase_file:
         return inside.read_named(passphrase_file, "the passphrase", _MAX_SIZE).rstrip(b"\r\n")
     if not sys.stdin.isatty():

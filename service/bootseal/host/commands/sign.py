@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..signingkeys import PrivateKey
 
 EPHEMERAL_CERTIFICATE = "ephemeral.crt"
+_TOKEN = "pkcs11:"
 _HASHES = ("sha256", "sha384", "sha512")
 _MAX_VALUE = 1 << 16  # bytes of a bare signature; of RSA with 4096 bits it has 512
 
@@ -41,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="commit the tree again with the signature in its metadata, for 'ostree container encapsulate --copymeta'",
     )
     key = parser.add_argument_group("a key in a file")
-    key.add_argument("--key", metavar="FILE", help="private key, PEM or DER, RSA or ECDSA")
+    key.add_argument("--key", metavar="FILE", help="private key, PEM or DER, RSA or ECDSA; or a PKCS#11 URI (pkcs11:...)")
     key.add_argument("--cert", metavar="FILE", help="its certificate, PEM or DER")
-    key.add_argument("--passphrase-file", metavar="FILE", help="the key's passphrase (default: asked for)")
+    key.add_argument("--passphrase-file", metavar="FILE", help="the key's passphrase, or the token's PIN (default: asked for)")
     what = parser.add_argument_group("what is signed")
     what.add_argument("--algorithm", choices=tuple(digest.SIZES), help="of the image's fs-verity digest (default: sha256)")
     what.add_argument("--digest", metavar="ALGORITHM:HEX", help="the image's fs-verity digest, when the image is not here")
@@ -70,6 +71,11 @@ def run(arguments: argparse.Namespace, command: list[str]) -> int:
     certificates = signingkeys.load_certificates(arguments.cert)
     if arguments.signature:
         value = inside.read_named(arguments.signature, "the signature", _MAX_VALUE)
+        signature = _assemble(value, certificates, image_digest, arguments.image)
+    elif arguments.key.startswith(_TOKEN):
+        from .. import pkcs11
+
+        value = pkcs11.sign(arguments.key, arguments.passphrase_file, to_sign)
         signature = _assemble(value, certificates, image_digest, arguments.image)
     else:
         key = signingkeys.load_key(arguments.key, arguments.passphrase_file)
