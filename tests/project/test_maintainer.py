@@ -43,5 +43,5 @@ def test_systemctl_is_not_called_without_systemd(script: str, action: str, tmp_p
 
 @pytest.mark.parametrize(("action", "stopped"), [("remove", True), ("upgrade", False)])
 def test_only_a_removal_stops_the_gate(action: str, stopped: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    expected = ["deb-systemd-invoke stop bootseal-gate.path"] if stopped else []
+    expected = ["deb-systemd-invoke stop bootseal-gate.path bootseal-deploy.path"] if stopped else []
     assert said(tmp_path, "prerm", action, running=True) == expected

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import shutil
 import subprocess
 import tracemalloc
 
@@ -35,6 +37,19 @@ def test_zstd_frames_of_all_kinds(content: bytes, options: list[str]) -> None:
     tree = unpack(aligned(packed) + cpio_archive(THIRD))
     assert tree.read("big") == content[: archive.MAX_CONTENT]
     assert tree.read("etc/name") == b"third"
+
+
+def test_zstd_without_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = memoryview(zstd(GOOD))
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert _find_all(packed) == GOOD
+    monkeypatch.setattr(importlib, "import_module", lambda _: (_ for _ in ()).throw(ImportError))
+    with pytest.raises(decompress.Damaged, match="the program zstd is not installed"):
+        _find_all(packed)
+
+
+def _find_all(packed: memoryview) -> bytes:
+    return b"".join(map(bytes, decompress.decompress(packed)))
 
 
 def test_every_truncation_of_zstd_is_told() -> None:

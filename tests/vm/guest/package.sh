@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# package.sh BASE SCRATCH OUT SERVICE TOOLS: the life of the Debian packages in throw-away views of BASE.
+# package.sh BASE SCRATCH OUT COMMON SERVICE TOOLS: the life of the Debian packages in throw-away views of BASE.
 # In OUT: FILES.<moment>, every file of the view then; other names, what commands said. Fails where a command of dpkg does.
 set -eu
-base=$1 scratch=$2 out=$3 service=$4 tools=$5
+base=$1 scratch=$2 out=$3 common=$4 service=$5 tools=$6
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck disable=SC1091
 . "$here/lib.sh"
@@ -15,6 +15,7 @@ view() {
     cd "$scratch/$1/merged"
     api_mounts .
     mkdir debs
+    cp "$common" debs/common.deb
     cp "$service" debs/service.deb
     cp "$tools" debs/tools.deb
 }
@@ -42,10 +43,10 @@ said() {
     echo "status $status" >>"$out/$name"
 }
 
-# newer: the same packages in a higher version, in which one module of each has another name.
+# newer: the same packages in a higher version, in which a module of the library and one of the program have other names.
 newer() {
     mkdir debs/newer
-    for deb in service.deb tools.deb; do
+    for deb in common.deb service.deb tools.deb; do
         tree=debs/newer/tree
         chroot . dpkg-deb --raw-extract "/debs/$deb" "/$tree"
         sed -i -e 's/^\(Version: .*\)$/\1+newer/' -e 's/(= \([^)]*\))/(= \1+newer)/' "$tree/DEBIAN/control"
@@ -62,22 +63,25 @@ newer() {
 view alone
 files base
 dpkg_ --purge python3-pydbus python3-pyudev python3-gi
-dpkg_ --install /debs/service.deb
+dpkg_ --install /debs/common.deb /debs/service.deb
 files alone
 said alone-imports python3 -ISB -c "
 import sys
 sys.path[:0] = ['/usr/lib/bootseal', '/usr/lib/python3/dist-packages']
 import bootseal.boot, bootseal.failure, bootseal.checkinitrd"
-said alone-tools dpkg --install /debs/tools.deb
+dpkg_ --install /debs/tools.deb
+said alone-sign bootseal sign /debs/tools.deb --to-be-signed=/debs/to-be-signed
+said alone-status bootseal status
 
 # --- both
 view both
 newer
 files before
-dpkg_ --install /debs/tools.deb /debs/service.deb
+dpkg_ --install /debs/tools.deb /debs/service.deb /debs/common.deb
 files installed
 # shellcheck disable=SC2016  # dpkg-query's own
-said conffiles dpkg-query -W -f '${Conffiles}' bootseal bootseal-tools
+said conffiles dpkg-query -W -f '${Conffiles}' bootseal bootseal-common bootseal-tools
+said owned-common dpkg -L bootseal-common
 said owned-service dpkg -L bootseal
 said owned-tools dpkg -L bootseal-tools
 said bytecode python3 -c "
@@ -114,14 +118,14 @@ cp "$vectors/sigs/A-fsv-p256.p7s" debs/signature
 cp "$vectors/content/digest-sha256" debs/digest
 said filtered python3 /debs/filtered.py /usr/lib/systemd/system/bootseal.service
 
-dpkg_ --install /debs/tools.deb /debs/service.deb
+dpkg_ --install /debs/tools.deb /debs/service.deb /debs/common.deb
 files reinstalled
-dpkg_ --install /debs/newer/tools.deb /debs/newer/service.deb
+dpkg_ --install /debs/newer/tools.deb /debs/newer/service.deb /debs/newer/common.deb
 files upgraded
 said gate-upgraded systemctl is-enabled bootseal-gate.path
-dpkg_ --remove bootseal-tools bootseal
+dpkg_ --remove bootseal-tools bootseal bootseal-common
 files removed
-dpkg_ --install /debs/tools.deb /debs/service.deb
+dpkg_ --install /debs/tools.deb /debs/service.deb /debs/common.deb
 files again
-dpkg_ --purge bootseal-tools bootseal
+dpkg_ --purge bootseal-tools bootseal bootseal-common
 files purged

@@ -195,7 +195,10 @@ def clean() -> None:
     shutil.rmtree(cache_dir() / "locks", ignore_errors=True)
     kinds = (
         "base",
+        "signer",
         "bench-image",
+        "updates",
+        "readme",
         "deb",
         "rpm",
         "os",

@@ -16,9 +16,10 @@ SUITES = ("trixie", "forky")
 BUILDER = "forky"  # its ostree knows composefs
 PACKAGES: Sequence[str] = (  # noqa: SIM905
     "systemd systemd-sysv libseccomp2 udev dbus dracut python3 python3-cryptography python3-pyudev python3-pydbus keyutils "
-    "fsverity e2fsprogs btrfs-progs systemd-cryptsetup cryptsetup-bin kmod ostree ostree-boot zstd cpio linux-image-cloud-amd64"
+    "gir1.2-ostree-1.0 fsverity e2fsprogs btrfs-progs systemd-cryptsetup cryptsetup-bin kmod ostree "
+    "ostree-boot zstd cpio linux-image-cloud-amd64"
 ).split()
-SUITE_PACKAGES: Mapping[str, tuple[str, ...]] = {"trixie": (), "forky": ("composefs",)}
+SUITE_PACKAGES: Mapping[str, tuple[str, ...]] = {"trixie": (), "forky": ("composefs", "openssl")}
 UNWANTED_DOCS = ("doc", "man", "info", "locale")
 
 # Only what a guest's disk needs: a kernel module that bootseal's dracut module forgets is then missing.
@@ -74,8 +75,15 @@ def base_tree(suite: str) -> Path:
     """Build a small Debian of this suite, without the project."""
     if suite not in SUITES:
         raise GuestError(f"unknown suite: {suite} (known: {', '.join(SUITES)})")
-    packages = [*PACKAGES, *SUITE_PACKAGES[suite]]
+    return _debian(suite, [*PACKAGES, *SUITE_PACKAGES[suite]], "base")
 
+
+def signer_tree() -> Path:
+    """Build a Debian 12 that has only what signing needs: no systemd, dracut, ostree or GLib."""
+    return _debian("bookworm", ["python3", "python3-cryptography"], "signer")
+
+
+def _debian(suite: str, packages: Sequence[str], kind: str) -> Path:
     def build(path: Path) -> None:
         archive = path / "base.tar"
         command = ["mmdebstrap", "--variant=essential", f"--include={','.join(packages)}"]
@@ -91,7 +99,7 @@ def base_tree(suite: str) -> Path:
         archive.unlink()
 
     key = digest_of(*packages, SCRIPTS / "base.sh")
-    return cached(f"base-{suite}", key, f"base tree of {suite}", build) / "tree"
+    return cached(f"{kind}-{suite}", key, f"{kind} tree of {suite}", build) / "tree"
 
 
 def packages() -> Path:

@@ -2,12 +2,14 @@
 """Decompress what the kernel would: one compressed stretch of an initrd, piece by piece."""
 
 import bz2
+import importlib
 import lzma
 import os
 import shutil
 import subprocess
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 _BUFFER = 1 << 18  # bytes unpacked at once, at most
@@ -52,15 +54,23 @@ def _use_library(decompressor: Any, data: memoryview) -> Unpacking:
 def _zstd(data: memoryview) -> Unpacking:
     """Decompress one frame: the kernel stops after it, and other data may follow. RFC 8878, section 3.1."""
     size = _zstd_frame_size(data)
-    try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # Python 3.14
-    except ImportError:
+    zstd = _find_zstd()
+    if zstd is None:
         yield from _use_program("zstd", data[:size])
         return size
     try:
         return (yield from _use_library(zstd.ZstdDecompressor(), data[:size]))
     except zstd.ZstdError as error:
         raise ValueError(str(error)) from error
+
+
+def _find_zstd() -> Any:
+    """Return the module of Python 3.14 or, without the program, its backport, if there is one."""
+    names = ["compression.zstd", *([] if shutil.which("zstd") else ["backports.zstd"])]
+    for name in names:
+        with suppress(ImportError):
+            return importlib.import_module(name)
+    return None
 
 
 def _zstd_frame_size(data: memoryview) -> int:
