@@ -221,7 +221,7 @@ _bootseal_check_result() {
     _said=$(LD_PRELOAD='' chroot "$initdir" /usr/bin/python3 -ISB /usr/lib/bootseal check-initrd 2>&1) \
         || _bootseal_fatal "$_said"
     # Another reader of certificates must agree. cryptography fails without a provider of old algorithms unless this is set.
-    _difference=$(CRYPTOGRAPHY_OPENSSL_NO_LEGACY=1 /usr/bin/python3 -IB "$_bootseal_libdir" check-keyring "$initdir" 2>&1) \
+    _difference=$(CRYPTOGRAPHY_OPENSSL_NO_LEGACY=1 /usr/bin/python3 -IB "$_bootseal_libdir" check-keyring "$initdir" "${dracutsysrootdir:-/}" 2>&1) \
         || _bootseal_fatal "$_difference"
     read -r _on_refusal _needed <<< "$_said"
     for _option in $_needed; do

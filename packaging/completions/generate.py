@@ -23,6 +23,8 @@ KINDS = {
     "FILE": "file",
     "IMAGE": "file",
     "DIR": "directory",
+    "REPO": "directory",
+    "SOURCE": "file",
     "DEPLOYMENT": "deployment",
     "TEXT": "text",
     "ALGORITHM:HEX": "text",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """bootseal [COMMAND]. `boot` and those of failure.py belong to the units, all others to people.
 
-dracut runs `check-initrd` in the new initrd, and `check-keyring DIRECTORY` on the machine that builds it.
+dracut runs `check-initrd` in the new initrd, and `check-keyring DIRECTORY [TREE]` on the machine that builds it.
 
 This runs at every boot, so it imports neither argparse nor the program's commands.
 """
@@ -27,7 +27,7 @@ def main() -> int:
         case ["check-keyring"]:
             from . import reference
 
-            return reference.check_keyring(sys.argv[2])
+            return reference.check_keyring(*sys.argv[2:4])
     from .host import cli
 
     return cli.main(sys.argv[1:])

@@ -66,6 +66,11 @@ def work_prefix(deployment: str) -> str:
     return f"{_WORK}{os.path.basename(deployment)}"
 
 
+def is_work(name: str) -> bool:
+    """Tell whether bootseal makes such names beside the directories of deployments."""
+    return name.startswith(_WORK)
+
+
 def new_of(deployment: str) -> str:
     """Return the name of the digest file that the boot is about to rename into the deployment."""
     return work_prefix(deployment) + ".new"

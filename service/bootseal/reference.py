@@ -34,6 +34,10 @@ _HASHES: dict[str, type[hashes.SHA256] | type[hashes.SHA384] | type[hashes.SHA51
 _SPKI = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+_MAX_STRAY = 1 << 20  # bytes
+_PKCS12 = bytes.fromhex("02010330")  # a PFX begins with version 3 and another SEQUENCE
+
+
 def check_keyring(directory: str, tree: str = "/") -> int:
     """Compare the boot keyring of an unpacked initrd, and look for mistakes in the key directories of `tree`, its source.
 
@@ -69,18 +73,20 @@ def _read_start(path: str) -> bytes:
     if not os.path.isfile(path):
         return b""
     with open(path, "rb") as file:
-        return file.read(keyring.MAX_SIZE)
+        return file.read(_MAX_STRAY)
 
 
 def _is_private_key(content: bytes) -> bool:
     if re.search(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----", content):
         return True
+    if content[:1] == b"\x30" and _PKCS12 in content[:12]:
+        return True
     try:
         serialization.load_der_private_key(content, None)
-    except TypeError:  # a passphrase is missing
-        return True
-    except (ValueError, UnsupportedAlgorithm):
+    except ValueError:
         return False
+    except (TypeError, UnsupportedAlgorithm):  # a passphrase is missing; a key of another kind
+        return True
     return True
 
 

@@ -38,13 +38,13 @@ NO_DIGEST = Verdict(
     "no-digest",
     66,
     "ffc2b4d5303448a0bbde0e69d9b943bd",
-    "sign the image ('bootseal sign'), and put digest and signature beside it ('bootseal deploy')",
+    "boot another deployment, and run 'bootseal deploy' for this one; if its commit carries no signature, sign it first",
 )
 NO_SIGNATURE = Verdict(
     "no-signature",
     66,
     "35516a5e25c847e8ad66fd5554d4dcf9",
-    "sign the image ('bootseal sign'), and put the signature beside it ('bootseal deploy')",
+    "boot another deployment, and run 'bootseal deploy' for this one; if its commit carries no signature, sign it first",
 )
 BAD_IMAGE = Verdict(
     "bad-image",

@@ -186,7 +186,8 @@ def test_options_are_those_of_help(shell: str) -> None:
 def test_values_are_those_of_help(shell: str, here: Path) -> None:
     (here / "file").touch()
     (here / "directory").mkdir()
-    by_name = {"FILE": {"file", "directory"}, "DIR": {"directory"}, "TEXT": set[str](), "ALGORITHM:HEX": set[str]()}
+    folder = {"directory"}
+    by_name = {"FILE": {"file", *folder}, "DIR": folder, "REPO": folder, "TEXT": set[str](), "ALGORITHM:HEX": set[str]()}
     asked = [(command, option, name) for command in cli._COMMANDS for option, name in _help(command).items() if name]
     expected = [set(name[1:-1].split(",")) if name[0] == "{" else by_name[name] for _, _, name in asked]
     assert _offered(shell, *(f"{command} {option} " for command, option, _ in asked)) == expected
@@ -201,6 +202,7 @@ def test_commands_and_arguments(shell: str, here: Path) -> None:
         "si": {"sign"},
         "--version si": {"sign"},
         "sign f": {"file"},
+        "import f": {"file"},
         "sign --key verify f": {"file"},
         "sign --key=x --json short fi": {"file"},
         "sign --algorithm=sha5": {"sha512"},

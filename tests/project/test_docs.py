@@ -17,7 +17,7 @@ import pytest
 
 from bootseal import checkinitrd, digest, report, verdicts
 from bootseal.formats import der, pkcs7
-from bootseal.host import cli, output
+from bootseal.host import cli, dryrun, output
 from bootseal.host.initrd import cache
 from bootseal.host.live import chain
 from bootseal.record import parse
@@ -221,6 +221,9 @@ def test_program_page_has_every_exit_status_that_is_no_verdicts() -> None:
         output.CANNOT_CREATE,
         output.IO_ERROR,
         output.NO_PERMISSION,
+        output.UNAVAILABLE,
+        verdicts.NO_SIGNATURE.exit_status,
+        dryrun.INCOMPLETE.exit_status,
     )
     assert tags(PROGRAM_PAGE, "EXIT STATUS") == {str(number) for number in (*own, verdicts.INTERNAL.exit_status)}
 

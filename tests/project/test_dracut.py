@@ -247,7 +247,7 @@ def test_difference_between_readers_ends_the_build(dracut: Dracut) -> None:
     dracut.program("chroot", "echo emergency")
     python = '/usr/bin/python3() { echo "$*"; false; }'
     status, said = dracut.run(f"{python}\n_bootseal_check_result\necho 'the build goes on'")
-    assert (status, said) == (1, [f"fatal: bootseal: -IB /usr/lib/bootseal check-keyring {dracut.initrd}"])
+    assert (status, said) == (1, [f"fatal: bootseal: -IB /usr/lib/bootseal check-keyring {dracut.initrd} /"])
 
 
 def test_ld_preload_is_ignored(dracut: Dracut) -> None:

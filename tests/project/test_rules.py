@@ -330,7 +330,7 @@ def test_licence_line(path: Path) -> None:
 
 def test_every_module_of_the_host_has_its_test() -> None:
     modules = [p.relative_to(PACKAGE / "host") for p in (PACKAGE / "host").rglob("*.py") if p.name != "__init__.py"]
-    names = {f"command_{p.stem}" if p.parts[0] == "commands" else p.stem for p in modules}
+    names = {"command_" + p.stem.rstrip("_") if p.parts[0] == "commands" else p.stem for p in modules}
     assert len(names) == len(modules)
     tested = {p.stem.removeprefix("test_") for p in (TREE / "tests/unit/host").glob("test_*.py")}
     assert names == tested

@@ -29,8 +29,8 @@ def test_commands(command: str, module: object, function: str, monkeypatch: pyte
 
 
 def test_check_keyring_has_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "check_keyring", lambda directory: 42 if directory == "/x" else 1)
-    monkeypatch.setattr(sys, "argv", ["bootseal", "check-keyring", "/x"])
+    monkeypatch.setattr(reference, "check_keyring", lambda *given: 42 if given == ("/x", "/tree") else 1)
+    monkeypatch.setattr(sys, "argv", ["bootseal", "check-keyring", "/x", "/tree"])
     assert __main__.main() == 42
 
 

@@ -15,6 +15,7 @@ import pytest
 from cryptography import __version__ as cryptography_release
 from cryptography import x509 as cryptography_x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs12
 
 from bootseal import digest, libcrypto, reference
 from bootseal.formats import der, pkcs7, x509
@@ -355,6 +356,8 @@ STRAYS: dict[str, tuple[bytes, str]] = {
     "both.txt": ((CERTS / "p256.pem").read_bytes() + (KEYS / "p256.pem").read_bytes(), "a private key: "),
     "key.bin": (private_der(serialization.NoEncryption()), "a private key: "),
     "key.p8": (private_der(ENCRYPTED), "a private key: "),
+    "key.p12": (pkcs12.serialize_key_and_certificates(b"x", private_key("p256"), None, None, ENCRYPTED), "a private key: "),
+    "late.txt": (b"#" * 100_000 + b"\n" + (KEYS / "p256.pem").read_bytes(), "a private key: "),
     "vendor.cert": ((CERTS / "p256.pem").read_bytes(), "a certificate, but its name does not end in .crt, .pem, "),
     "vendor": ((CERTS / "rsa2048.der").read_bytes(), "a certificate, but its name does not end in .crt, .pem, "),
     "README": (b"The keys of the vendor.\n", ""),

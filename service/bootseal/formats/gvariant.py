@@ -23,7 +23,7 @@ def vardict(data: bytes) -> dict[str, tuple[str, bytes]]:
 
 
 def first_of_tuple(data: bytes) -> bytes:
-    """Return the first member of a tuple; it and a later one have no fixed size. Raises Malformed."""
+    """Return the first member of a tuple. It and a later member must have a variable size. Raises Malformed."""
     width = _choose_width(len(data))
     end = _read_number(data[-width:])  # the table has the ends in reverse order
     if not data or end > len(data) - width:

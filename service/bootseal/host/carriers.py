@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find signatures that travel with an ostree commit.
+"""Find the signatures that an ostree commit carries.
 
 Everything here is from an untrusted disk, and is read with limits. libostree is not needed: a commit object is a tuple that
 begins with its metadata (a{sv}), and a file of the same name holds its detached metadata (a{sv}). See ostree-core.h of ostree.
@@ -7,6 +7,8 @@ begins with its metadata (a{sv}), and a file of the same name holds its detached
 
 import base64
 import binascii
+import functools
+import hashlib
 import json
 import os
 import re
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from .. import digest, verdicts
+from .. import digest, paths
 from ..digest import Digest
 from ..errors import LEADS_NOWHERE, reason
 from ..formats import gvariant, pkcs7
@@ -26,7 +28,7 @@ KEY = "bootseal.signature"
 DIGEST_KEY = "ostree.composefs.digest.v0"  # as 'ostree commit --generate-composefs-metadata' writes it
 # What bootc and rpm-ostree keep of a container image in the commit that they make of it.
 _MANIFEST, _CONFIG = "ostree.manifest", "ostree.container.image-config"
-_MAX_METADATA = 16 << 20  # bytes; a manifest and a configuration have some hundred thousand at most
+_MAX_METADATA = 2 << 20  # bytes; a manifest and a configuration have some hundred thousand at most
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
@@ -55,19 +57,23 @@ class Commit(NamedTuple):
         return self.checksum[:12]
 
     def digest(self) -> bytes | None:
-        """Return the digest of its composefs image, if it was computed. Raises Unusable, OSError."""
-        kind, value = self._metadata().get(DIGEST_KEY, ("ay", b""))
+        """Return the digest of its composefs image, if it was computed.
+
+        Raises Unusable, also for a commit whose content has another checksum than its name, OSError, NotRegular.
+        """
+        content = self._read("commit")
+        if hashlib.sha256(content).hexdigest() != self.checksum:
+            raise Unusable("its content has another checksum")
+        kind, value = _parse(gvariant.first_of_tuple, content).get(DIGEST_KEY, ("ay", b""))
         return value if kind == "ay" and value else None
 
     def signatures(self) -> Iterator[Found | Unusable]:
         """Yield what it carries, in the order of bootseal(8)."""
         yield from _found("the commit's detached metadata", lambda: _from_bytes(self._detached()))
-        yield from _found("the commit's metadata", lambda: _from_text(_string(self._metadata(), KEY)))
-        yield from _found("the commit's image manifest", lambda: _from_text(_annotation(self._metadata())))
-        yield from _found("the commit's image configuration", lambda: _from_text(_label(self._metadata())))
-
-    def _metadata(self) -> Metadata:
-        return _parse(gvariant.first_of_tuple, self._read("commit"))
+        metadata = functools.cache(lambda: _parse(gvariant.first_of_tuple, self._read("commit")))
+        yield from _found("the commit's metadata", lambda: _from_text(_string(metadata(), KEY)))
+        yield from _found("the commit's image manifest", lambda: _from_text(_annotation(metadata())))
+        yield from _found("the commit's image configuration", lambda: _from_text(_label(metadata())))
 
     def _detached(self) -> Metadata:
         with suppress(FileNotFoundError):
@@ -99,9 +105,9 @@ def resolve(repository: str, ref: str) -> Commit:
             checksum = inside.read(refs, path.removeprefix("refs/"), 65).decode("ascii", "replace").strip()
     except (OSError, files.NotRegular) as error:
         why = reason(error) if isinstance(error, OSError) else "not a regular file"
-        raise Failure(verdicts.NO_DEPLOYMENT.exit_status, f"Failed to find the commit {ref} in {repository}: {why}") from error
+        raise Failure(IO_ERROR, f"Failed to find the commit {ref} in {repository}: {why}") from error
     if not _CHECKSUM.fullmatch(checksum):
-        raise Failure(DATA, f"Failed to find the commit {ref} in {repository}: {path} holds no checksum")
+        raise Failure(DATA, f"Failed to find the commit {ref} in {repository}: {path} does not contain a checksum")
     return Commit(repository, ".", checksum)
 
 
@@ -122,14 +128,15 @@ def find_digest(commit: Commit) -> Digest:
 
 
 def in_tree(directory: int, digest: bytes) -> Iterator[Found | Unusable]:
-    """Yield the signature that the deployed tree has in boot/bootseal/HEX.sig, if any."""
+    """Yield the signature that the deployed tree has in boot/bootseal, if any."""
+    path = paths.signature_of(f"boot/bootseal/{digest.hex()}")
 
     def read() -> bytes | None:
         with suppress(FileNotFoundError):
-            return inside.read(directory, f"boot/bootseal/{digest.hex()}.sig", pkcs7.MAX_SIZE + 1)
+            return inside.read(directory, path, pkcs7.MAX_SIZE + 1)
         return None
 
-    yield from _found(f"/boot/bootseal/{digest.hex()}.sig of the tree", read)
+    yield from _found(f"/{path} of the tree", read)
 
 
 def _found(where: str, read: Callable[[], bytes | None]) -> Iterator[Found | Unusable]:
@@ -181,7 +188,7 @@ def _from_text(text: object) -> bytes | None:
     if text is None:
         return None
     if not isinstance(text, str):
-        raise Unusable(f"{KEY} is no string")
+        raise Unusable(f"{KEY} is not a string")
     try:
         return base64.b64decode(text.encode("ascii"), validate=True)
     except (UnicodeEncodeError, binascii.Error) as error:

@@ -13,7 +13,7 @@ from ..stages import config, keyring, ostreebooted
 from ..values import BootKeyring
 from . import continuity, deployments, deviations, inside, objects
 from .deployments import Deployed
-from .dryrun import INITRD_NAMES, Judgement, Source, certificates, judge
+from .dryrun import INCOMPLETE, INITRD_NAMES, Judgement, Source, certificates, judge
 from .initrd import cache, reader, ukisignature
 from .initrd.contents import Contents, written_out
 from .inside import File
@@ -68,10 +68,10 @@ class Checker:
             if self._verbose and record["exit_status"]:
                 record["findings"] = [finding._asdict() for finding in self._find_deviations(deployed, source)]
         if deployed.options is None:
-            record["missing"].append("no boot entry names it: it does not boot before one does")
+            record["missing"].append("no boot entry names this deployment, so it does not boot")
         if source.initrd:
             self._add_initrd(deployed, record)
-        if record["verdict"] == verdicts.VERIFIED.name:
+        if record["verdict"] in (verdicts.VERIFIED.name, INCOMPLETE.name):
             record["missing"] += self._check_objects(deployed)
         return record
 
@@ -141,7 +141,7 @@ class Checker:
         if self._key_source.system_keys:
             yield Source("/", "the running system")
         elif keys := self._key_source.keys:
-            _require_directory(keys)
+            certificates(Source("/", keys, keys=keys))  # in this process, where a Failure can be reported
             with written_out(Contents({}, {})) as empty:
                 yield Source(empty, keys, keys=keys)
         else:
@@ -201,11 +201,3 @@ def describe_untrusted(record: Judgement) -> str:
     """Say why the firmware would not start this unified kernel image; empty if it would, or if unknown."""
     signature = record.get("uki_signature", {})
     return str(signature["text"]) if signature.get("state") == ukisignature.UNTRUSTED else ""
-
-
-def _require_directory(path: str) -> None:
-    """Raise Failure unless this is a directory that can be read."""
-    try:
-        os.listdir(path)
-    except OSError as failed:
-        raise os_failure(IO_ERROR, f"Failed to read the certificates in {path}", failed) from failed

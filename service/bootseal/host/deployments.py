@@ -68,7 +68,7 @@ def list_all(sysroot: str) -> list[Deployed]:
     on_disk = _list_on_disk(sysroot)
     running = _read_booted_inode()
     listed: dict[str, Deployed] = {}
-    waiting = find_staged() if _is_running_sysroot(sysroot) else None
+    waiting = find_staged() if is_running_sysroot(sysroot) else None
     entries = [waiting] if waiting else []
     entries += _list_entries(sysroot)
     for entry in entries + [Deployed(path, "", None, ()) for path in on_disk]:
@@ -148,6 +148,31 @@ def find_marked(sysroot: str) -> list[str]:
     return marked
 
 
+def find_orphans(sysroot: str) -> list[str]:
+    """List files of a killed process whose deployment is gone, by path below the physical root."""
+    orphans: list[str] = []
+    with suppress(OSError), inside.opened(sysroot, paths.DEPLOYMENTS) as top:
+        for stateroot in inside.list_names(top, "."):
+            directory = f"{stateroot}/deploy"
+            names = inside.list_names(top, directory)
+            there = tuple(paths.work_prefix(name) for name in names)
+            mine = (name for name in names if paths.is_work(name) and not name.startswith(there))
+            orphans += [os.path.join(paths.DEPLOYMENTS, directory, name) for name in mine]
+    return orphans
+
+
+def stamp(sysroot: str) -> tuple[tuple[int, int], ...]:
+    """Return what changes whenever ostree deploys or stages something."""
+    stamps = []
+    for path in (os.path.join(sysroot, paths.DEPLOYMENTS), STAGED):
+        try:
+            status = os.stat(path)
+            stamps.append((status.st_ino, status.st_mtime_ns))
+        except OSError:
+            stamps.append((0, 0))
+    return tuple(stamps)
+
+
 def find_staged() -> Deployed | None:
     """Return the staged deployment with its future command line. Raises Failure if it is unreadable."""
     try:
@@ -196,7 +221,8 @@ def _add_state(entry: Deployed, sysroot: str, running: tuple[int, int] | None, *
     return entry._replace(state="pending" if first and entry.options is not None else "")
 
 
-def _is_running_sysroot(sysroot: str) -> bool:
+def is_running_sysroot(sysroot: str) -> bool:
+    """Tell whether this is the physical root of the running system."""
     try:
         return os.path.samefile(sysroot, default_sysroot()) and os.path.exists(ostreebooted.PATH)
     except OSError:
@@ -300,7 +326,7 @@ def _find_boot(sysroot: str) -> tuple[str, str]:
     with suppress(OSError), inside.opened(sysroot, "boot") as own:
         os.stat("loader", dir_fd=own, follow_symlinks=False)
         return sysroot, "boot"
-    return ("/" if _is_running_sysroot(sysroot) else sysroot), "boot"
+    return ("/" if is_running_sysroot(sysroot) else sysroot), "boot"
 
 
 def _parse_entry(boot: int, path: str) -> dict[str, list[str]]:

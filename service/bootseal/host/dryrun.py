@@ -19,14 +19,23 @@ from ..errors import Refusal
 from ..linux import files, syscall
 from ..record import Noted, Trail
 from ..stages import config, enable, kernelkeys, keyring, origin, physicalroot
-from ..values import BootKeyring, Deployment, Enrolled, Pinned, Policy, Request, Unverified
-from . import deployments, inside
+from ..values import BootKeyring, Deployment, Enrolled, Pinned, Policy, Request, Unverified, Verified
+from ..verdicts import Verdict
+from . import deployments, imagedigest, inside, objects
 from .deployments import Deployed
 from .initrd import bypasses
 from .initrd.contents import Contents
-from .output import Failure
+from .output import IO_ERROR, Failure, os_failure
 
 Judgement = dict[str, Any]
+# Not a verdict of the boot: a build host may lack what the boot needs. The exit status is EX_TEMPFAIL of sysexits(3).
+INCOMPLETE = Verdict(
+    "incomplete",
+    75,
+    "",
+    "before the first boot, run 'ostree admin post-copy' or 'bootseal deploy' where kernel and filesystem have fs-verity",
+)
+_CAP_SYS_ADMIN = 21
 _UNIT = "initrd-root-fs.target.requires/bootseal.service"
 _CONFIG_SIZE = 1 << 20
 _UNITS = tuple(f"{top}/systemd/system/{_UNIT}" for top in ("usr/lib", "lib", "etc"))
@@ -73,8 +82,9 @@ def conclude(rehearse: Callable[[Trail, list[str]], str], source: Source) -> Jud
 
 def _describe_refusal(refusal: Refusal, source: Source) -> Judgement:
     # Files of the initrd were copied to a temporary directory, whose name means nothing to people.
-    message = str(refusal).replace(source.directory + "/", "/") if source.initrd else str(refusal)
-    unprivileged = os.geteuid() != 0 and isinstance(refusal.__cause__, PermissionError)
+    message = f"{refusal.what}: {refusal.path}" if refusal.verdict is INCOMPLETE else str(refusal)
+    message = message.replace(source.directory + "/", "/") if source.initrd else message
+    unprivileged = not _is_privileged() and isinstance(refusal.__cause__, PermissionError)
     hint = "run as root" if unprivileged else refusal.hint
     verdict = refusal.verdict
     return {"verdict": verdict.name, "message": message, "hint": hint, "exit_status": verdict.exit_status}
@@ -89,17 +99,53 @@ def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail
     compare_readers(trusted)
     _check_kernel(deployed, sysroot, policy, missing)
     request = deployments.parse_request(deployed)
-    if os.geteuid() == 0:
+    privileged = _is_privileged()
+    if privileged:
         physicalroot.private_namespace()
     deployment = seen(deployments.open_as_boot(deployed, sysroot))
     try:
         pinned = boot.verified_image(deployment, trusted, seen, sysroot)
+    except Refusal as refusal:
+        verified = seen.last(Verified)
+        if verified and _is_of_this_host(refusal, sysroot):
+            missing.append(f"not tried: fs-verity, the kernel's check of the signature, and mounting ({refusal.what})")
+            raise _judge_unsealed(deployment, verified, refusal.path) from refusal
+        raise
     finally:
         compare_verifiers(seen.last(Unverified), trusted)
-    if os.geteuid() == 0:
+    if privileged:
         _rehearse_root(pinned, deployment, policy, request, seen)
     else:
-        missing.append("not tried without root: the kernel's check of the signature, and mounting")
+        missing.append("not tried without CAP_SYS_ADMIN: the kernel's check of the signature, and mounting")
+
+
+def _is_of_this_host(refusal: Refusal, sysroot: str) -> bool:
+    """Tell whether only this host lacks fs-verity: its kernel, or the filesystem that it builds on.
+
+    A filesystem that could have fs-verity, on a kernel that has it, lacks it wherever it is mounted.
+    """
+    if refusal.verdict is not verdicts.UNSUPPORTED or deployments.is_running_sysroot(sysroot):
+        return False
+    return not isinstance(refusal.__cause__, OSError) or objects.kernel_lacks_fsverity()
+
+
+def _judge_unsealed(deployment: Deployment, verified: Verified, path: str) -> Refusal:
+    """Compare the image itself with the digest, where the kernel cannot."""
+    try:
+        computed = imagedigest.compute(path, verified.digest.algorithm, "", deployment.fd)
+    except Failure as failure:
+        return Refusal(verdicts.IO_ERROR if failure.status == IO_ERROR else verdicts.BAD_IMAGE, failure.what, path)
+    if computed != verified.digest:
+        what = f"the image has the digest {computed}, signed is {verified.digest}"
+        return Refusal(verdicts.IMAGE_MISMATCH, what, path)
+    return Refusal(INCOMPLETE, "the image is the one that was signed, and must be sealed before it boots", path)
+
+
+def _is_privileged() -> bool:
+    """Tell whether this process may mount. Root of a container may lack the capability."""
+    with open("/proc/self/status", "rb") as file:
+        capabilities = next(int(line.split()[1], 16) for line in file if line.startswith(b"CapEff:"))
+    return bool(capabilities >> _CAP_SYS_ADMIN & 1)
 
 
 def compare_readers(trusted: BootKeyring) -> None:
@@ -149,10 +195,14 @@ def _check_writable(deployment: Deployment, policy: Policy, path: str, seen: Tra
 
 
 def certificates(source: Source) -> list[str]:
-    """List the paths of the boot keyring's files."""
+    """List the paths of the boot keyring's files. Raises Failure."""
     if source.keys is None:
         return config.certificates(source.directory, keyring.DIRECTORY, keyring.SUFFIXES, _read_voa(source))
-    names = sorted(name for name in os.listdir(source.keys) if name.endswith(keyring.SUFFIXES) and not name.startswith("."))
+    try:
+        found = os.listdir(source.keys)
+    except OSError as error:
+        raise os_failure(IO_ERROR, f"Failed to read the certificates in {source.keys}", error) from error
+    names = sorted(name for name in found if name.endswith(keyring.SUFFIXES) and not name.startswith("."))
     return [os.path.join(source.keys, name) for name in names]
 
 

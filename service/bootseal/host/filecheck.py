@@ -5,10 +5,12 @@ It needs neither root nor fs-verity.
 """
 
 import os
+from collections.abc import Sequence
 
 from .. import digest, paths, verdicts
 from ..errors import Refusal
-from ..formats import pkcs7
+from ..formats import pkcs7, x509
+from ..formats.der import Malformed
 from ..record import Trail
 from ..stages import keyring
 from . import carriers, deviations, dryrun, imagedigest, inside, pairs
@@ -16,23 +18,30 @@ from .dryrun import Judgement, Source
 from .output import note
 from .pairs import Given
 
+_MAX_SIGNATURE = 1 << 20  # bytes; above pkcs7.MAX_SIZE it is a deviation
+
 
 def read(image: str | None, digest_file: str | None, signature_file: str | None) -> Given:
     """Read the files that were named, or else those beside the image. Raises Failure, Refusal."""
     name = signature_file or paths.signature_of(image or "")
     if not signature_file and not os.path.exists(name):
         raise Refusal(verdicts.NO_SIGNATURE, "missing", name)
-    signature = inside.read_named(name, "the signature", pkcs7.MAX_SIZE)
+    signature = inside.read_named(name, "the signature", _MAX_SIGNATURE)
     if image and not digest_file and os.path.exists(paths.digest_of(image)):
         digest_file = paths.digest_of(image)
     given = inside.read_named(digest_file, "the digest", max(digest.SIZES.values())) if digest_file else b""
     if image:
         computed = imagedigest.compute(image, "sha512" if len(given) == digest.SIZES["sha512"] else "sha256", "")
         if digest_file and len(given) in digest.SIZES.values() and given != computed.value:
-            what = f"the image has the digest {computed}, and {digest_file} says {given.hex()}"
-            raise Refusal(verdicts.IMAGE_MISMATCH, what, image)
+            what = f"the image has the digest {computed}, but {digest_file} has {given.hex()}"
+            hint = "sign this image again, or give the digest file that belongs to it"
+            raise Refusal(verdicts.IMAGE_MISMATCH, what, image, hint)
         given = given or computed.value
     return Given(given, signature, digest_file or image or "", name)
+
+
+# Of a commit, the digest is a claim of whoever made it.
+NOT_COMPARED = "the tree of the commit was not compared with the digest that the commit has"
 
 
 def read_commit(repository: str, ref: str) -> list[Given]:
@@ -46,14 +55,18 @@ def read_commit(repository: str, ref: str) -> list[Given]:
     found = [Given(value, one.signature, name, one.where) for one in carried if isinstance(one, carriers.Found)]
     if not found:
         hint = "sign the commit: 'bootseal sign --repo='"
-        raise Refusal(verdicts.NO_SIGNATURE, f"no signature travels with the commit {commit}", repository, hint)
+        raise Refusal(verdicts.NO_SIGNATURE, f"the commit {commit} carries no signature", repository, hint)
     return found
 
 
-def judge(given: Given, source: Source, certificates: list[str], *, verbose: bool) -> Judgement:
-    """Return the record as dryrun.judge() does, and the digest; `verbose` adds the deviations of what is refused."""
+def judge(given: Given, source: Source, certificates: list[str], *, verbose: bool, missing: Sequence[str] = ()) -> Judgement:
+    """Return the record as dryrun.judge() does, and the digest.
 
-    def check(seen: Trail, _missing: list[str]) -> str:
+    `verbose` adds what is inside the signature, and its deviations. `missing` is what nobody checks.
+    """
+
+    def check(seen: Trail, lacking: list[str]) -> str:
+        lacking += missing
         trusted = seen(keyring.load(certificates))
         dryrun.compare_readers(trusted)
         try:
@@ -63,7 +76,8 @@ def judge(given: Given, source: Source, certificates: list[str], *, verbose: boo
         return "the signature is good"
 
     record = dryrun.conclude(check, source)
-    if verbose and record["exit_status"]:
+    if verbose:
+        record["inside"] = _look_inside(given.signature)
         found = [
             *deviations.signature(given.signature),
             *(one for path in certificates for one in deviations.certificate(path)),
@@ -73,3 +87,13 @@ def judge(given: Given, source: Source, certificates: list[str], *, verbose: boo
         return record | {"digest": str(digest.from_bytes(given.digest))}
     except ValueError:
         return record
+
+
+def _look_inside(signature: bytes) -> dict[str, str]:
+    """Return what the signature says of itself, as far as it can be read."""
+    try:
+        info = pkcs7.parse_tolerantly(signature, deviations.SIGNATURE)
+        issuer = x509.format_name(info.issuer)
+    except Malformed:
+        return {}
+    return {"issuer": issuer, "serial": info.serial.hex(), "algorithm": f"{info.scheme}-{info.hash_name}"}

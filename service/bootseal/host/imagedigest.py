@@ -32,7 +32,7 @@ def compute(path: str, algorithm: str, hint: str, directory: int | None = None) 
     try:
         before = _check_kind(fd, path)
         if os.pread(fd, len(_EROFS), _EROFS_AT) != _EROFS:
-            warning(f"{path} is not an EROFS image: no boot mounts it")
+            warning(f"{path} is not an EROFS image, so no boot can mount it")
         if directory is not None and before.st_size > MAX_SIZE:
             raise Failure(DATA, f"Failed to read the image {path}: larger than {MAX_SIZE} bytes")
         with Progress(f"Computing the digest of {os.path.basename(path)}", before.st_size) as progress:

@@ -119,10 +119,15 @@ def enable(name: str, directory: int, algorithm: str) -> bool:
     return True
 
 
+def kernel_lacks_fsverity() -> bool:
+    """Tell whether the kernel says so itself."""
+    return os.path.isdir(_EXT4_FEATURES) and not os.path.exists(f"{_EXT4_FEATURES}/verity")
+
+
 def hint(error: OSError) -> str:
     """Advise on an error of enable()."""
     if error.errno in fsverity.UNSUPPORTED:
-        if os.path.isdir(_EXT4_FEATURES) and not os.path.exists(f"{_EXT4_FEATURES}/verity"):
+        if kernel_lacks_fsverity():
             return "use a kernel with fs-verity (CONFIG_FS_VERITY)"
         return "enable fs-verity in the filesystem: ext4 needs 'tune2fs -O verity DEVICE'; btrfs and f2fs support it"
     if error.errno == errno.EINVAL:

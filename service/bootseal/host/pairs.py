@@ -45,11 +45,11 @@ def write(image: str, content: sidecars.Pair, *, keep_other: bool) -> None:
     try:
         fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if _is_immutable(fd):
+            if is_immutable(fd):
                 hint = "a deployment's directory is immutable: sign a copy of the image, and use 'bootseal deploy'"
             place = sidecars.Place(fd, name, fd, f".{name}.bootseal")
             if keep_other and (there := sidecars.read(place)) and there.digest != content.digest:
-                what = f"Failed to write {paths.signature_of(image)}: {paths.digest_of(image)} is there, with another digest"
+                what = f"Failed to write {paths.signature_of(image)}: {paths.digest_of(image)} exists with another digest"
                 raise Failure(CANNOT_CREATE, what, "give the path of the image that has this digest, or remove both files")
             with sidecars.staged(place, content):
                 sidecars.install(place, content)
@@ -60,7 +60,8 @@ def write(image: str, content: sidecars.Pair, *, keep_other: bool) -> None:
         raise os_failure(CANNOT_CREATE, what, error, hint) from error
 
 
-def _is_immutable(fd: int) -> bool:
+def is_immutable(fd: int) -> bool:
+    """Tell whether the flag is set; on a filesystem without flags it is not."""
     with contextlib.suppress(OSError):  # a filesystem without flags
         return files.is_immutable(fd)
     return False

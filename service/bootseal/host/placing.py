@@ -4,7 +4,9 @@
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,36 +14,46 @@ from .. import digest, paths, verdicts
 from ..digest import Digest
 from ..errors import Refusal
 from ..formats import pkcs7
-from ..linux import files, fsverity
+from ..linux import files, fsverity, mountapi
 from ..stages import writable
 from ..stages.writable import Writable
-from . import carriers, imagedigest, inside, objects, pairs, sidecars
+from . import carriers, deployments, imagedigest, inside, objects, pairs, sidecars
 from .checker import Checker
 from .deployments import Deployed
-from .output import CANNOT_CREATE, DATA, OS_ERROR, Failure, note, os_failure
+from .output import CANNOT_CREATE, DATA, IO_ERROR, OS_ERROR, Failure, note, os_failure
+
+_PATIENCE = 60  # seconds; placing takes less than one
 
 
 class Wish(NamedTuple):
-    """What the user gave: files with digest and signature, and whether to seal the objects as well."""
+    """Options of the user: files with digest and signature; seal the objects as well; seal nothing (`offline`)."""
 
     digest_file: str | None = None
     signature_file: str | None = None
     seal_objects: bool = False
+    offline: bool = False
 
 
 def place(sysroot: str, deployed: Deployed, checker: Checker, wish: Wish) -> bool:
     """Complete a deployment. Returns False if there was nothing to change. Raises Failure, Refusal."""
     path = paths.image_of(deployed.path, sysroot)
     content = _find_pair(wish, sysroot, deployed, checker)
-    with _open_writable(sysroot, deployed) as where:
-        changed = _seal(where, deployed, digest.from_bytes(content.digest), path)
+    with _locked(), _open_writable(sysroot, deployed, offline=wish.offline) as where:
+        changed = not wish.offline and _seal(where, deployed, digest.from_bytes(content.digest), path)
         if wish.seal_objects:
             changed |= _seal_objects(where)
         return _put(where, deployed, content, path) or changed
 
 
 def is_placed(sysroot: str, deployed: Deployed) -> bool:
-    """Tell whether a pair is in place and its digest is the one that the kernel enforces: a cheap look, no verdict."""
+    """Tell whether a pair is in place, its digest is the one that the kernel enforces, and no killed run left anything.
+
+    It is a cheap look, and no verdict.
+    """
+    work = paths.work_prefix(deployed.path)
+    with contextlib.suppress(OSError), inside.opened(sysroot, os.path.dirname(deployed.path)) as parent:
+        if any(name.startswith(work) for name in inside.list_names(parent, ".")):
+            return False
     with contextlib.suppress(OSError), inside.opened(sysroot, deployed.path) as directory:
         present = sidecars.read(sidecars.Place(directory, paths.IMAGE, directory, ""))
         fd = objects.open_file(paths.IMAGE, directory)
@@ -52,17 +64,74 @@ def is_placed(sysroot: str, deployed: Deployed) -> bool:
     return False
 
 
+def remove_orphans(sysroot: str) -> None:
+    """Remove what a killed run left beside a deployment that is gone; a read-only filesystem keeps it."""
+    orphans = deployments.find_orphans(sysroot)
+    if not orphans:
+        return
+    with contextlib.suppress(OSError, Failure), _locked(), _opened_top(sysroot) as top:
+        for path in orphans:
+            parent = files.openat2(top, os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY, inside.PLACE)
+            try:
+                os.unlink(os.path.basename(path), dir_fd=parent)
+            finally:
+                os.close(parent)
+
+
+@contextlib.contextmanager
+def _opened_top(sysroot: str) -> Iterator[int]:
+    """Open the physical root so that it can be written, even if others see it read-only. Raises OSError."""
+    with contextlib.ExitStack() as stack:
+        sysroot_fd = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, sysroot_fd)
+        top = mountapi.clone(sysroot_fd)
+        stack.callback(os.close, top)
+        mountapi.set_attributes(top, clear=mountapi.MOUNT_ATTR_RDONLY)
+        yield top
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """Keep other processes from placing. Raises Failure when another one has been at work for too long.
+
+    The lock is in a directory of root, because whoever can open a file can hold its lock.
+    """
+    path = os.path.join(paths.RUN, "lock")
+    try:
+        os.makedirs(paths.RUN, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:  # not root, who alone can change a running system
+        yield
+        return
+    try:
+        _wait_for_lock(fd, path)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _wait_for_lock(fd: int, path: str) -> None:
+    for _ in range(_PATIENCE):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(1)
+    raise Failure(CANNOT_CREATE, f"Failed to lock {path}: another 'bootseal deploy' is at work", "run it again later")
+
+
 def _find_pair(wish: Wish, sysroot: str, deployed: Deployed, checker: Checker) -> sidecars.Pair:
     """Find digest and signature, and verify them as the boot does, before anything is written. Raises Failure, Refusal."""
     path = paths.image_of(deployed.path, sysroot)
     try:
         with inside.opened(sysroot, deployed.path) as directory:
-            algorithm = "sha256" if wish.signature_file else _choose_algorithm(directory)
-            image_digest = _compute(wish.digest_file, algorithm, directory, path)
+            os.stat(paths.IMAGE, dir_fd=directory, follow_symlinks=False)
+            image_digest = _compute(wish.digest_file, _choose_algorithm(directory), directory, path)
             found = _find_signatures(wish.signature_file, sysroot, deployed, directory, image_digest)
+    except FileNotFoundError as error:
+        raise Refusal(verdicts.NO_IMAGE, "missing", path) from error
     except OSError as error:
-        missing = verdicts.NO_IMAGE
-        raise os_failure(missing.exit_status, f"Failed to open the image {path}", error, missing.hint) from error
+        raise os_failure(IO_ERROR, f"Failed to open the image {path}", error) from error
     trusted = checker.keyring(deployed)
     refusals: list[Refusal] = []
     for one in found:
@@ -105,7 +174,7 @@ def _choose_algorithm(directory: int) -> str:
 def _find_signatures(
     given: str | None, sysroot: str, deployed: Deployed, directory: int, image_digest: Digest
 ) -> list[carriers.Found]:
-    """Return the signature that was given, or else those that travel, and the one that is in place. Raises Failure, Refusal."""
+    """Return the signature that was given, or else the commit's, and the one that is in place. Raises Failure, Refusal."""
     if given:
         return [carriers.Found(given, inside.read_named(given, "the signature", pkcs7.MAX_SIZE))]
     commit = carriers.Commit(sysroot, paths.REPOSITORY, deployed.parts[1])
@@ -119,22 +188,35 @@ def _find_signatures(
         found.append(carriers.Found(paths.signature_of(paths.image_of(deployed.path, sysroot)), present.signature))
     if not found:
         hint = "sign the commit: 'bootseal sign --repo=', or give a signature with --signature="
-        what = f"no signature travels with the commit {deployed.parts[1][:12]}"
+        what = f"the commit {deployed.parts[1][:12]} carries no signature"
         raise Refusal(verdicts.NO_SIGNATURE, what, paths.image_of(deployed.path, sysroot), hint)
     return found
 
 
 @contextlib.contextmanager
-def _open_writable(sysroot: str, deployed: Deployed) -> Iterator[Writable]:
+def _open_writable(sysroot: str, deployed: Deployed, *, offline: bool) -> Iterator[Writable]:
     """Open the deployment for writing. Raises Failure."""
     try:
-        with writable.opened_below(sysroot, deployed.path) as where:
+        with (_opened_as_it_is if offline else writable.opened_below)(sysroot, deployed.path) as where:
             yield where
-    except PermissionError as error:
-        raise os_failure(CANNOT_CREATE, f"Failed to write below {sysroot}", error, "run as root") from error
+    except OSError as error:
+        hint = "run as root" if isinstance(error, PermissionError) else ""
+        raise os_failure(CANNOT_CREATE, f"Failed to write below {sysroot}", error, hint) from error
     except writable.Busy as error:
         what = f"Failed to change the deployment {os.path.basename(deployed.path)}: another 'bootseal deploy' is at work"
         raise Failure(CANNOT_CREATE, what, "run it again when the other one has ended") from error
+
+
+@contextlib.contextmanager
+def _opened_as_it_is(sysroot: str, deployment: str) -> Iterator[Writable]:
+    """Open a tree that is writable already: a container may not mount. Raises OSError."""
+    with contextlib.ExitStack() as stack:
+        fds = []
+        for path in (".", os.path.dirname(deployment), deployment):
+            place = stack.enter_context(inside.opened(sysroot, path))
+            fds.append(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place))
+            stack.callback(os.close, fds[-1])
+        yield Writable(*fds)
 
 
 def _put(where: Writable, deployed: Deployed, content: sidecars.Pair, path: str) -> bool:
@@ -145,7 +227,11 @@ def _put(where: Writable, deployed: Deployed, content: sidecars.Pair, path: str)
         sidecars.clear(place)
         present = sidecars.read(place) == content
         if not present:
-            with sidecars.staged(place, content), writable.mutable(where, deployed.path):
+            immutable = pairs.is_immutable(where.deployment)
+            with (
+                sidecars.staged(place, content),
+                writable.mutable(where, deployed.path) if immutable else contextlib.nullcontext(),
+            ):
                 sidecars.install(place, content)
         sync(where.deployment)
     except OSError as error:
@@ -186,14 +272,15 @@ def _seal(where: Writable, deployed: Deployed, wanted: Digest, path: str) -> boo
 
 def _seal_objects(where: Writable) -> bool:
     """Enable fs-verity on the image's objects. Returns False if it was on. Raises Failure."""
-    directory = files.open_directory(where.top, paths.OBJECTS)
     try:
-        store = objects.Store(directory)
-        with open(objects.open_file(paths.IMAGE, where.deployment), "rb") as file:
-            unsealed = store.check(file.fileno()).unsealed
-        store.seal(unsealed, directory)
+        directory = files.open_directory(where.top, paths.OBJECTS)
+        try:
+            store = objects.Store(directory)
+            with open(objects.open_file(paths.IMAGE, where.deployment), "rb") as file:
+                unsealed = store.check(file.fileno()).unsealed
+            store.seal(unsealed, directory)
+        finally:
+            os.close(directory)
     except OSError as error:
         raise os_failure(OS_ERROR, "Failed to check the objects", error) from error
-    finally:
-        os.close(directory)
     return bool(unsealed)

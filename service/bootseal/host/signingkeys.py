@@ -35,7 +35,9 @@ def load_key(path: str, passphrase_file: str | None) -> PrivateKey:
     try:
         key = _parse(data, None)
     except TypeError:  # cryptography's way to say that a passphrase is needed
-        key = _decrypt(data, path, ask_passphrase(path, passphrase_file))
+        key = _decrypt(
+            data, path, ask_passphrase(f"Failed to decrypt the private key {path}", "passphrase", path, passphrase_file)
+        )
     except (ValueError, UnsupportedAlgorithm) as error:
         hint = "give an RSA or ECDSA key in PEM or DER: PKCS#8, PKCS#1 or SEC1"
         raise Failure(DATA, f"Failed to read the private key {path}: unknown format", hint) from error
@@ -144,15 +146,13 @@ def _decrypt(data: bytes, path: str, passphrase: bytes) -> object:
         raise Failure(NO_PERMISSION, f"{what}: wrong passphrase, or damaged", "check the passphrase") from error
 
 
-def ask_passphrase(path: str, passphrase_file: str | None) -> bytes:
+def ask_passphrase(failure: str, kind: str, key: str, passphrase_file: str | None) -> bytes:
+    """Return a key's passphrase or PIN (`kind`), from the file or the terminal. Raises Failure, which begins with `failure`."""
     if passphrase_file:
-        return inside.read_named(passphrase_file, "the passphrase", _MAX_SIZE).rstrip(b"\r\n")
+        return inside.read_named(passphrase_file, f"the {kind}", _MAX_SIZE).rstrip(b"\r\n")
     if not sys.stdin.isatty():
-        hint = "give it with --passphrase-file="
-        raise Failure(
-            USAGE, f"Failed to decrypt the private key {path}: cannot ask for the passphrase without a terminal", hint
-        )
+        raise Failure(USAGE, f"{failure}: cannot ask for the {kind} without a terminal", "give it with --passphrase-file=")
     try:
-        return os.fsencode(getpass.getpass(f"Passphrase of {printable(path)}: "))
+        return os.fsencode(getpass.getpass(f"{kind[0].upper()}{kind[1:]} of {printable(key)}: "))
     except (EOFError, UnicodeError):  # Ctrl-D, or bytes that are not text
         return b""

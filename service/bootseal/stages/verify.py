@@ -10,7 +10,7 @@ from ..errors import Refusal
 from ..formats import der, pkcs7
 from ..values import BootKeyring, Certificate, Signer, Unverified, Verified
 
-_SIGN_DIGEST_FILE = "sign with 'bootseal sign', or 'fsverity sign' of IMAGE.digest instead of IMAGE"
+_SIGN_DIGEST_FILE = "sign with 'bootseal sign', or run 'fsverity sign' on IMAGE.digest instead of IMAGE"
 _SHOWN = 160  # characters; a serial number has at most 40 (RFC 5280, section 4.1.2.2)
 # Of rehearse(): SubjectPublicKeyInfo of a P-256 and of an RSA key, whose private keys were thrown away, and their signatures
 # over the data with SHA-256. Made with 'openssl ecparam -name prime256v1 -genkey', 'openssl genrsa 2048', 'openssl pkey

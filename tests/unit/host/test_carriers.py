@@ -78,7 +78,7 @@ def test_a_string_that_is_no_signature(repo: Path, text: str, why: str) -> None:
 DAMAGED_JSON = {
     "not json": ("{", "Expecting"),
     "deep": ("[" * 100_000, "recursion"),
-    "number": (json.dumps({"annotations": {carriers.KEY: 7}}), "is no string"),
+    "number": (json.dumps({"annotations": {carriers.KEY: 7}}), "is not a string"),
 }
 
 
@@ -109,8 +109,8 @@ def _link_to_device(path: Path) -> None:
 DAMAGED_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-3]), "damaged"),
     "junk": (lambda path: path.write_bytes(b"\xff" * 100), "damaged"),
-    "10 MB": (lambda path: path.write_bytes(b"x" * 10_000_000), "damaged"),
-    "17 MiB": (lambda path: os.truncate(path, 17 << 20), "larger than 16777216 bytes"),
+    "1 MB": (lambda path: path.write_bytes(b"x" * 1_000_000), "damaged"),
+    "3 MiB": (lambda path: os.truncate(path, 3 << 20), "larger than 2097152 bytes"),
     "fifo": (_make_fifo, "not a regular file"),
     "device": (_link_to_device, "not a regular file"),
 }
@@ -189,11 +189,11 @@ def test_what_is_no_name_of_a_commit(repo: Path, name: str) -> None:
 def test_commits_that_are_not_there(repo: Path, tmp_path: Path) -> None:
     with pytest.raises(Failure, match="No such file") as caught:
         carriers.resolve(str(repo), "absent")
-    assert caught.value.status == 66
+    assert caught.value.status == 74
     with pytest.raises(Failure, match="No such file"):
         carriers.find_digest(carriers.resolve(str(repo), "a" * 64))
     (repo / "refs/heads/junk").write_text("junk")
-    with pytest.raises(Failure, match="holds no checksum"):
+    with pytest.raises(Failure, match="does not contain a checksum"):
         carriers.resolve(str(repo), "junk")
 
 
@@ -214,3 +214,20 @@ def test_a_file_of_the_tree(tmp_path: Path) -> None:
         assert list(carriers.in_tree(directory, DIGEST)) == []
     finally:
         os.close(directory)
+
+
+def test_a_commit_under_the_name_of_another_one(repo: Path) -> None:
+    """Whoever writes the repository could have its key sign any digest."""
+    checksum, other = commit(repo), commit(repo, digest=bytes(32), branch="other")
+    place, wrong = (repo / f"objects/{name[:2]}/{name[2:]}.commit" for name in (checksum, other))
+    place.write_bytes(wrong.read_bytes())
+    with pytest.raises(Failure, match=r"Failed to read the commit .*: its content has another checksum") as caught:
+        carriers.find_digest(carriers.resolve(str(repo), BRANCH))
+    assert caught.value.status == 65
+
+
+def test_metadata_has_a_limit(repo: Path) -> None:
+    path = write_detached(repo, commit(repo), SIGNATURE)
+    path.write_bytes(bytes(carriers._MAX_METADATA + 1))
+    (found,) = carried(repo)
+    assert str(found) == f"{DETACHED}: larger than {carriers._MAX_METADATA} bytes"

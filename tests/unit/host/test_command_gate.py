@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bootseal import verdicts
+from bootseal.errors import Refusal
 from bootseal.formats import gvariant
-from bootseal.host import checker, deployments, dryrun
+from bootseal.host import checker, deployments, dryrun, placing
 from bootseal.host.deployments import Deployed
 from bootseal.host.output import Failure
 
@@ -78,3 +80,26 @@ def test_gate_decides_by_the_verdict(
         assert caught.value.status == status
         assert caught.value.what.endswith(named)
     assert asked == [(path, str(root.top / path / "usr/lib/modules/6.12/initramfs.img"))]
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "text"),
+    [
+        (Refusal(verdicts.UNTRUSTED_SIGNER, "a stranger's", "the commit"), 77, r"refused \(untrusted-signer\): a stranger's"),
+        (Failure(73, "Failed to write", "make room"), 73, "Failed to write"),
+    ],
+)
+@pytest.mark.parametrize("verdict", ["no-digest", "no-signature", "image-unsealed", "no-keys"])
+def test_the_reason_is_why_nothing_was_put_in_place(
+    root: Root, monkeypatch: pytest.MonkeyPatch, verdict: str, problem: Exception, status: int, text: str
+) -> None:
+    root.add(A, 1)
+    root.add(B, etc=False)
+    stage(root, B)
+    ending = {"verdict": verdict, "exit_status": 66, "message": "m", "hint": "h", "missing": []}
+    monkeypatch.setattr(checker.Checker, "check", lambda *_: dict(ending))
+    monkeypatch.setattr(placing, "place", lambda *_: (_ for _ in ()).throw(problem))
+    expected, number = ("m", 66) if verdict == "no-keys" else (text, status)
+    with pytest.raises(Failure, match=f"^The staged deployment would not boot: {expected}") as caught:
+        run_gate(monkeypatch, "enabled")
+    assert caught.value.status == number

@@ -38,7 +38,7 @@ def test_verify_all_goes_on_where_one_has_no_initrd(signed_root: Root) -> None:
     assert len(lines) == 3
     assert lines[1].startswith(f"os/{A[:12]}.0")
     assert "unknown" in lines[2]
-    assert result.returncode == 69  # the first one's: no fs-verity here
+    assert result.returncode in (75, 77)  # the first one's: no fs-verity here, or an image without
     assert "\033" not in result.stdout + result.stderr
 
 

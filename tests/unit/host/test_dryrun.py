@@ -13,16 +13,20 @@ from pathlib import Path
 import pytest
 
 from bootseal import libcrypto, reference, verdicts
-from bootseal.host import dryrun, inside
+from bootseal.errors import Refusal
+from bootseal.host import dryrun, inside, objects
 from bootseal.host.deployments import Deployed
 from bootseal.linux import files
-from bootseal.stages import keyring, physicalroot
+from bootseal.stages import image as image_stage
+from bootseal.stages import keyring, ostreebooted, physicalroot
 from unit.support import policy, refusal
 
 from .initrds import cpio_archive
 from .program import TREE, certificate, image, key, signed
 from .roots import A, Root, failing, fill, link_parent, link_to_fifo, make_initrd, run_verify
 
+# Where verify ends on this machine: with another root than the running system's, or on a kernel with fs-verity.
+UNSEALED = ("incomplete", "image-unsealed")
 FIRST_SIGNATURE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -53,7 +57,7 @@ def test_what_only_root_may_open(
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys/c.crt").write_bytes(certificate("p256").read_bytes())
     found = Deployed(root.add(A), state, None, ())
-    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(dryrun, "_is_privileged", lambda: uid == 0)
     monkeypatch.setattr(physicalroot, "private_namespace", lambda: -1)
     failing(monkeypatch, files, "openat2", f"{A}.0", errno.EACCES)
     record = dryrun._judge(found, str(root.top), dryrun.Source(str(tmp_path), "keys", keys=str(tmp_path / "keys")))
@@ -100,7 +104,7 @@ def test_verify_with_the_initrd_of_the_boot_entry(
     change, status, verdict = mutation
     # The signature is good up to here; only fs-verity is missing on this machine.
     before = run_verify(signed_root)[1]
-    assert before["verdict"] in ("unsupported", "image-unsealed")
+    assert before["verdict"] in UNSEALED
     assert "signature" in before
     change(signed_root.top / f"ostree/deploy/os/deploy/{A}.0", signed_root)
     code, record = run_verify(signed_root)
@@ -111,7 +115,7 @@ def judged(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     """Judge in this process, as an unprivileged user."""
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys/c.crt").write_bytes(certificate("p256").read_bytes())
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(dryrun, "_is_privileged", lambda: False)
     source = dryrun.Source(str(tmp_path), "keys", keys=str(tmp_path / "keys"))
     return dryrun._judge(root.found()[0], str(root.top), source)
 
@@ -142,6 +146,53 @@ def test_a_signature_that_another_verifier_judges_otherwise(
     assert ".ostree.cfs.sig" in str(record["message"])
 
 
+_NO_VERITY = OSError(errno.EOPNOTSUPP, "injected")
+
+
+def _lack_fsverity(monkeypatch: pytest.MonkeyPatch, cause: Exception | None, *, kernel: bool) -> None:
+    """Take fs-verity away from a filesystem of this machine, and maybe from the kernel."""
+    monkeypatch.setattr(objects, "kernel_lacks_fsverity", lambda: not kernel)
+
+    def lack(fd: int, path: str) -> str:
+        raise Refusal(verdicts.UNSUPPORTED, "no fs-verity here", path) from cause
+
+    monkeypatch.setattr(image_stage, "_measure", lack)
+
+
+@pytest.mark.parametrize(
+    ("change", "running", "cause", "kernel", "verdict", "status"),
+    [
+        (None, False, _NO_VERITY, False, "incomplete", 75),
+        (None, False, None, True, "incomplete", 75),
+        (b"another image", False, _NO_VERITY, False, "image-mismatch", 77),
+        (None, True, _NO_VERITY, False, "unsupported", 69),
+        (None, False, _NO_VERITY, True, "unsupported", 69),
+    ],
+    ids=["kernel", "overlayfs", "another-image", "running", "no-feature"],
+)
+def test_on_a_machine_without_fsverity(
+    signed_root: Root,
+    change: bytes | None,
+    running: bool,  # noqa: FBT001
+    cause: Exception | None,
+    kernel: bool,  # noqa: FBT001
+    verdict: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What can be known is known: the image is the one that was signed. That a running system lacks is its verdict."""
+    _lack_fsverity(monkeypatch, cause, kernel=kernel)
+    if running:
+        Path(ostreebooted.PATH).touch()
+    if change is not None:
+        (signed_root.top / signed_root.found()[0].path / ".ostree.cfs").write_bytes(change)
+    record = judged(signed_root, tmp_path, monkeypatch)
+    assert (record["verdict"], record["exit_status"]) == (verdict, status), record
+    assert ("not tried: fs-verity" in str(record["missing"])) is (verdict != "unsupported")
+    assert ("ostree admin post-copy" in str(record["hint"])) is (verdict == "incomplete")
+
+
 def test_a_module_that_undoes_the_check_is_named(signed_root: Root) -> None:
     signed_root.set_initrd(make_initrd(**{"usr/lib/systemd/system/composefs-setup-root.service": b""}))
     record = run_verify(signed_root)[1]
@@ -170,7 +221,7 @@ def test_certificates_of_voa(signed_root: Root, configuration: bytes, path: str,
         make_initrd(**{"etc/bootseal/keys.d/a.pem": b"", path: pem, "etc/bootseal/bootseal.conf.d/1.conf": configuration})
     )
     record = run_verify(signed_root)[1]
-    assert (record["verdict"] in ("unsupported", "image-unsealed")) is trusted, record
+    assert (record["verdict"] in UNSEALED) is trusted, record
     assert trusted or record["verdict"] == "no-keys"
 
 

@@ -55,7 +55,7 @@ def test_in_one_step(token: Path, kind: str, pin: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["p256", "rsa2048"])
-def test_the_documented_two_steps(token: Path, kind: str) -> None:
+def test_in_two_steps(token: Path, kind: str) -> None:
     path = image(token)
     signed(path, "--to-be-signed", token / "tbs")
     engine = ("-engine", "pkcs11", "-keyform", "engine", "-passin", f"file:{token / 'pin'}")
@@ -87,6 +87,18 @@ def test_a_pin_that_cannot_be_asked_for(token: Path) -> None:
     assert (result.returncode, "--passphrase-file=" in result.stderr) == (64, True)
 
 
+def test_a_pin_in_the_file_that_the_uri_names(token: Path) -> None:
+    name = uri("p256") + f"?pin-source=file:{token / 'pin'}"
+    result = bootseal("sign", image(token), "--key", name, "--cert", certificate("p256"), stdin="")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_file_that_is_no_pin(token: Path) -> None:
+    (token / "pin").write_bytes(b"x" * 100_000)
+    more = ("--cert", certificate("p256"), "--passphrase-file", token / "pin")
+    assert bootseal("sign", image(token), "--key", uri("p256"), *more).returncode == 65
+
+
 def test_another_certificate(token: Path) -> None:
     more = ("--cert", certificate("p384"), "--passphrase-file", token / "pin")
     result = bootseal("sign", image(token), "--key", uri("p256"), *more)
@@ -101,6 +113,7 @@ def test_another_certificate(token: Path) -> None:
         ("pkcs11:a=b?pin-value=x&module-path=/m", "pkcs11:a=b?module-path=/m", b"x"),
         ("pkcs11:a=b?module-path=/m&pin-value=x", "pkcs11:a=b?module-path=/m", b"x"),
         ("pkcs11:a=b?pin-value=", "pkcs11:a=b", b""),
+        ("pkcs11:a=b?pin-value=x&pin-value=y", "pkcs11:a=b", b"y"),
     ],
 )
 def test_the_pin_in_a_uri(name: str, rest: str, pin: bytes | None) -> None:

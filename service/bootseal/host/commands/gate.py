@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal gate: let ostree finalize a staged deployment only if it would boot.
+"""bootseal gate: put the signature of a staged deployment in place, and let ostree finalize it only if it would boot.
 
 ostree-finalize-staged.service runs this before 'ostree admin finalize-staged' when the machine shuts down. If it fails, systemd
 does not run the second command, and the running deployment stays the default. Enabling bootseal-gate.path switches the gate on.
@@ -8,19 +8,23 @@ That unit also runs the gate as soon as ostree stages something, so that the rea
 
 import argparse
 import os
-from contextlib import suppress
 
 from ... import record as records
+from ... import verdicts
 from ...errors import Refusal, reason
 from ...stages import writable
 from .. import continuity, deployments, gateunits, placing
 from ..checker import Checker, KeySource, describe_untrusted
+from ..deployments import Deployed
 from ..output import NO_PERMISSION, Failure, note, warning
 
 _UNTRUSTED_HINT = (
     "sign the image with a key that the firmware trusts (db, or shim's MOK); "
     "to finalize it nevertheless, switch the gate off: 'systemctl disable --now bootseal-gate.path'"
 )
+
+# Placing would have provided what these lack, so why it failed is the reason.
+_PLACED = tuple(verdict.name for verdict in (verdicts.NO_DIGEST, verdicts.NO_SIGNATURE, verdicts.IMAGE_UNSEALED))
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:
@@ -38,14 +42,13 @@ def run(_arguments: argparse.Namespace, _command: list[str]) -> int:
         note("no deployment is staged")
         return 0
     checker = Checker(sysroot, KeySource())
-    if not placing.is_placed(sysroot, deployed):
-        with suppress(Failure, Refusal):  # the verdict says what is missing
-            placing.place(sysroot, deployed, checker, placing.Wish())
+    problem = None if placing.is_placed(sysroot, deployed) else _place(sysroot, deployed, checker)
     record = checker.check(deployed)
     name = f"the disk names it {deployed.name}"
     if record["exit_status"]:
-        what = f"The staged deployment would not boot: {record['message']} ({name})"
-        raise Failure(record["exit_status"], what, record["hint"])
+        if problem is None or record["verdict"] not in _PLACED:
+            problem = Failure(record["exit_status"], record["message"], record["hint"])
+        raise Failure(problem.status, f"The staged deployment would not boot: {problem.what} ({name})", problem.hint)
     for kind, line in continuity.describe(record):
         warning(f"{kind} in the initrd of {deployed.name}: {line}")
     if text := describe_untrusted(record):
@@ -56,6 +59,17 @@ def run(_arguments: argparse.Namespace, _command: list[str]) -> int:
     for line in record["missing"]:
         note(f"missing: {line}")
     return 0
+
+
+def _place(sysroot: str, deployed: Deployed, checker: Checker) -> Failure | None:
+    """Put the signature of the commit in place; return why that is impossible."""
+    try:
+        placing.place(sysroot, deployed, checker, placing.Wish())
+    except Refusal as refusal:
+        return Failure(refusal.verdict.exit_status, str(refusal), refusal.hint)
+    except Failure as failure:
+        return failure
+    return None
 
 
 def _complete(sysroot: str) -> None:

@@ -4,7 +4,6 @@
 import argparse
 import base64
 import binascii
-import re
 
 from ... import digest, paths, verdicts
 from ...digest import Digest
@@ -14,24 +13,25 @@ from ...formats.der import Malformed
 from ...stages import keyring
 from ...values import BootKeyring
 from .. import imagedigest, inside, ocilayout, pairs, sidecars
-from ..carriers import Found
+from ..carriers import Found, Unusable
 from ..dryrun import Source, certificates
 from ..output import DATA, USAGE, Failure, emit, note
 
-# None of these is signed where there are no attributes, so a message without them says the same.
+# Without attributes, the signature covers none of these, so bootseal can drop them.
 _DROPPED = (
     "certificates-inside", "crls-inside", "trailing-bytes", "too-long", "several-digest-algorithms",
-    "digest-algorithms-differ", "algorithm-parameters",
+    "digest-algorithms-differ", "algorithm-parameters", "unsigned-attributes",
 )  # fmt: skip
 _MAX_SOURCE = 1 << 20  # bytes; certificates inside take some thousands
-_PEM = re.compile(rb"-----BEGIN (?:PKCS7|CMS)-----(.*?)-----END (?:PKCS7|CMS)-----", re.DOTALL)
+_BEGINS, _END = (b"-----BEGIN PKCS7-----", b"-----BEGIN CMS-----"), b"-----END"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("source", metavar="SOURCE", help="file with the signature, DER, PEM or base64; or oci:DIR[:TAG]")
     parser.add_argument("--image", metavar="FILE", help="composefs image; FILE.digest and FILE.sig are written beside it")
-    parser.add_argument("--digest", metavar="FILE", help="IMAGE.digest, when the image is not here; IMAGE.sig is written")
+    parser.add_argument("--digest", metavar="FILE", help="IMAGE.digest, if the image is elsewhere; writes IMAGE.sig")
+    parser.add_argument("--algorithm", choices=tuple(digest.SIZES), help="of the image's digest (default: sha256)")
     parser.add_argument("--keys", metavar="DIR", help="directory with certificates to trust")
     parser.add_argument("--cert", metavar="FILE", help="certificates to trust")
 
@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     """Check and write, and return the exit status. Raises Failure, Refusal."""
     if bool(arguments.image) == bool(arguments.digest) or bool(arguments.keys) == bool(arguments.cert):
         raise Failure(USAGE, "Failed to read the command line: give one of --image= and --digest=, one of --keys= and --cert=")
+    if arguments.digest and arguments.algorithm:
+        raise Failure(USAGE, "Failed to read the command line: --digest= already has the algorithm; omit --algorithm=")
     image, image_digest = _find_digest(arguments)
     source = Source("/", arguments.keys or arguments.cert, keys=arguments.keys)
     trusted = keyring.load(certificates(source) if arguments.keys else [arguments.cert])
@@ -54,7 +56,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
 def _find_digest(arguments: argparse.Namespace) -> tuple[str, Digest]:
     """Return the image's path and digest. Raises Failure."""
     if arguments.image:
-        return arguments.image, imagedigest.compute(arguments.image, "sha256", "")
+        return arguments.image, imagedigest.compute(arguments.image, arguments.algorithm or "sha256", "")
     image = arguments.digest.removesuffix(paths.DIGEST_SUFFIX)
     if image == arguments.digest:
         raise Failure(USAGE, f"Failed to use the digest {arguments.digest}: its name must end in {paths.DIGEST_SUFFIX}")
@@ -65,21 +67,25 @@ def _find_digest(arguments: argparse.Namespace) -> tuple[str, Digest]:
 
 
 def _find(source: str) -> list[Found]:
-    """Return the signatures in a file or an image layout. Raises Failure."""
+    """Return the signatures in a file or an image layout. Raises Failure, and Refusal without one."""
     if source.startswith("oci:"):
         directory, _, tag = source.removeprefix("oci:").partition(":")
-        found = list(ocilayout.find(directory, tag))
+        carried = list(ocilayout.find(directory, tag))
+        for one in carried:
+            if isinstance(one, Unusable):
+                note(f"a signature cannot be used: {one}")
+        found = [one for one in carried if isinstance(one, Found)]
         if not found:
-            raise Failure(verdicts.NO_SIGNATURE.exit_status, f"Failed to find a signature in {source}")
+            raise Refusal(verdicts.NO_SIGNATURE, "no signature", source, "give the file with the signature, or another layout")
         return found
     return [Found(source, _decode(source, inside.read_named(source, "the signature", _MAX_SOURCE)))]
 
 
 def _decode(name: str, content: bytes) -> bytes:
     """Return DER from DER, PEM or base64. Raises Failure."""
-    match = _PEM.search(content)
-    text = match[1] if match else content
-    if not match and content[:1] == b"\x30":
+    begin = next((begin for begin in _BEGINS if begin in content), None)
+    text = content.partition(begin)[2].partition(_END)[0] if begin else content
+    if not begin and content[:1] == b"\x30":
         return content
     try:
         return base64.b64decode(b"".join(text.split()), validate=True)
@@ -109,5 +115,5 @@ def _normalize(where: str, signature: bytes) -> bytes:
     except Malformed as error:
         hint = ""
         if error.name == "attributes":
-            hint = "what is signed there are the attributes: sign again without them, -noattr with openssl"
+            hint = "sign again without attributes (openssl: -noattr), because such a signature covers only them"
         raise Refusal(verdicts.BAD_SIGNATURE, f"cannot be imported: {error}", where, hint) from error

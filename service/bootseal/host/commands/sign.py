@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="commit the tree again with the signature in its metadata, for 'ostree container encapsulate --copymeta'",
     )
-    key = parser.add_argument_group("a key in a file")
+    key = parser.add_argument_group("a key in a file or a token")
     key.add_argument("--key", metavar="FILE", help="private key, PEM or DER, RSA or ECDSA; or a PKCS#11 URI (pkcs11:...)")
     key.add_argument("--cert", metavar="FILE", help="its certificate, PEM or DER")
     key.add_argument("--passphrase-file", metavar="FILE", help="the key's passphrase, or the token's PIN (default: asked for)")
@@ -94,8 +94,8 @@ def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
         raise Failure(USAGE, f"Failed to sign: --{given[0]}= needs --cert=")
     if arguments.repo and (arguments.digest or arguments.algorithm):
         raise Failure(USAGE, "Failed to sign: --repo= takes the digest from the commit; omit --digest= and --algorithm=")
-    if arguments.also_in_commit and not arguments.repo:
-        raise Failure(USAGE, "Failed to sign: --also-in-commit needs --repo=")
+    if arguments.also_in_commit and (not arguments.repo or arguments.to_be_signed or ":" in arguments.image):
+        raise Failure(USAGE, "Failed to sign: --also-in-commit needs --repo= and a local branch, and signs in one step")
     if not arguments.repo and os.path.basename(arguments.image) in ("", ".", ".."):
         raise Failure(USAGE, f"Failed to sign: {arguments.image!r} is not the name of a file")
     if arguments.digest and arguments.algorithm:

@@ -9,11 +9,13 @@ from .. import arguments as shared
 from .. import continuity, deployments, filecheck
 from ..checker import Checker, describe_untrusted
 from ..deployments import Deployed
-from ..dryrun import Judgement, Source, certificates
+from ..dryrun import INCOMPLETE, Judgement, Source, certificates
 from ..output import USAGE, Failure, emit, error, table, warning
 
 _COLOURS = (
-    {"unknown": "yellow"} | {"verified": "green"} | {v.name: "red" for v in verdicts.VERDICTS if v is not verdicts.VERIFIED}
+    {"unknown": "yellow", INCOMPLETE.name: "yellow"}
+    | {"verified": "green"}
+    | {v.name: "red" for v in verdicts.VERDICTS if v is not verdicts.VERIFIED}
 )
 
 
@@ -22,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every deployment, as a table")
     shared.add_source_arguments(parser)
     parser.add_argument("--cmdline", metavar="TEXT", help="kernel command line (default: that of the deployment's boot entry)")
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="each deviation of a refused signature or certificate by name"
-    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="what the signature names, and each deviation by name")
     files = parser.add_argument_group("files or a commit, instead of a deployment, with --keys= or --cert=")
     files.add_argument("--signature", metavar="FILE", help="the signature (default: that beside --image=)")
     files.add_argument("--digest", metavar="FILE", help="the digest file (default: that beside --image=, or computed)")
@@ -64,7 +64,8 @@ def _verify_files(arguments: argparse.Namespace) -> int:
         name, everything = one.signature_name, [one]
     source = Source("/", arguments.keys or arguments.cert, keys=arguments.keys)
     trusted = certificates(source) if arguments.keys else [arguments.cert]
-    records = [filecheck.judge(one, source, trusted, verbose=arguments.verbose) for one in everything]
+    missing = [filecheck.NOT_COMPARED] if arguments.repo else []
+    records = [filecheck.judge(one, source, trusted, verbose=arguments.verbose, missing=missing) for one in everything]
     # As 'bootseal deploy' does: the first that the boot accepts.
     record = next((record for record in records if not record["exit_status"]), records[0])
     emit({"name": name} | record, arguments.json, _format(f"{name}:", record))
@@ -155,6 +156,8 @@ def _format(head: str, record: Judgement) -> str:
         lines.append(["  digest", record["digest"]])
     if signature := record.get("signature"):
         lines.append(["  signer", f"{signature['subject']} ({signature['algorithm']}, until {signature['not_after']})"])
+    if inner := record.get("inside"):
+        lines.append(["  inside", f"{inner['algorithm']} by serial {inner['serial']} of {inner['issuer']}"])
     lines.append(["  keys", f"{record.get('keyring', {}).get('certificates', 0)} from {record['keys']}"])
     lines += [[f"  {kind}", line] for kind, line in continuity.describe(record)]
     if signature := record.get("uki_signature"):
