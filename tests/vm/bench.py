@@ -25,11 +25,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "service"))
 from bootseal.host.signingkeys import make_ephemeral
-from vm.demo import end_on_sigterm, make_key, sign
+from vm.demo import SIGNER, end_on_sigterm, make_key, sign
 from vm.harness import guest, qemu, tree
 from vm.harness.cache import CHECKOUT, SCRIPTS, cached, digest_of, must_run, say, scratch
 from vm.harness.parse import sections
-from vm.harness.signed import IMAGE
+from vm.harness.signed import IMAGE, Key
 
 SUITE = "forky"
 ROUNDS = 3
@@ -139,14 +139,14 @@ def large_image() -> Path:
 
 def prepare(work: Path) -> Bench:
     """Build everything that is booted."""
-    make_key(work)
+    key = make_key(work, SIGNER)
     large = large_image()
     image = guest.image(SUITE, files={LARGE: large.read_bytes()}, commands=f"fsverity enable {LARGE}\n")
     home, cfs = image.deployment.path, image.deployment.cfs
     names = {"normal": cfs, "large": large}
     disks = {}
     for name, file in names.items():
-        beside = {f"{home}/{path}": content for path, content in sign(file, work).items()}
+        beside = {f"{home}/{path}": content for path, content in sign(file, work, key).items()}
         disks[name] = guest.replace_files(image.disk, beside, work / f"{name}.raw")
     swap = f"unlink /{home}/{IMAGE}\nln /{home}/{LARGE} /{home}/{IMAGE}\nunlink /{home}/{LARGE}\n"
     guest.debugfs(disks["large"], swap, write=True)
@@ -157,7 +157,7 @@ def prepare(work: Path) -> Bench:
 
 def initrd(modules: str, work: Path) -> Path:
     """Build an initrd by dracut; all differ in one module only."""
-    keys = [work / "demo.pem"] if modules == "bootseal" else []
+    keys = [work / f"{SIGNER}.pem"] if modules == "bootseal" else []
     return guest.initrd(SUITE, modules, keys=keys, compress="zstd").built()
 
 
@@ -329,7 +329,7 @@ def verify_text(report: str) -> str:
 def verify_here_line(bench: Bench, work: Path) -> str:
     """Measure the same on this machine without emulation, the best of three. Its kernel may lack fs-verity."""
     sysroot, cfs = work / "sysroot", bench.image.deployment.cfs
-    beside = {IMAGE: cfs.read_bytes(), **sign(cfs, work)}
+    beside = {IMAGE: cfs.read_bytes(), **sign(cfs, work, Key(work / f"{SIGNER}.key", work / f"{SIGNER}.pem"))}
     entries = sysroot / "boot/loader/entries"
     for directory in (entries, sysroot / "ostree/repo/objects", sysroot / "ostree/deploy/guest/var"):
         directory.mkdir(parents=True)

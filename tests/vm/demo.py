@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""make demo: a signed root boots, boots again, and is refused after its image was swapped; all of it shown from inside.
+"""make demo: a signed root boots, is updated, keeps a stranger's update out, and is refused after its image was swapped.
 
-Everything is real: Debian packages, ostree, dracut, QEMU. The key is made for this run and gone with it.
+All of it is shown from inside. Everything is real: Debian packages, ostree, dracut, QEMU. The keys are gone with this run.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
-from vm.harness import cache, guest
+from vm.harness import cache, guest, updates
 from vm.harness.cache import output_of, scratch
 from vm.harness.parse import sections
-from vm.harness.signed import DIGEST, IMAGE, SIGNATURE
+from vm.harness.qemu import LONG, Disk
+from vm.harness.signed import DIGEST, IMAGE, SIGNATURE, Key
+from vm.staging import SERVE, default_entry, roomy, shut_down, upgrade
 
 SUITE = "forky"
-SIGNER = "bootseal demo key"
+SIGNER, STRANGER_NAME = "bootseal demo key", "somebody else"
 ALTERED = "An operating system that nobody signed"
 
 # In the guest that seals the disk: a second image from a commit of its own, as complete and valid as the first one.
@@ -50,21 +52,19 @@ echo '=== findmnt /'
 findmnt --noheadings --output SOURCE,FSTYPE /
 """
 
+# As on any machine: systemd's units do the rest.
+GATE = "journalctl -b -o cat -u bootseal-deploy.service -u bootseal-gate.service | grep '^bootseal:\\|^guest/'"
+UPDATE = {
+    "cat /run/bootseal/boot.json": "cat /run/bootseal/boot.json",
+    f"fsverity measure {IMAGE}.digest": f"cd /sysroot/DEPLOYMENT; fsverity measure {IMAGE}.digest",
+    "systemctl enable --now bootseal-gate.path": "systemctl enable --now bootseal-gate.path 2>&1",
+    "serve": SERVE,
+    "ostree admin upgrade": upgrade("update"),
+    "the units": f"gate_ran 1; {GATE}",
+}
+
 # The root user of the running system may write to the disk: that is the attacker.
-SECOND_BOOT = f"""
-echo '=== systemctl show --property=ActiveState,StatusText bootseal'
-systemctl show --property=ActiveState,StatusText bootseal.service
-echo '=== cat /run/bootseal/boot.json'
-cat /run/bootseal/boot.json
-echo '=== fsverity measure {IMAGE}.digest'
-cd /sysroot/DEPLOYMENT
-fsverity measure {IMAGE}.digest
-echo '=== the other image, mounted with all its fs-verity digests checked'
-mkdir /run/altered
-mount -t composefs -o basedir=/sysroot/ostree/repo/objects,verity /sysroot/altered.cfs /run/altered
-grep PRETTY_NAME /usr/lib/os-release /run/altered/usr/lib/os-release
-umount /run/altered
-echo '=== the swap'
+SWAP = f"""cd /sysroot/$(python3 -c 'import json; print(json.load(open("/run/bootseal/boot.json"))["deployment"]["path"])')
 mount -o remount,rw /sysroot
 chattr -i .
 fsverity measure {IMAGE} ../../../../../altered.cfs
@@ -72,6 +72,20 @@ mv -f /sysroot/altered.cfs {IMAGE}
 chattr +i .
 fsverity measure {IMAGE}
 """
+LOOK = """mkdir /run/altered
+mount -t composefs -o basedir=/sysroot/ostree/repo/objects,verity /sysroot/altered.cfs /run/altered
+grep PRETTY_NAME /usr/lib/os-release /run/altered/usr/lib/os-release
+umount /run/altered
+"""
+STRANGER = {
+    "cat /run/bootseal/boot.json": "cat /run/bootseal/boot.json",
+    "what was updated": "cat /usr/share/bootseal-test/update",
+    "serve": SERVE,
+    "ostree admin upgrade": upgrade("stranger"),
+    "the units": f"gate_ran 1; {GATE}",
+    "the other image, mounted with all its fs-verity digests checked": LOOK,
+    "the swap": SWAP,
+}
 
 Record = dict[str, Any]
 
@@ -147,21 +161,23 @@ class Sealed:
     disk: Path
     initrd: Path
     digest: str
+    updates: Disk
 
 
-def make_key(work: Path) -> None:
+def make_key(work: Path, subject: str) -> Key:
     """Make a signing key and its certificate in `work`."""
+    made = Key(work / f"{subject}.key", work / f"{subject}.pem")
     extensions = ("-addext", "keyUsage=critical,digitalSignature", "-addext", "basicConstraints=critical,CA:FALSE")
-    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", f"/CN={SIGNER}")
-    output_of("openssl", "req", "-x509", *kind, *extensions, "-keyout", work / "demo.key", "-out", work / "demo.pem")
+    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", f"/CN={subject}")
+    output_of("openssl", "req", "-x509", *kind, *extensions, "-keyout", made.key, "-out", made.certificate)
+    return made
 
 
-def sign(cfs: Path, work: Path) -> dict[str, bytes]:
-    """Make the digest and signature for an image, with the key in `work`."""
+def sign(cfs: Path, work: Path, by: Key) -> dict[str, bytes]:
+    """Make the digest and signature for an image."""
     digest = output_of("fsverity", "digest", "--compact", cfs).strip()
     (work / "digest").write_bytes(bytes.fromhex(digest))
-    key, certificate = work / "demo.key", work / "demo.pem"
-    output_of("fsverity", "sign", work / "digest", work / "sig", f"--key={key}", f"--cert={certificate}")
+    output_of("fsverity", "sign", work / "digest", work / "sig", f"--key={by.key}", f"--cert={by.certificate}")
     return {DIGEST: (work / "digest").read_bytes(), SIGNATURE: (work / "sig").read_bytes()}
 
 
@@ -180,18 +196,23 @@ def build(show: Show, work: Path) -> Sealed:
         image = guest.image(SUITE, commands=MAKE_ALTERED)
     why = "openssl makes a key for this run alone; 'fsverity sign' signs the image's digest."
     with show.step("Key and signature", why):
-        make_key(work)
-        signed = sign(deployed.cfs, work)
+        key = make_key(work, SIGNER)
+        signed = sign(deployed.cfs, work, key)
         beside = {f"{deployed.path}/{name}": content for name, content in signed.items()}
-        disk = guest.replace_files(image.disk, beside, work / "disk.raw")
+        disk = roomy(guest.replace_files(image.disk, beside, work / "disk.raw"))
         digest = signed[DIGEST].hex()
         show.line(f"   sha256:{digest}")
         show.line("   " + ", ".join(f"{name} ({len(content)} bytes)" for name, content in signed.items()))
     with show.step("Initrd", "dracut with the module 'bootseal', that certificate, and [Enroll] Method=fsverity."):
         conf = "[Enroll]\nMethod=fsverity\n"
-        made = guest.initrd(SUITE, "bootseal", keys=[work / "demo.pem"], conf=conf, compress="zstd").built()
+        made = guest.initrd(SUITE, "bootseal", keys=[key.certificate], conf=conf, compress="zstd").built()
         show.line(f"   {made.stat().st_size:,} bytes")
-    return Sealed(image, disk, made, digest)
+    why = "'bootseal sign --repo=' signs one commit with that key; a stranger signs another with a key of his own."
+    with show.step("Updates, for a web server", why):
+        repo = updates.make(work, deployed, made, {"update": key, "stranger": make_key(work, STRANGER_NAME)})
+        updates.finish(work)
+        show.line("   " + output_of("ostree", f"--repo={repo}", "refs").strip().replace("\n", ", "))
+    return Sealed(image, disk, made, digest, updates.disk(work))
 
 
 def console_lines(console: str) -> list[str]:
@@ -216,8 +237,8 @@ def record_of(said: dict[str, str]) -> Record:
     return record if isinstance(record, dict) else {}
 
 
-def first_boot(show: Show, sealed: Sealed) -> Path:
-    """Boot, and return the disk as that boot left it."""
+def first_boot(show: Show, sealed: Sealed) -> guest.Result:
+    """Boot for the first time."""
     why = "The initrd verifies the signature, enrolls it in the kernel, mounts the image; then the system starts."
     with show.step("First boot", why):
         result = guest.boot(sealed.image, sealed.initrd, whole=True, disk=sealed.disk, script=FIRST_BOOT, title="first boot")
@@ -236,7 +257,7 @@ def first_boot(show: Show, sealed: Sealed) -> Path:
     booted = f"* guest {sealed.image.deployment.checksum}.0"
     show.check("ostree admin status: this deployment is booted", seen=booted in said.get("ostree admin status", ""))
     show.check("the mounted root names that digest", seen=sealed.digest in said.get("findmnt /", ""))
-    return result.overlay
+    return result
 
 
 def _is_verified(record: Record, sealed: Sealed) -> bool:
@@ -250,40 +271,93 @@ def _enrolled(enrollment: Record, *, first: bool) -> bool:
     return how == ("fsverity", first, []) and (0 < written < 128 * 1024 if first else written == 0)
 
 
-def second_boot(show: Show, sealed: Sealed, disk: Path) -> None:
-    """Boot again, and swap the image at the end."""
-    why = "The same disk: enrolled already, verified again. Then root swaps the image for the other one."
-    with show.step("Second boot, and an attack", why):
-        script = SECOND_BOOT.replace("DEPLOYMENT", sealed.image.deployment.path)
-        result = guest.boot(
-            sealed.image, sealed.initrd, whole=True, disk=disk, snapshot=False, script=script, title="second boot"
+def second_boot(show: Show, sealed: Sealed, before: guest.Result) -> guest.Result:
+    """Boot again, and fetch an update."""
+    why = "The same disk: enrolled already, verified again. Then ostree fetches a signed update."
+    with show.step("Second boot, and an update", why):
+        script = shut_down(
+            **{title: text.replace("DEPLOYMENT", sealed.image.deployment.path) for title, text in UPDATE.items()}
         )
+        result = _boot_on(sealed, before, script, "second boot")
         said, lines = sections(result.report), console_lines(result.console)
         record = record_of(said)
         enrollment = record.get("enrollment", {})
         show.block("console", "\n".join(lines))
         show.block("enrollment in boot.json", json.dumps(enrollment))
-        for title, text in said.items():
-            if title != "cat /run/bootseal/boot.json":
-                show.block(title, text)
-    ended(show, result, guest.PASSED, "second boot reaches the system, and the image is swapped")
+        _show_rest(show, said)
+    ended(show, result, guest.PASSED, "second boot reaches the system, fetches an update, and shuts down")
     show.check("second boot: verified, same digest", seen=_is_verified(record, sealed) and bool(lines))
     show.check("second boot: enrolled before, nothing written", seen=_enrolled(enrollment, first=False))
+    show.check(
+        "the units put the signature beside the update", seen="digest and signature are in place" in said.get("the units", "")
+    )
+    show.check("the gate: the update would boot", seen="the staged deployment would boot: " in said.get("the units", ""))
+    show.check("ostree finalizes the update at shutdown", seen="Result=success" in said.get("outcome", ""))
+    return result
+
+
+def third_boot(show: Show, sealed: Sealed, before: guest.Result) -> guest.Result:
+    """Boot the update, fetch the stranger's, and swap the image at the end."""
+    why = "The update boots. A stranger's update stays out. Then root swaps the image for the other one."
+    with show.step("Third boot, a stranger's update, and an attack", why):
+        result = _boot_on(sealed, before, shut_down(**STRANGER), "third boot")
+        said, lines = sections(result.report), console_lines(result.console)
+        record = record_of(said)
+        show.block("console", "\n".join(lines))
+        _show_rest(show, said)
+    ended(show, result, guest.PASSED, "third boot reaches the system, and the image is swapped")
+    updated = record.get("verdict") == "verified" and record.get("image", {}).get("digest") not in (None, sealed.digest)
+    show.check("third boot: verified, with the digest of the update", seen=updated and bool(lines))
+    show.check("the update is what runs", seen=said.get("what was updated") == "update")
+    refusal = "would not boot: refused (untrusted-signer)"
+    show.check("the gate: the stranger's update would not boot", seen=refusal in said.get("the units", ""))
+    stays = "Result=exit-code" in said.get("outcome", "") and _default(result) == _default(before)
+    show.check("ostree does not finalize it, and the update stays the default", seen=stays)
     swap = re.findall(r"sha256:([0-9a-f]{64}) ", said.get("the swap", ""))
-    show.check("the other image is valid and has fs-verity", seen=len(swap) == 3 and swap[0] == sealed.digest)
-    show.check("it stands in the place of the signed one", seen=len(swap) == 3 and swap[2] == swap[1] != sealed.digest)
+    show.check(
+        "the other image is valid and has fs-verity", seen=len(swap) == 3 and swap[0] == record.get("image", {}).get("digest")
+    )
+    show.check("it stands in the place of the signed one", seen=len(swap) == 3 and swap[2] == swap[1] != swap[0])
+    return result
 
 
-def refused_boot(show: Show, sealed: Sealed, disk: Path) -> None:
+def _boot_on(sealed: Sealed, before: guest.Result, script: str, title: str) -> guest.Result:
+    """Boot the default entry of the disk that the boot before left."""
+    entry = _default(before)
+    karg = f"ostree={entry}" if entry else None
+    disk, disks = before.overlay, [sealed.updates]
+    return guest.boot(
+        sealed.image, sealed.initrd, whole=True, disk=disk, disks=disks, karg=karg, snapshot=False, script=script,
+        timeout=LONG, title=title,
+    )  # fmt: skip
+
+
+def _default(result: guest.Result) -> str:
+    """Return the default entry after a shutdown; empty after another end."""
+    listed = sections(result.report).get("entries", "")
+    return default_entry(listed) if listed else ""
+
+
+def _show_rest(show: Show, said: dict[str, str]) -> None:
+    """Show what programs said, but for the record, and for files that only the checks read."""
+    for title, text in said.items():
+        if title not in ("cat /run/bootseal/boot.json", "serve", "time", "flags", "status", "entries", "journal"):
+            show.block(title, text)
+
+
+def refused_boot(show: Show, sealed: Sealed, before: guest.Result) -> guest.Result:
     """Check that the swapped image does not boot."""
     why = "The image is a valid one; its fs-verity digest is not the signed one. Nothing of it may be mounted."
     with show.step("Boot with the swapped image", why):
         script = "echo '=== mounts'\ngrep ' /sysroot' /proc/self/mountinfo\n"
-        result = guest.boot(sealed.image, sealed.initrd, whole=True, disk=disk, emergency_script=script, title="refused boot")
+        result = guest.boot(
+            sealed.image, sealed.initrd, whole=True, disk=before.overlay, karg=f"ostree={_default(before)}",
+            emergency_script=script, title="refused boot",
+        )  # fmt: skip
         lines, mounts = console_lines(result.console), sections(result.report).get("mounts", "")
         show.block("console", "\n".join(lines))
         show.block("mounted at and below /sysroot in the initrd", mounts)
-    ended(show, result, guest.REFUSED, "third boot ends in the initrd's emergency target")
+    ended(show, result, guest.REFUSED, "fourth boot ends in the initrd's emergency target")
     refusal = next((line for line in lines if line.startswith("bootseal: refused (image-mismatch): ")), "")
     show.check("console: refused (image-mismatch), naming the image", seen=refusal.endswith(f"/{IMAGE}"))
     hint = any(line.startswith("bootseal: hint: ") for line in lines)
@@ -292,6 +366,7 @@ def refused_boot(show: Show, sealed: Sealed, disk: Path) -> None:
     show.check("nothing but the physical root is mounted", seen=physical)
     show.check("boot.json: the same verdict", seen='"verdict": "image-mismatch"' in result.report)
     show.check("no switch to the altered system", seen="guest: booted" not in result.console)
+    return result
 
 
 def end_on_sigterm() -> None:
@@ -307,10 +382,10 @@ def demo() -> int:
     show.line("(no virtualization is used: guests are emulated, and some tens of times slower than a real machine)")
     with scratch() as work:
         sealed = build(show, work)
-        disk = first_boot(show, sealed)
-        for boot in (second_boot, refused_boot):
+        last = first_boot(show, sealed)
+        for boot in (second_boot, third_boot, refused_boot):
             if not show.missed():  # each one needs what the boot before it did
-                boot(show, sealed, disk)
+                last = boot(show, sealed, last)
     return show.end()
 
 

@@ -131,6 +131,14 @@ REFUSALS = (
         disk=_signature(lambda image: OTHER_DIGEST),
     ),
     Scenario(
+        "image-signed",  # by 'fsverity sign IMAGE', the natural mistake
+        Refused(
+            "wrong-signature",
+            rf"the signature of CN=guest p256 is over the image's own digest, not over that of the digest file: {IMAGE}\.sig",
+        ),
+        disk=_signature(lambda image: image.deployment.cfs.read_bytes()),
+    ),
+    Scenario(
         "image-copied",
         Refused("image-unsealed", rf"fs-verity is not enabled on the image: {IMAGE}"),
         disk=put("{image}", lambda image: image.deployment.cfs.read_bytes()),

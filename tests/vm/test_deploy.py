@@ -11,18 +11,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
-from vm.disks import INITRD, changed_disk, initrd_disk
+from vm.disks import INITRD, THIN, changed_disk, initrd_disk, thin_initrd_disk
 from vm.harness import guest, qemu, signed
 from vm.harness.ask import ask, put_file
-from vm.harness.cache import SCRIPTS
 from vm.harness.changes import commands, put, several
 from vm.harness.jobs import Job
 from vm.harness.parse import Said, first_json
 from vm.refusals import OTHER_DIGEST
+from vm.staging import default_entry, entries, shut_down
 
 pytestmark = pytest.mark.vm
 
@@ -76,7 +75,7 @@ def _signature() -> bytes:
 def _deploy_script(signature: bytes) -> str:
     image = signed.image().deployment
     deployment, file = f"/run/target/{image.path}", f"/run/target/{image.object_of(OBJECT)}"
-    deploy = f"bootseal deploy --sysroot /run/readonly --initrd {INITRD} --json=short"
+    deploy = f"bootseal deploy --sysroot /run/readonly --initrd {THIN} --json=short"
     state = f"cd {deployment}; lsattr -d .; stat -c '%n %s %Y %i' .ostree.cfs*; ls -a ..; findmnt -n -o OPTIONS /run/readonly"
     prepare = (
         put_file("/run/good.sig", signature)
@@ -113,7 +112,7 @@ def _deploy(chain: Updates) -> guest.Result:
         signed.image(),
         signed.initrd(),
         script=_deploy_script(chain.signature),
-        disks=[initrd_disk(compressed=True), target],
+        disks=[initrd_disk(compressed=True), thin_initrd_disk(), target],
         timeout=qemu.LONG,
         title="deploy",
     )
@@ -165,28 +164,8 @@ def test_deploy_again_changes_nothing(job: Job[Updates]) -> None:
 
 # --- the deployment boots; in it an update is staged, which a shutdown finalizes unless the gate fails
 
-WITNESS = "/run/systemd/system/guest-witness.service"
-_AFTER_SHUTDOWN = {
-    "outcome": "systemctl show -p Result -p ActiveState ostree-finalize-staged.service",
-    "status": "systemctl --no-pager --full status ostree-finalize-staged.service || :",
-    "journal": "journalctl -b -o cat -u ostree-finalize-staged.service",
-    "entries": "cat /sysroot/boot/loader/entries/*.conf",
-    "flags": "(cd /sysroot/ostree/deploy/guest/deploy; lsattr -d *.0; ls -a)",
-}
 _RECORD = {"record": "cat /run/bootseal/boot.json", "object": f"head -c 8 {OBJECT}"}
 _GATE = "systemctl show -p Result -p ExecMainStatus bootseal-gate.service; journalctl -b -o cat -u bootseal-gate.service"
-_PRELUDE = f"""export NO_COLOR=1
-systemctl daemon-reload
-systemctl start {Path(WITNESS).name}
-gate_ran() {{  # how often
-    for _ in $(seq 180); do
-        ran=$(journalctl -b -o cat -u bootseal-gate.service | grep -c -e '^Finished' -e '^Failed to start') || :
-        test "$ran" -lt "$1" || return 0
-        sleep 1
-    done
-    echo "not run"
-}}
-"""
 _STAGE = "ostree admin deploy --stage guest"
 # The disk has these two deployments only.
 _DEPLOYMENTS = "/sysroot/ostree/deploy/guest/deploy"
@@ -197,17 +176,6 @@ _KILLED = (
     ": >.bootseal-{old}.0.immutable; chattr -i {old}.0; lsattr -d *.0'"
 )
 _SIGN = "cp {update}/.ostree.cfs /run/image; bootseal sign /run/image --key /run/key.pem --cert /run/cert.pem"
-
-
-def _shut_down(**sections: str) -> str:
-    """Make a script that ends in a real shutdown, with a witness that reports its result."""
-    return (
-        put_file("/run/guest-witness", ask(**_AFTER_SHUTDOWN).encode())
-        + put_file(WITNESS, (SCRIPTS / "witness.service").read_bytes())
-        + _PRELUDE
-        + ask(**sections, time="cat /proc/uptime")
-        + "systemctl --no-block reboot\nsleep 600\nexit 1\n"
-    )
 
 
 def _next(chain: Updates, title: str, script: str, *, method: str, karg: str | None = None) -> guest.Result:
@@ -226,7 +194,7 @@ def _next(chain: Updates, title: str, script: str, *, method: str, karg: str | N
 
 def _held(chain: Updates) -> guest.Result:
     killed = _KILLED.format(directory=_DEPLOYMENTS, old=signed.image().deployment.checksum)
-    script = _shut_down(
+    script = shut_down(
         **_RECORD,
         killed=killed,
         enable="systemctl enable --now bootseal-gate.path; systemctl is-active bootseal-gate.path",
@@ -242,7 +210,7 @@ def _held(chain: Updates) -> guest.Result:
 def _passed(chain: Updates) -> guest.Result:
     key = signed.key()
     files = put_file("/run/key.pem", key.key.read_bytes()) + put_file("/run/cert.pem", key.certificate.read_bytes())
-    script = files + _shut_down(
+    script = files + shut_down(
         **_RECORD,
         default="bootseal verify --all || :",
         stage=f"{_STAGE}; gate_ran 1",
@@ -255,7 +223,7 @@ def _passed(chain: Updates) -> guest.Result:
 
 
 def _open(chain: Updates) -> guest.Result:
-    script = _shut_down(
+    script = shut_down(
         **_RECORD,
         ostree="ostree admin status",
         verify="bootseal verify",
@@ -263,19 +231,8 @@ def _open(chain: Updates) -> guest.Result:
         stage=f"ostree admin undeploy 1; {_STAGE}",  # the disk has no room for three
         by_hand='bootseal gate || echo "status $?"',
     )
-    karg = f"ostree={_default(chain.said('passed')['entries'])}"
+    karg = f"ostree={default_entry(chain.said('passed')['entries'])}"
     return _next(chain, "what the gate let pass", script, method="keyring", karg=karg)
-
-
-def _entries(section: str) -> dict[int, str]:
-    """Map each boot entry's version to its ostree=: the highest is the default."""
-    found = re.findall(r"^version (\d+)\n(?:.*\n)*?options .*\bostree=(\S+)$", section, re.MULTILINE)
-    return {int(version): target for version, target in found}
-
-
-def _default(section: str) -> str:
-    entries = _entries(section)
-    return entries[max(entries)]
 
 
 def _kernel_of(target: str) -> str:
@@ -302,7 +259,7 @@ def test_the_gate_says_the_reason_before_the_reboot(job: Job[Updates]) -> None:
     assert said["enable"].endswith("\nactive")
     assert "ExecMainStatus=66" in said["early"]
     for section in ("early", "early_status"):
-        assert "would not boot: refused (no-digest)" in said[section]
+        assert "would not boot: refused (no-signature): the commit " in said[section]
 
 
 @chain
@@ -310,9 +267,9 @@ def test_the_gate_holds_what_would_not_boot(job: Job[Updates]) -> None:
     chain = job.result()
     said = chain.said("held")
     assert said["outcome"].splitlines() == ["ActiveState=failed", "Result=exit-code"]
-    assert list(_entries(said["entries"]).values()) == [signed.image().deployment.karg]
+    assert list(entries(said["entries"]).values()) == [signed.image().deployment.karg]
     for section in ("status", "journal"):
-        assert "would not boot: refused (no-digest)" in said[section]
+        assert "would not boot: refused (no-signature): the commit " in said[section]
     assert [row[1] for row in _rows(chain.said("passed")["default"])] == ["booted", ""]
 
 
@@ -341,8 +298,10 @@ def test_the_gate_lets_pass_what_was_signed(job: Job[Updates]) -> None:
     said = job.result().said("passed")
     assert said["outcome"].splitlines() == ["ActiveState=inactive", "Result=success"]
     old = signed.image().deployment.karg
-    assert [_kernel_of(old)] == [_kernel_of(t) for t in _entries(said["entries"]).values() if t != _default(said["entries"])]
-    assert _kernel_of(_default(said["entries"])) != _kernel_of(old)
+    assert [_kernel_of(old)] == [
+        _kernel_of(t) for t in entries(said["entries"]).values() if t != default_entry(said["entries"])
+    ]
+    assert _kernel_of(default_entry(said["entries"])) != _kernel_of(old)
 
 
 @chain
@@ -360,7 +319,7 @@ def test_a_gate_that_is_off_changes_nothing(job: Job[Updates]) -> None:
     chain = job.result()
     said = chain.said("open")
     assert (said["by_hand"], said["outcome"].splitlines()) == ("", ["ActiveState=inactive", "Result=success"])
-    before, after = (_entries(chain.said(name)["entries"]) for name in ("passed", "open"))
+    before, after = (entries(chain.said(name)["entries"]) for name in ("passed", "open"))
     assert len(after) == len(before) == 2
     assert _kernel_of(after[2]) == _kernel_of(before[2]) == _kernel_of(after[1])
 

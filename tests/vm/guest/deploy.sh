@@ -8,35 +8,16 @@ here=$(dirname "$(readlink -f "$0")")
 # shellcheck disable=SC1091
 . "$here/lib.sh"
 
-# The layout of an ostree operating system: /etc in /usr/etc, state in /var, the kernel beside its modules.
-ostree_layout() {
-    cd "$1"
-    kernel=$(ls usr/lib/modules)
-    test -f "usr/lib/modules/$kernel/vmlinuz" || cp -L "boot/vmlinuz-$kernel" "usr/lib/modules/$kernel/vmlinuz"
-    rm -rf boot home root opt srv mnt media var tmp run dev proc sys vmlinuz* initrd.img*
-    (cd "usr/lib/modules/$kernel/kernel" && rm -rf sound net drivers/net drivers/gpu drivers/scsi drivers/ata drivers/infiniband)
-    chroot . depmod "$kernel"
-    mv etc usr/etc
-    mkdir boot var tmp run dev proc sys sysroot
-    chmod 1777 tmp
-    ln -s sysroot/ostree ostree
-    ln -s var/home home
-    ln -s var/roothome root
-    ln -s var/opt opt
-    ln -s var/srv srv
-    ln -s var/mnt mnt
-    ln -s run/media media
-    mkdir -p usr/lib/ostree
-    printf '[composefs]\nenabled=verity\n' >usr/lib/ostree/prepare-root.conf
-    printf 'd /var/%s 0755 root root -\n' home opt srv mnt >usr/lib/tmpfiles.d/guest.conf
-    printf 'd /var/roothome 0700 root root -\n' >>usr/lib/tmpfiles.d/guest.conf
-}
-
 mkdir -p "$scratch/builder" "$scratch/tree" "$out/root"
 overlay "$builder" "$scratch/builder"
 overlay "$tree" "$scratch/tree"
 enter=$scratch/builder/merged
-(ostree_layout "$scratch/tree/merged")
+(
+    ostree_layout "$scratch/tree/merged"
+    mv etc usr/etc
+    mkdir -p usr/lib/ostree
+    printf '[composefs]\nenabled=verity\n' >usr/lib/ostree/prepare-root.conf
+)
 api_mounts "$enter"
 mkdir "$enter/tree" "$enter/target"
 mount --bind "$scratch/tree/merged" "$enter/tree"

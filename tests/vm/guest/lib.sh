@@ -18,3 +18,24 @@ api_mounts() {
     mount --rbind /proc "$1/proc"
     mount --rbind /sys "$1/sys"
 }
+
+# ostree_layout TREE: the layout of an ostree operating system but for /etc: state in /var, the kernel beside its modules.
+ostree_layout() {
+    cd "$1" || return
+    kernel=$(ls usr/lib/modules)
+    test -f "usr/lib/modules/$kernel/vmlinuz" || cp -L "boot/vmlinuz-$kernel" "usr/lib/modules/$kernel/vmlinuz"
+    rm -rf boot home root opt srv mnt media var tmp run dev proc sys vmlinuz* initrd.img*
+    (cd "usr/lib/modules/$kernel/kernel" && rm -rf sound net drivers/net drivers/gpu drivers/scsi drivers/ata drivers/infiniband)
+    chroot . depmod "$kernel"
+    mkdir boot var tmp run dev proc sys sysroot
+    chmod 1777 tmp
+    ln -s sysroot/ostree ostree
+    ln -s var/home home
+    ln -s var/roothome root
+    ln -s var/opt opt
+    ln -s var/srv srv
+    ln -s var/mnt mnt
+    ln -s run/media media
+    printf 'd /var/%s 0755 root root -\n' home opt srv mnt >usr/lib/tmpfiles.d/guest.conf
+    printf 'd /var/roothome 0700 root root -\n' >>usr/lib/tmpfiles.d/guest.conf
+}

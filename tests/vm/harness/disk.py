@@ -70,12 +70,19 @@ def deployment(suite: str) -> Deployment:
 
 
 def image(suite: str, fs: str = "ext4", *, files: Mapping[str, bytes] | Signer | None = None, commands: str = "") -> Image:
-    """Make a sealed disk with the deployment; `files` (or a Signer) are put beside the image.
+    """Make a sealed disk with the deployment, see image_of()."""
+    return image_of(deployment(suite), fs, files=files, commands=commands)
+
+
+def image_of(
+    deployed: Deployment, fs: str = "ext4", *, files: Mapping[str, bytes] | Signer | None = None, commands: str = ""
+) -> Image:
+    """Make a sealed disk with a deployment; `files` (or a Signer) are put beside the image.
 
     `commands` run as `sh -ex` in the deployment directory in a guest (ostree, fsverity, chattr, cp, dd). A guest seals a disk
     with btrfs, too, by `ostree admin post-copy`. One with ext4 is sealed on this machine, in a tenth of the time.
     """
-    deployed, builder = deployment(suite), base_tree(BUILDER)
+    suite, builder = deployed.suite, base_tree(BUILDER)
     guest = bool(commands) or fs != "ext4"
     beside = files(deployed.cfs) if callable(files) else files or {}
 

@@ -1,0 +1,30 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# updates.sh BUILDER DEPLOYED INITRD OUT SCRATCH BRANCH...: make OUT/repo for a web server, see harness/updates.py.
+set -eu
+builder=$1 deployed=$2 initrd=$3 out=$4 scratch=$5
+shift 5
+here=$(dirname "$(readlink -f "$0")")
+# shellcheck disable=SC1091
+. "$here/lib.sh"
+
+mkdir -p "$scratch/builder" "$out/repo"
+overlay "$builder" "$scratch/builder"
+enter=$scratch/builder/merged
+api_mounts "$enter"
+mkdir "$enter/deployed" "$enter/repo" "$enter/more"
+mount --bind "$deployed/root" "$enter/deployed"
+mount --bind "$out/repo" "$enter/repo"
+
+ostree() { chroot "$enter" ostree --repo=/repo "$@"; }
+ostree init --mode=archive
+ostree pull-local /deployed/ostree/repo guest
+kernel=$(ostree ls guest /usr/lib/modules | sed -n 's,.* /usr/lib/modules/,,p')
+modules=$enter/more/usr/lib/modules/$kernel
+mkdir -p "$modules" "$enter/more/usr/share/bootseal-test"
+cp "$initrd" "$modules/initramfs.img"
+for branch in "$@"; do
+    echo "$branch" >"$enter/more/usr/share/bootseal-test/update"
+    ostree commit --branch="$branch" --generate-composefs-metadata --owner-uid=0 --owner-gid=0 \
+        --tree=ref=guest --tree=dir=/more
+done
