@@ -135,6 +135,7 @@ REFUSALS = (
         Refused(
             "wrong-signature",
             rf"the signature of CN=guest p256 is over the image's own digest, not over that of the digest file: {IMAGE}\.sig",
+            hint="sign with 'bootseal sign', or run 'fsverity sign' on IMAGE.digest instead of IMAGE",
         ),
         disk=_signature(lambda image: image.deployment.cfs.read_bytes()),
     ),

@@ -165,12 +165,14 @@ class Refused:
     what: str
     unwritten: bool = True  # not where enrolling is attempted, or the kernel notes an error on the disk
     mounted: bool | None = None  # the physical root; of course, if the service has waited for it
+    hint: str = ""  # if it is not the verdict's
 
     def check(self, outcome: Outcome) -> None:
         """Check console, greeting, record, unit, journal and disk; and that nothing is mounted."""
         outcome.must_end(guest.REFUSED)
-        message = _check_console(outcome, self.verdict, self.what)
-        _check_record(outcome, self.verdict, message)
+        hint = self.hint or _verdict(self.verdict).hint
+        message = _check_console(outcome, self.verdict, self.what, hint)
+        _check_record(outcome, self.verdict, message, hint)
         _check_unit(outcome, self.verdict, message)
         _check_journal(outcome, self.verdict, message)
         waited = "wait" in outcome.record["milliseconds"]
@@ -238,11 +240,11 @@ class Ended:
         assert "emergency environment" not in outcome.result.console
 
 
-def _check_console(outcome: Outcome, verdict: str, what: str) -> str:
+def _check_console(outcome: Outcome, verdict: str, what: str, hint: str) -> str:
     lines = [line for line in outcome.console if "bootseal: refused" in line or "bootseal: hint:" in line]
     assert len(lines) == 2, lines
     assert re.fullmatch(rf"bootseal: refused \({verdict}\): {what}", lines[0]), lines[0]
-    assert lines[1] == f"bootseal: hint: {_verdict(verdict).hint}"
+    assert lines[1] == f"bootseal: hint: {hint}"
     assert outcome.console.index(lines[1]) > outcome.console.index(lines[0])
     message = lines[0].removeprefix("bootseal: ")
     _check_greeting(outcome, message)
@@ -265,10 +267,10 @@ def _verdict(name: str) -> verdicts.Verdict:
     return next(verdict for verdict in verdicts.VERDICTS if verdict.name == name)
 
 
-def _check_record(outcome: Outcome, verdict: str, message: str) -> None:
+def _check_record(outcome: Outcome, verdict: str, message: str, hint: str) -> None:
     record = outcome.record
     assert (record["version"], record["verdict"], record["message"]) == (1, verdict, message)
-    assert record["hint"] == _verdict(verdict).hint
+    assert record["hint"] == hint
     assert "mount" not in record
     assert [detail["name"] for detail in record.get("details", ())] == _DETAILS.get(verdict, _signer(record))
 

@@ -74,10 +74,10 @@ def verify(unverified: Unverified, keyring: BootKeyring) -> Verified:
                 signer = Signer(certificate, f"{info.scheme}-{info.hash_name}")
                 return Verified(expected, signed, unverified.signature, info.value, info.hash_name, signer)
     subject = certificates[0].subject_text
+    details = (("digest file says", str(expected)), ("signer", f"{subject}, serial {info.serial.hex()}"))
     if any(signature_matches(info, certificate, expected) for certificate in certificates):
         what = f"the signature of {subject} is over the image's own digest, not over that of the digest file"
-        raise Refusal(verdicts.WRONG_SIGNATURE, what, paths.signature_of(image), _SIGN_DIGEST_FILE)
-    details = (("digest file says", str(expected)), ("signer", f"{subject}, serial {info.serial.hex()}"))
+        raise Refusal(verdicts.WRONG_SIGNATURE, what, paths.signature_of(image), _SIGN_DIGEST_FILE, details=details)
     what = f"the signature of {subject} is not over the digest {expected}"
     raise Refusal(verdicts.WRONG_SIGNATURE, what, paths.signature_of(image), details=details)
 
