@@ -151,7 +151,7 @@ def _back() -> str:
             names=_NAMES,
             table="bootseal verify --all --json=short || :",
             oracle=_ORACLE,
-            undeploy="ostree admin undeploy 0; ostree admin cleanup",
+            undeploy="ostree admin pin 0; ostree admin pin --unpin 0; ostree admin undeploy 0; ostree admin cleanup",
             after_undeploy=_NAMES,
             off="systemctl stop bootseal-gate.path bootseal-deploy.path",
             deploy="ostree admin deploy --stage origin:third",

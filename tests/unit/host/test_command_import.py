@@ -13,7 +13,7 @@ import pytest
 from bootseal.formats import pkcs7
 
 from .imports import imported, openssl
-from .program import beside, bootseal, certificate, key, signed, tool
+from .program import VECTORS, beside, bootseal, certificate, key, signed, tool
 
 
 @pytest.mark.parametrize("kind", ["p256", "p384", "rsa2048"])
@@ -117,3 +117,27 @@ def test_a_sha512_image(path: Path) -> None:
     assert bootseal(*arguments).returncode == 77
     assert bootseal(*arguments, "--algorithm=sha512").returncode == 0
     assert beside(path) == (value, signature)
+
+
+# 'systemd-keyutil pkcs7' of systemd 262 made it of the bare signature, by the vectors' key p256, of the image below.
+KEYUTIL = base64.b64decode(
+    "MIICQAYJKoZIhvcNAQcCoIICMTCCAi0CAQExDzANBglghkgBZQMEAgEFADALBgkqhkiG9w0BBwGgggFkMIIBYDCCAQWgAwIBAgIU"
+    "bH5ztsejdyzILtXqkCqDKQgAv7UwCgYIKoZIzj0EAwIwHTEbMBkGA1UEAwwSYm9vdHNlYWwgdGVzdCBwMjU2MCAXDTIwMDEwMTAw"
+    "MDAwMFoYDzIxMjAwMTAxMDAwMDAwWjAdMRswGQYDVQQDDBJib290c2VhbCB0ZXN0IHAyNTYwWTATBgcqhkjOPQIBBggqhkjOPQMB"
+    "BwNCAAQZIsw6b8Q1Vv1foLGu6GaMfRsqf3LMX4sJtcgUSs/P/Ah14slEQxfhh3f856JRp9DlzEd5Lh6r4EAeO6ZvmiDmoyEwHzAd"
+    "BgNVHQ4EFgQUSJpp6r/pPWXAC/J66+xabi4MOO8wCgYIKoZIzj0EAwIDSQAwRgIhAKThYly52n1W1xglEur+l3wR9dmWrVpXEoEb"
+    "qMrdu9GIAiEA/cEpjeQGtAlC+XENcz9Sg0hIy1g+0Hq1BtLtsH26Et4xgaEwgZ4CAQEwNTAdMRswGQYDVQQDDBJib290c2VhbCB0"
+    "ZXN0IHAyNTYCFGx+c7bHo3csyC7V6pAqgykIAL+1MA0GCWCGSAFlAwQCAQUAMAsGByqGSM49AgEFAARGMEQCIEZzKRQ7MmAnAgB4"
+    "FsrIPRELWT5Wo2hpZT7JaVtWO7jmAiAf4i7fKJ2zZ9bLJjXJ3KC4167pkjHz1t/ktmyAXlBGyg=="
+)
+
+
+def test_what_systemd_keyutil_makes(path: Path) -> None:
+    path.write_bytes(bytes(20_000))
+    path.with_name("theirs").write_bytes(KEYUTIL)
+    trusted = f"--cert={VECTORS / 'certs/p256.pem'}"
+    arguments = (path.with_name("theirs"), f"--image={path}", trusted)
+    assert bootseal("import", *arguments).returncode == 0
+    assert bootseal("verify", f"--image={path}", trusted).returncode == 0
+    path.with_name("theirs").write_bytes(KEYUTIL[:-1] + bytes([KEYUTIL[-1] ^ 1]))
+    assert bootseal("import", *arguments).returncode == 77

@@ -22,6 +22,8 @@ _DROPPED = (
     "certificates-inside", "crls-inside", "trailing-bytes", "too-long", "several-digest-algorithms",
     "digest-algorithms-differ", "algorithm-parameters", "unsigned-attributes",
 )  # fmt: skip
+# systemd-keyutil names the algorithm of the key, id-ecPublicKey without parameters, in place of ECDSA.
+_UNNAMED, _EC_PUBLIC_KEY = "signature-algorithm", bytes.fromhex("06072a8648ce3d02010500")
 _MAX_SOURCE = 1 << 20  # bytes; certificates inside take some thousands
 _BEGINS, _END = (b"-----BEGIN PKCS7-----", b"-----BEGIN CMS-----"), b"-----END"
 
@@ -111,6 +113,9 @@ def _choose(found: list[Found], image_digest: Digest, trusted: BootKeyring, imag
 def _normalize(where: str, signature: bytes) -> bytes:
     """Write the message again, without what nobody has signed. Raises Refusal."""
     try:
+        if _EC_PUBLIC_KEY in signature:
+            info = pkcs7.parse_tolerantly(signature, (*_DROPPED, _UNNAMED))
+            return pkcs7.signed_data(*info._replace(scheme=info.scheme or "ecdsa"))
         return pkcs7.signed_data(*pkcs7.parse_tolerantly(signature, _DROPPED))
     except Malformed as error:
         hint = ""
