@@ -31,11 +31,9 @@ _HASHES: dict[str, type[hashes.SHA256] | type[hashes.SHA384] | type[hashes.SHA51
     "sha384": hashes.SHA384,
     "sha512": hashes.SHA512,
 }
-_SPKI = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
 _MAX_STRAY = 1 << 20  # bytes
 _PKCS12 = bytes.fromhex("02010330")  # a PFX begins with version 3 and another SEQUENCE
+_SPKI = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def check_keyring(directory: str, tree: str = "/") -> int:

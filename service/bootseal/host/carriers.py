@@ -12,17 +12,17 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .. import digest, paths
 from ..digest import Digest
-from ..errors import LEADS_NOWHERE, reason
+from ..errors import LEADS_NOWHERE, Refusal, reason
 from ..formats import gvariant, pkcs7
 from ..linux import files
 from . import inside
-from .output import DATA, IO_ERROR, Failure
+from .output import DATA, IO_ERROR, Failure, note
 
 KEY = "bootseal.signature"
 DIGEST_KEY = "ostree.composefs.digest.v0"  # as 'ostree commit --generate-composefs-metadata' writes it
@@ -33,6 +33,7 @@ _CHECKSUM = re.compile(r"[0-9a-f]{64}")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 Metadata = dict[str, tuple[str, bytes]]
+Accepted = TypeVar("Accepted")
 
 
 class Found(NamedTuple):
@@ -44,6 +45,30 @@ class Found(NamedTuple):
 
 class Unusable(Exception):
     """A carrier that is there and holds no signature; the text says which and why."""
+
+
+def usable(carried: Iterable[Found | Unusable]) -> list[Found]:
+    """Return the signatures, and print a note for each carrier that holds none."""
+    found = []
+    for one in carried:
+        if isinstance(one, Found):
+            found.append(one)
+        else:
+            note(f"a signature cannot be used: {one}")
+    return found
+
+
+def first_accepted(found: list[Found], accept: Callable[[Found], Accepted]) -> Accepted:
+    """Return what `accept` returns for the first that it does not refuse. Raises the first Refusal if it refuses all."""
+    refusals: list[Refusal] = []
+    for one in found:
+        try:
+            return accept(one)
+        except Refusal as refusal:
+            refusals.append(refusal)
+    for other in refusals[1:]:
+        note(f"also tried: {other.path}: {other.what}")
+    raise refusals[0]
 
 
 class Commit(NamedTuple):
@@ -71,9 +96,9 @@ class Commit(NamedTuple):
         """Yield what it carries, in the order of bootseal(8)."""
         yield from _found("the commit's detached metadata", lambda: _from_bytes(self._detached()))
         metadata = functools.cache(lambda: _parse(gvariant.first_of_tuple, self._read("commit")))
-        yield from _found("the commit's metadata", lambda: _from_text(_string(metadata(), KEY)))
-        yield from _found("the commit's image manifest", lambda: _from_text(_annotation(metadata())))
-        yield from _found("the commit's image configuration", lambda: _from_text(_label(metadata())))
+        yield from _found("the commit's metadata", lambda: from_text(_string(metadata(), KEY)))
+        yield from _found("the commit's image manifest", lambda: from_text(_annotation(metadata())))
+        yield from _found("the commit's image configuration", lambda: from_text(_label(metadata())))
 
     def _detached(self) -> Metadata:
         with suppress(FileNotFoundError):
@@ -104,8 +129,7 @@ def resolve(repository: str, ref: str) -> Commit:
         with inside.opened(repository, "refs") as refs:
             checksum = inside.read(refs, path.removeprefix("refs/"), 65).decode("ascii", "replace").strip()
     except (OSError, files.NotRegular) as error:
-        why = reason(error) if isinstance(error, OSError) else "not a regular file"
-        raise Failure(IO_ERROR, f"Failed to find the commit {ref} in {repository}: {why}") from error
+        raise Failure(IO_ERROR, f"Failed to find the commit {ref} in {repository}: {_explain(error)}") from error
     if not _CHECKSUM.fullmatch(checksum):
         raise Failure(DATA, f"Failed to find the commit {ref} in {repository}: {path} does not contain a checksum")
     return Commit(repository, ".", checksum)
@@ -116,8 +140,8 @@ def find_digest(commit: Commit) -> Digest:
     try:
         value = commit.digest()
     except (OSError, files.NotRegular, Unusable) as error:
-        why = reason(error) if isinstance(error, OSError) else str(error) or "not a regular file"
-        raise Failure(IO_ERROR if isinstance(error, OSError) else DATA, f"Failed to read the commit {commit}: {why}") from error
+        status = IO_ERROR if isinstance(error, OSError) else DATA
+        raise Failure(status, f"Failed to read the commit {commit}: {_explain(error)}") from error
     if value is None:
         hint = "commit with 'ostree commit --generate-composefs-metadata'"
         raise Failure(DATA, f"Failed to find the digest of the commit {commit}: it has no {DIGEST_KEY}", hint)
@@ -127,9 +151,9 @@ def find_digest(commit: Commit) -> Digest:
         raise Failure(DATA, f"Failed to use the {DIGEST_KEY} of the commit {commit}: {error}") from error
 
 
-def in_tree(directory: int, digest: bytes) -> Iterator[Found | Unusable]:
+def in_tree(directory: int, image_digest: bytes) -> Iterator[Found | Unusable]:
     """Yield the signature that the deployed tree has in boot/bootseal, if any."""
-    path = paths.signature_of(f"boot/bootseal/{digest.hex()}")
+    path = paths.signature_of(f"boot/bootseal/{image_digest.hex()}")
 
     def read() -> bytes | None:
         with suppress(FileNotFoundError):
@@ -143,20 +167,20 @@ def _found(where: str, read: Callable[[], bytes | None]) -> Iterator[Found | Unu
     """Yield what `read` returns, or why it fails; nothing if nothing is there."""
     try:
         signature = read()
-    except OSError as error:
-        if error.errno not in LEADS_NOWHERE:
-            yield Unusable(f"{where}: {reason(error)}")
-        return
-    except files.NotRegular:
-        yield Unusable(f"{where}: not a regular file")
-        return
-    except (Unusable, ValueError, RecursionError) as error:
-        yield Unusable(f"{where}: {error}")
+    except (OSError, files.NotRegular, Unusable, ValueError, RecursionError) as error:
+        if not isinstance(error, OSError) or error.errno not in LEADS_NOWHERE:
+            yield Unusable(f"{where}: {_explain(error)}")
         return
     if signature is not None and len(signature) > pkcs7.MAX_SIZE:
         yield Unusable(f"{where}: larger than {pkcs7.MAX_SIZE} bytes")
     elif signature is not None:
         yield Found(where, signature)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, files.NotRegular):
+        return "not a regular file"
+    return reason(error) if isinstance(error, OSError) else str(error)
 
 
 def _parse(part: Callable[[bytes], bytes], data: bytes) -> Metadata:
@@ -184,7 +208,8 @@ def _string(metadata: Metadata, key: str) -> str | None:
     return gvariant.string(value)
 
 
-def _from_text(text: object) -> bytes | None:
+def from_text(text: object) -> bytes | None:
+    """Decode a label or annotation. Raises Unusable."""
     if text is None:
         return None
     if not isinstance(text, str):
@@ -196,11 +221,11 @@ def _from_text(text: object) -> bytes | None:
 
 
 def _annotation(metadata: Metadata) -> object:
-    return _member(_object(metadata, _MANIFEST), "annotations", KEY)
+    return member(_object(metadata, _MANIFEST), "annotations", KEY)
 
 
 def _label(metadata: Metadata) -> object:
-    return _member(_object(metadata, _CONFIG), "config", "Labels", KEY)
+    return member(_object(metadata, _CONFIG), "config", "Labels", KEY)
 
 
 def _object(metadata: Metadata, key: str) -> Any:
@@ -208,7 +233,8 @@ def _object(metadata: Metadata, key: str) -> Any:
     return None if text is None else json.loads(text)
 
 
-def _member(value: Any, *names: str) -> Any:
+def member(value: Any, *names: str) -> Any:
+    """Return a member of nested JSON objects, or None."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value

@@ -13,7 +13,7 @@ from ..stages import config, keyring, ostreebooted
 from ..values import BootKeyring
 from . import continuity, deployments, deviations, inside, objects
 from .deployments import Deployed
-from .dryrun import INCOMPLETE, INITRD_NAMES, Judgement, Source, certificates, judge
+from .dryrun import INCOMPLETE, INITRD_NAMES, Judgement, Source, certificates, judge, list_certificates
 from .initrd import cache, reader, ukisignature
 from .initrd.contents import Contents, written_out
 from .inside import File
@@ -141,7 +141,7 @@ class Checker:
         if self._key_source.system_keys:
             yield Source("/", "the running system")
         elif keys := self._key_source.keys:
-            certificates(Source("/", keys, keys=keys))  # in this process, where a Failure can be reported
+            list_certificates(keys)  # in this process, where a Failure can be reported
             with written_out(Contents({}, {})) as empty:
                 yield Source(empty, keys, keys=keys)
         else:

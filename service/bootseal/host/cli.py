@@ -152,5 +152,5 @@ def make_parser(named: Container[str] = _COMMANDS) -> argparse.ArgumentParser:
 
 
 def _module(command: str) -> ModuleType:
-    """Import the module of a command. `import` is no name of a module in Python."""
+    """Import the module of a command. That of `import` has an underscore, because Python reserves the word."""
     return importlib.import_module(f".commands.{command}{'_' * keyword.iskeyword(command)}", __package__)

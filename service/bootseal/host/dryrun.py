@@ -198,12 +198,16 @@ def certificates(source: Source) -> list[str]:
     """List the paths of the boot keyring's files. Raises Failure."""
     if source.keys is None:
         return config.certificates(source.directory, keyring.DIRECTORY, keyring.SUFFIXES, _read_voa(source))
+    return list_certificates(source.keys)
+
+
+def list_certificates(directory: str) -> list[str]:
+    """List the paths of the certificates in a directory that the user named. Raises Failure."""
     try:
-        found = os.listdir(source.keys)
+        found = os.listdir(directory)
     except OSError as error:
-        raise os_failure(IO_ERROR, f"Failed to read the certificates in {source.keys}", error) from error
-    names = sorted(name for name in found if name.endswith(keyring.SUFFIXES) and not name.startswith("."))
-    return [os.path.join(source.keys, name) for name in names]
+        raise os_failure(IO_ERROR, f"Failed to read the certificates in {directory}", error) from error
+    return [os.path.join(directory, name) for name in sorted(found) if name.endswith(keyring.SUFFIXES) and name[0] != "."]
 
 
 def _read_voa(source: Source) -> str:

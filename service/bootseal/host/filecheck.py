@@ -15,9 +15,10 @@ from ..record import Trail
 from ..stages import keyring
 from . import carriers, deviations, dryrun, imagedigest, inside, pairs
 from .dryrun import Judgement, Source
-from .output import note
 from .pairs import Given
 
+# The digest of a commit is only a claim of its author.
+NOT_COMPARED = "the tree of the commit was not compared with the digest that the commit has"
 _MAX_SIGNATURE = 1 << 20  # bytes; above pkcs7.MAX_SIZE it is a deviation
 
 
@@ -40,19 +41,11 @@ def read(image: str | None, digest_file: str | None, signature_file: str | None)
     return Given(given, signature, digest_file or image or "", name)
 
 
-# Of a commit, the digest is a claim of whoever made it.
-NOT_COMPARED = "the tree of the commit was not compared with the digest that the commit has"
-
-
 def read_commit(repository: str, ref: str) -> list[Given]:
     """Read all that a commit carries. Raises Failure, and Refusal if it carries no signature."""
     commit = carriers.resolve(repository, ref)
-    value, carried = carriers.find_digest(commit).value, list(commit.signatures())
-    for one in carried:
-        if isinstance(one, carriers.Unusable):
-            note(f"a signature cannot be used: {one}")
-    name = f"{carriers.DIGEST_KEY} of {commit}"
-    found = [Given(value, one.signature, name, one.where) for one in carried if isinstance(one, carriers.Found)]
+    value, name = carriers.find_digest(commit).value, f"{carriers.DIGEST_KEY} of {commit}"
+    found = [Given(value, one.signature, name, one.where) for one in carriers.usable(commit.signatures())]
     if not found:
         hint = "sign the commit: 'bootseal sign --repo='"
         raise Refusal(verdicts.NO_SIGNATURE, f"the commit {commit} carries no signature", repository, hint)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from .. import digest
 from ..digest import BLOCK_SIZE, SIZES, Digest
 from ..linux import files
+from . import inside
 from .output import DATA, IO_ERROR, USAGE, Failure, Progress, os_failure, warning
 
 _CHUNK = 256 * BLOCK_SIZE
@@ -43,6 +44,14 @@ def compute(path: str, algorithm: str, hint: str, directory: int | None = None) 
     finally:
         os.close(fd)
     return computed
+
+
+def read(path: str) -> Digest:
+    """Read a digest file that the user named. Raises Failure."""
+    try:
+        return digest.from_bytes(inside.read_named(path, "the digest", max(SIZES.values())))
+    except ValueError as error:
+        raise Failure(DATA, f"Failed to use the digest {path}: {error}") from error
 
 
 def parse(text: str) -> Digest:

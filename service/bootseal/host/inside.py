@@ -19,8 +19,7 @@ from .output import DATA, IO_ERROR, Failure, os_failure
 
 # ostree and boot loaders put a few dozen names into a directory at most.
 MAX_NAMES = 1024
-# How a place is opened.
-PLACE = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_SYMLINKS
+_PLACE = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_SYMLINKS
 
 
 class File(NamedTuple):
@@ -56,7 +55,7 @@ def open_place(root: str, path: str) -> int:
     """Open a place with O_PATH. Raises OSError."""
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return files.open_directory(top, path, PLACE)
+        return files.open_directory(top, path, _PLACE)
     finally:
         os.close(top)
 

@@ -120,7 +120,7 @@ def enable(name: str, directory: int, algorithm: str) -> bool:
 
 
 def kernel_lacks_fsverity() -> bool:
-    """Tell whether the kernel says so itself."""
+    """Tell whether sysfs shows it. A kernel without ext4 shows nothing, and does not count."""
     return os.path.isdir(_EXT4_FEATURES) and not os.path.exists(f"{_EXT4_FEATURES}/verity")
 
 

@@ -5,8 +5,6 @@ https://github.com/opencontainers/image-spec/blob/main/image-layout.md; for the 
 composefs-rs. The layout is untrusted, and a part that cannot be read hides no other one.
 """
 
-import base64
-import binascii
 import hashlib
 import json
 import re
@@ -17,7 +15,7 @@ from ..errors import reason
 from ..formats import pkcs7
 from ..linux import files
 from . import inside
-from .carriers import KEY, Found, Unusable
+from .carriers import KEY, Found, Unusable, from_text, member
 from .output import DATA, IO_ERROR, Failure, os_failure
 
 _MAX_JSON = 4 << 20  # bytes, as registries limit a manifest
@@ -50,7 +48,7 @@ class _Layout:
     def from_index(self, index: Any, tag: str, *, nested: bool = False) -> Iterator[Found | Unusable]:
         """Yield what the manifests have that an index names. Those of an index in it have no tags of their own."""
         for descriptor in _list(index, "manifests"):
-            named = nested or tag in ("", _text(_member(descriptor, "annotations"), _REF))
+            named = nested or tag in ("", _text(member(descriptor, "annotations"), _REF))
             try:
                 manifest = _parse(self._blob(descriptor, _MAX_JSON))
                 if _text(manifest, "artifactType") == _ARTIFACT:
@@ -63,14 +61,14 @@ class _Layout:
                 yield error
 
     def _from_image(self, manifest: Any) -> Iterator[Found | Unusable]:
-        yield from _decode("annotation of the manifest", _member(_member(manifest, "annotations"), KEY))
-        configuration = _parse(self._blob(_member(manifest, "config"), _MAX_JSON))
-        yield from _decode("label of the image", _member(_member(_member(configuration, "config"), "Labels"), KEY))
+        yield from _decode("annotation of the manifest", member(manifest, "annotations", KEY))
+        configuration = _parse(self._blob(member(manifest, "config"), _MAX_JSON))
+        yield from _decode("label of the image", member(configuration, "config", "Labels", KEY))
 
     def _from_artifact(self, manifest: Any) -> Iterator[Found | Unusable]:
         for layer in _list(manifest, "layers"):
             if _text(layer, "mediaType") == _SIGNATURE:
-                names = ", ".join(name for name in _member(layer, "annotations") or () if isinstance(name, str))
+                names = ", ".join(name for name in member(layer, "annotations") or () if isinstance(name, str))
                 try:
                     yield Found(f"artifact of the image ({names[:160]})", self._blob(layer, pkcs7.MAX_SIZE))
                 except Unusable as error:
@@ -110,23 +108,20 @@ def _parse(content: bytes) -> Any:
 
 def _decode(where: str, text: Any) -> Iterator[Found | Unusable]:
     """Yield the bytes of a base64 string, or nothing without one."""
-    if text is None:
-        return
     try:
-        yield Found(where, base64.b64decode(text.encode("ascii"), validate=True))
-    except (AttributeError, UnicodeEncodeError, binascii.Error):
-        yield Unusable(f"{where}: not base64")
-
-
-def _member(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else None
+        signature = from_text(text)
+    except Unusable as error:
+        yield Unusable(f"{where}: {error}")
+        return
+    if signature is not None:
+        yield Found(where, signature)
 
 
 def _text(value: Any, name: str) -> str:
-    found = _member(value, name)
+    found = member(value, name)
     return found if isinstance(found, str) else ""
 
 
 def _list(value: Any, name: str) -> list[Any]:
-    found = _member(value, name)
+    found = member(value, name)
     return found[:_MAX_PARTS] if isinstance(found, list) else []

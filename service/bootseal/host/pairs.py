@@ -62,6 +62,6 @@ def write(image: str, content: sidecars.Pair, *, keep_other: bool) -> None:
 
 def is_immutable(fd: int) -> bool:
     """Tell whether the flag is set; on a filesystem without flags it is not."""
-    with contextlib.suppress(OSError):  # a filesystem without flags
+    with contextlib.suppress(OSError):
         return files.is_immutable(fd)
     return False

@@ -57,7 +57,7 @@ def _split_pin(uri: str) -> tuple[str, bytes | None]:
 
 
 def _find_options() -> list[str]:
-    """Return openssl's options for its provider, or for its engine where there is no provider. Raises Failure."""
+    """Return the options for openssl's PKCS#11 provider, or else for its engine. Raises Failure."""
     asked = {"provider": ["list", "-providers", "-provider", "pkcs11"], "engine": ["engine", "-t", "pkcs11"]}
     for kind, arguments in asked.items():
         if subprocess.run(["openssl", *arguments], capture_output=True, check=False).returncode == 0:

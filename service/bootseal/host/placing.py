@@ -14,13 +14,13 @@ from .. import digest, paths, verdicts
 from ..digest import Digest
 from ..errors import Refusal
 from ..formats import pkcs7
-from ..linux import files, fsverity, mountapi
+from ..linux import files, fsverity
 from ..stages import writable
 from ..stages.writable import Writable
 from . import carriers, deployments, imagedigest, inside, objects, pairs, sidecars
 from .checker import Checker
 from .deployments import Deployed
-from .output import CANNOT_CREATE, DATA, IO_ERROR, OS_ERROR, Failure, note, os_failure
+from .output import CANNOT_CREATE, DATA, IO_ERROR, OS_ERROR, Failure, os_failure
 
 _PATIENCE = 60  # seconds; placing takes less than one
 
@@ -43,6 +43,17 @@ def place(sysroot: str, deployed: Deployed, checker: Checker, wish: Wish) -> boo
         if wish.seal_objects:
             changed |= _seal_objects(where)
         return _put(where, deployed, content, path) or changed
+
+
+def attempt(sysroot: str, deployed: Deployed, checker: Checker, wish: Wish) -> Failure | None:
+    """Complete a deployment as place() does, or return why that is impossible."""
+    try:
+        place(sysroot, deployed, checker, wish)
+    except Refusal as refusal:
+        return Failure(refusal.verdict.exit_status, str(refusal), refusal.hint)
+    except Failure as failure:
+        return failure
+    return None
 
 
 def is_placed(sysroot: str, deployed: Deployed) -> bool:
@@ -69,32 +80,17 @@ def remove_orphans(sysroot: str) -> None:
     orphans = deployments.find_orphans(sysroot)
     if not orphans:
         return
-    with contextlib.suppress(OSError, Failure), _locked(), _opened_top(sysroot) as top:
+    with contextlib.suppress(OSError, Failure), _locked():
         for path in orphans:
-            parent = files.openat2(top, os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY, inside.PLACE)
-            try:
-                os.unlink(os.path.basename(path), dir_fd=parent)
-            finally:
-                os.close(parent)
-
-
-@contextlib.contextmanager
-def _opened_top(sysroot: str) -> Iterator[int]:
-    """Open the physical root so that it can be written, even if others see it read-only. Raises OSError."""
-    with contextlib.ExitStack() as stack:
-        sysroot_fd = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        stack.callback(os.close, sysroot_fd)
-        top = mountapi.clone(sysroot_fd)
-        stack.callback(os.close, top)
-        mountapi.set_attributes(top, clear=mountapi.MOUNT_ATTR_RDONLY)
-        yield top
+            with writable.opened_below(sysroot, os.path.dirname(path)) as where:
+                os.unlink(os.path.basename(path), dir_fd=where.deployment)
 
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
     """Keep other processes from placing. Raises Failure when another one has been at work for too long.
 
-    The lock is in a directory of root, because whoever can open a file can hold its lock.
+    Root alone can open the file, because any process that opens a file can lock it.
     """
     path = os.path.join(paths.RUN, "lock")
     try:
@@ -133,26 +129,19 @@ def _find_pair(wish: Wish, sysroot: str, deployed: Deployed, checker: Checker) -
     except OSError as error:
         raise os_failure(IO_ERROR, f"Failed to open the image {path}", error) from error
     trusted = checker.keyring(deployed)
-    refusals: list[Refusal] = []
-    for one in found:
-        try:
-            pairs.check(pairs.Given(image_digest.value, one.signature, path, one.where), trusted)
-            return sidecars.Pair(image_digest.value, one.signature)
-        except Refusal as refusal:
-            refusals.append(refusal)
-    for other in refusals[1:]:
-        note(f"also tried: {other.path}: {other.what}")
-    raise refusals[0]
+
+    def accept(one: carriers.Found) -> sidecars.Pair:
+        pairs.check(pairs.Given(image_digest.value, one.signature, path, one.where), trusted)
+        return sidecars.Pair(image_digest.value, one.signature)
+
+    return carriers.first_accepted(found, accept)
 
 
 def _compute(digest_file: str | None, algorithm: str, directory: int, path: str) -> Digest:
     """Compute the digest of the deployment's image, and compare it with the digest file that was given. Raises Failure."""
     if not digest_file:
         return imagedigest.compute(path, algorithm, verdicts.NO_IMAGE.hint, directory)
-    try:
-        wanted = digest.from_bytes(inside.read_named(digest_file, "the digest", 64))
-    except ValueError as error:
-        raise Failure(DATA, f"Failed to use the digest {digest_file}: {error}") from error
+    wanted = imagedigest.read(digest_file)
     computed = imagedigest.compute(path, wanted.algorithm, verdicts.NO_IMAGE.hint, directory)
     if wanted != computed:
         hint = "sign the image of this very deployment: two commits of the same tree may give two images"
@@ -178,11 +167,7 @@ def _find_signatures(
     if given:
         return [carriers.Found(given, inside.read_named(given, "the signature", pkcs7.MAX_SIZE))]
     commit = carriers.Commit(sysroot, paths.REPOSITORY, deployed.parts[1])
-    carried = [*commit.signatures(), *carriers.in_tree(directory, image_digest.value)]
-    for one in carried:
-        if isinstance(one, carriers.Unusable):
-            note(f"a signature cannot be used: {one}")
-    found = [one for one in carried if isinstance(one, carriers.Found)]
+    found = carriers.usable([*commit.signatures(), *carriers.in_tree(directory, image_digest.value)])
     present = sidecars.read(sidecars.Place(directory, paths.IMAGE, directory, ""))
     if present and present.digest == image_digest.value:
         found.append(carriers.Found(paths.signature_of(paths.image_of(deployed.path, sysroot)), present.signature))

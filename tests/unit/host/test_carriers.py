@@ -217,7 +217,7 @@ def test_a_file_of_the_tree(tmp_path: Path) -> None:
 
 
 def test_a_commit_under_the_name_of_another_one(repo: Path) -> None:
-    """Whoever writes the repository could have its key sign any digest."""
+    """Otherwise, whoever can write the repository chooses the digest that is signed."""
     checksum, other = commit(repo), commit(repo, digest=bytes(32), branch="other")
     place, wrong = (repo / f"objects/{name[:2]}/{name[2:]}.commit" for name in (checksum, other))
     place.write_bytes(wrong.read_bytes())

@@ -199,8 +199,8 @@ def test_the_gate_holds_what_the_firmware_would_not_start(
     assert run_gate(monkeypatch, "enabled") == 0
     errors = capsys.readouterr().err
     assert ("missing: not known whether the firmware would start" in errors) is (state == "unknown")
-    assert "warning: the firmware" not in errors
-    assert "warning: key" not in errors
+    # The tests' image is a text.
+    assert all("is not an EROFS image" in line for line in errors.splitlines() if "warning" in line)
 
 
 @pytest.mark.parametrize("state", ["trusted", "untrusted", "unknown"])

@@ -99,7 +99,7 @@ def test_a_damaged_part_hides_no_other(path: Path, layout: Layout) -> None:
     status, said, error = imported(f"oci:{layout.directory}", path)
     assert (status, said["source"]) == (0, "label of the image")
     assert "blobs/sha256/0000" in error
-    assert "annotation of the manifest: not base64" in error
+    assert "annotation of the manifest: bootseal.signature is not base64" in error
 
 
 def test_an_index_in_the_index(path: Path, layout: Layout) -> None:

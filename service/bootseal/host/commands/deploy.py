@@ -8,7 +8,7 @@ import argparse
 from typing import Any
 
 from ... import verdicts
-from ...errors import Refusal, printable
+from ...errors import printable
 from .. import arguments as shared
 from .. import deployments, gateunits, placing
 from ..checker import Checker
@@ -94,10 +94,6 @@ def _report_all(done: list[dict[str, Any]], json: str) -> int:
 
 def _try(sysroot: str, deployed: Deployed, checker: Checker, wish: placing.Wish) -> dict[str, Any]:
     result = {"name": deployed.name, "state": deployed.state}
-    try:
-        placing.place(sysroot, deployed, checker, wish)
-        return result | {"exit_status": 0, "message": "digest and signature are in place"}
-    except Failure as failure:
-        return result | {"exit_status": failure.status, "message": failure.what, "hint": failure.hint}
-    except Refusal as refusal:
-        return result | {"exit_status": refusal.verdict.exit_status, "message": str(refusal), "hint": refusal.hint}
+    if problem := placing.attempt(sysroot, deployed, checker, wish):
+        return result | {"exit_status": problem.status, "message": problem.what, "hint": problem.hint}
+    return result | {"exit_status": 0, "message": "digest and signature are in place"}

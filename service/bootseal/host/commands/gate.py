@@ -11,11 +11,10 @@ import os
 
 from ... import record as records
 from ... import verdicts
-from ...errors import Refusal, reason
+from ...errors import reason
 from ...stages import writable
 from .. import continuity, deployments, gateunits, placing
 from ..checker import Checker, KeySource, describe_untrusted
-from ..deployments import Deployed
 from ..output import NO_PERMISSION, Failure, note, warning
 
 _UNTRUSTED_HINT = (
@@ -42,7 +41,7 @@ def run(_arguments: argparse.Namespace, _command: list[str]) -> int:
         note("no deployment is staged")
         return 0
     checker = Checker(sysroot, KeySource())
-    problem = None if placing.is_placed(sysroot, deployed) else _place(sysroot, deployed, checker)
+    problem = None if placing.is_placed(sysroot, deployed) else placing.attempt(sysroot, deployed, checker, placing.Wish())
     record = checker.check(deployed)
     name = f"the disk names it {deployed.name}"
     if record["exit_status"]:
@@ -59,17 +58,6 @@ def run(_arguments: argparse.Namespace, _command: list[str]) -> int:
     for line in record["missing"]:
         note(f"missing: {line}")
     return 0
-
-
-def _place(sysroot: str, deployed: Deployed, checker: Checker) -> Failure | None:
-    """Put the signature of the commit in place; return why that is impossible."""
-    try:
-        placing.place(sysroot, deployed, checker, placing.Wish())
-    except Refusal as refusal:
-        return Failure(refusal.verdict.exit_status, str(refusal), refusal.hint)
-    except Failure as failure:
-        return failure
-    return None
 
 
 def _complete(sysroot: str) -> None:

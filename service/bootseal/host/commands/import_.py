@@ -12,10 +12,10 @@ from ...formats import pkcs7
 from ...formats.der import Malformed
 from ...stages import keyring
 from ...values import BootKeyring
-from .. import imagedigest, inside, ocilayout, pairs, sidecars
-from ..carriers import Found, Unusable
-from ..dryrun import Source, certificates
-from ..output import DATA, USAGE, Failure, emit, note
+from .. import carriers, imagedigest, inside, ocilayout, pairs, sidecars
+from ..carriers import Found
+from ..dryrun import list_certificates
+from ..output import DATA, USAGE, Failure, emit
 
 # Without attributes, the signature covers none of these, so bootseal can drop them.
 _DROPPED = (
@@ -45,8 +45,7 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     if arguments.digest and arguments.algorithm:
         raise Failure(USAGE, "Failed to read the command line: --digest= already has the algorithm; omit --algorithm=")
     image, image_digest = _find_digest(arguments)
-    source = Source("/", arguments.keys or arguments.cert, keys=arguments.keys)
-    trusted = keyring.load(certificates(source) if arguments.keys else [arguments.cert])
+    trusted = keyring.load(list_certificates(arguments.keys) if arguments.keys else [arguments.cert])
     where, signature = _choose(_find(arguments.source), image_digest, trusted, image)
     pairs.write(image, sidecars.Pair(image_digest.value, signature), keep_other=bool(arguments.digest))
     files = [paths.digest_of(image), paths.signature_of(image)]
@@ -62,21 +61,14 @@ def _find_digest(arguments: argparse.Namespace) -> tuple[str, Digest]:
     image = arguments.digest.removesuffix(paths.DIGEST_SUFFIX)
     if image == arguments.digest:
         raise Failure(USAGE, f"Failed to use the digest {arguments.digest}: its name must end in {paths.DIGEST_SUFFIX}")
-    try:
-        return image, digest.from_bytes(inside.read_named(arguments.digest, "the digest", max(digest.SIZES.values())))
-    except ValueError as error:
-        raise Failure(DATA, f"Failed to use the digest {arguments.digest}: {error}") from error
+    return image, imagedigest.read(arguments.digest)
 
 
 def _find(source: str) -> list[Found]:
     """Return the signatures in a file or an image layout. Raises Failure, and Refusal without one."""
     if source.startswith("oci:"):
         directory, _, tag = source.removeprefix("oci:").partition(":")
-        carried = list(ocilayout.find(directory, tag))
-        for one in carried:
-            if isinstance(one, Unusable):
-                note(f"a signature cannot be used: {one}")
-        found = [one for one in carried if isinstance(one, Found)]
+        found = carriers.usable(ocilayout.find(directory, tag))
         if not found:
             raise Refusal(verdicts.NO_SIGNATURE, "no signature", source, "give the file with the signature, or another layout")
         return found
@@ -97,17 +89,13 @@ def _decode(name: str, content: bytes) -> bytes:
 
 def _choose(found: list[Found], image_digest: Digest, trusted: BootKeyring, image: str) -> tuple[str, bytes]:
     """Return the first signature that the boot would accept, and where it was. Raises Refusal."""
-    refusals: list[Refusal] = []
-    for where, signature in found:
-        try:
-            normalized = _normalize(where, signature)
-            pairs.check(pairs.Given(image_digest.value, normalized, image, where), trusted)
-            return where, normalized
-        except Refusal as refusal:
-            refusals.append(refusal)
-    for other in refusals[1:]:
-        note(f"also tried: {other.path}: {other.what}")
-    raise refusals[0]
+
+    def accept(one: Found) -> tuple[str, bytes]:
+        normalized = _normalize(*one)
+        pairs.check(pairs.Given(image_digest.value, normalized, image, one.where), trusted)
+        return one.where, normalized
+
+    return carriers.first_accepted(found, accept)
 
 
 def _normalize(where: str, signature: bytes) -> bytes:

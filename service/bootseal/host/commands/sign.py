@@ -16,8 +16,7 @@ from ... import digest, paths
 from ...digest import Digest
 from ...errors import Refusal
 from ...formats import pkcs7
-from ...stages import verify
-from ...values import BootKeyring, Certificate, Signer, Unverified
+from ...values import BootKeyring, Certificate, Signer
 from .. import carriers, imagedigest, inside, pairs, sidecars
 from ..output import CANNOT_CREATE, DATA, OS_ERROR, USAGE, Failure, emit, note, os_failure, warning
 
@@ -148,8 +147,7 @@ def _guess_values(raw: bytes, certificate: Certificate) -> Iterator[bytes]:
 
 def _verify(image_digest: Digest, signature: bytes, certificates: list[Certificate], image: str) -> Signer:
     """Verify as the boot does. Raises Refusal."""
-    unverified = Unverified(image_digest.value, stands_in=False, signature=signature, image_path=image)
-    return verify.verify(unverified, BootKeyring(tuple(certificates), ())).signer
+    return pairs.check(pairs.Given(image_digest.value, signature, image, image), BootKeyring(tuple(certificates), ())).signer
 
 
 def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: bytes, certificates: list[Certificate]) -> int:

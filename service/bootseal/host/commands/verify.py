@@ -9,7 +9,7 @@ from .. import arguments as shared
 from .. import continuity, deployments, filecheck
 from ..checker import Checker, describe_untrusted
 from ..deployments import Deployed
-from ..dryrun import INCOMPLETE, Judgement, Source, certificates
+from ..dryrun import INCOMPLETE, Judgement, Source, list_certificates
 from ..output import USAGE, Failure, emit, error, table, warning
 
 _COLOURS = (
@@ -63,7 +63,7 @@ def _verify_files(arguments: argparse.Namespace) -> int:
         one = filecheck.read(arguments.image, arguments.digest, arguments.signature)
         name, everything = one.signature_name, [one]
     source = Source("/", arguments.keys or arguments.cert, keys=arguments.keys)
-    trusted = certificates(source) if arguments.keys else [arguments.cert]
+    trusted = list_certificates(arguments.keys) if arguments.keys else [arguments.cert]
     missing = [filecheck.NOT_COMPARED] if arguments.repo else []
     records = [filecheck.judge(one, source, trusted, verbose=arguments.verbose, missing=missing) for one in everything]
     # As 'bootseal deploy' does: the first that the boot accepts.
