@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vm.harness.ask import ask, put_file
+from vm.harness.boot import Result
 from vm.harness.cache import SCRIPTS, output_of
+from vm.harness.parse import Said
 from vm.harness.updates import SERIAL
 
 WITNESS = "/run/systemd/system/guest-witness.service"
@@ -45,6 +48,19 @@ def upgrade(branch: str) -> str:
     """Make the command of an update day, with the switch to a branch before."""
     # 'ostree admin switch' would also fetch and deploy.
     return f"ostree admin set-origin --index=0 origin {_URL} {branch} >/dev/null\nostree admin upgrade --stage"
+
+
+@dataclass
+class Chain:
+    """Boots that need each other's disk; the first that fails is the last."""
+
+    results: dict[str, Result] = field(default_factory=dict)
+
+    def said(self, name: str) -> Said:
+        """Read what one of them reported."""
+        ends = [f"{boot}: {result.ended} {result.status}" for boot, result in self.results.items()]
+        assert name in self.results, f"the chain ended early: {ends}"
+        return Said.of(self.results[name])
 
 
 def roomy(disk: Path) -> Path:

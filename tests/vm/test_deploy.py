@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -19,9 +19,9 @@ from vm.harness import guest, qemu, signed
 from vm.harness.ask import ask, put_file
 from vm.harness.changes import commands, put, several
 from vm.harness.jobs import Job
-from vm.harness.parse import Said, first_json
+from vm.harness.parse import first_json
 from vm.refusals import OTHER_DIGEST
-from vm.staging import default_entry, entries, shut_down
+from vm.staging import Chain, default_entry, entries, shut_down
 
 pytestmark = pytest.mark.vm
 
@@ -34,21 +34,14 @@ UNSEALED = several(commands("rm /{digest}", "rm /{signature}"), put("{image}", l
 
 
 @dataclass
-class Updates:
-    """Boots that need each other's disk; the first that fails is the last."""
+class Updates(Chain):
+    """The boots, and the signature that they use."""
 
     signature: bytes = b""
-    results: dict[str, guest.Result] = field(default_factory=dict)
-
-    def said(self, name: str) -> Said:
-        """Read what one of them reported."""
-        last = list(self.results.items())[-1]
-        assert name in self.results, f"the chain ended early, with {last[0]}: {last[1].ended} {last[1].status}"
-        return Said.of(self.results[name])
 
 
 def _run() -> Updates:
-    chain = Updates(_signature())
+    chain = Updates(signature=_signature())
     steps: dict[str, Callable[[Updates], guest.Result]] = {
         "deploy": _deploy, "held": _held, "passed": _passed, "open": _open,
     }  # fmt: skip

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from vm.harness.jobs import Job
 from vm.harness.parse import Said, Told
 from vm.harness.units import check_cut
 from vm.harness.updates import GARBAGE, MOVED, updates
-from vm.staging import SERVE, UPDATES, default_entry, entries, roomy, shut_down, upgrade
+from vm.staging import SERVE, UPDATES, Chain, default_entry, entries, roomy, shut_down, upgrade
 
 pytestmark = pytest.mark.vm
 
@@ -68,19 +67,7 @@ def _bad(branch: str) -> dict[str, str]:
     }
 
 
-@dataclass
-class Days:
-    """Boots that need each other's disk; the first that fails is the last."""
-
-    results: dict[str, guest.Result] = field(default_factory=dict)
-
-    def said(self, name: str) -> Said:
-        """Read what one of them reported."""
-        assert name in self.results, f"the chain ended early: {list(self.results)}"
-        return Said.of(self.results[name])
-
-
-def _boot(days: Days, name: str, script: str) -> guest.Result:
+def _boot(days: Chain, name: str, script: str) -> guest.Result:
     last = list(days.results.values())[-1] if days.results else None
     karg = None
     if name == "back":  # what the user chooses in the boot loader's menu after a power cut
@@ -164,8 +151,8 @@ def _back() -> str:
     )
 
 
-def _run() -> Days:
-    days = Days()
+def _run() -> Chain:
+    days = Chain()
     steps: dict[str, tuple[Callable[[], str], int]] = {
         "first": (_first, guest.PASSED), "second": (_second, guest.PASSED), "third": (_third, 0), "back": (_back, guest.PASSED),
     }  # fmt: skip
@@ -206,7 +193,7 @@ def _table(section: str) -> list[dict[str, Any]]:
 
 @days
 @pytest.mark.parametrize("branch", BAD)
-def test_a_bad_update_is_held_and_the_reason_is_told(job: Job[Days], branch: str) -> None:
+def test_a_bad_update_is_held_and_the_reason_is_told(job: Job[Chain], branch: str) -> None:
     said = job.result().said("first")
     verdict, reason = BAD[branch]
     assert "Result=exit-code" in said[f"{branch}-properties"]
@@ -216,7 +203,7 @@ def test_a_bad_update_is_held_and_the_reason_is_told(job: Job[Days], branch: str
 
 @days
 @pytest.mark.parametrize("branch", BAD)
-def test_nothing_is_written_for_a_bad_update(job: Job[Days], branch: str) -> None:
+def test_nothing_is_written_for_a_bad_update(job: Job[Chain], branch: str) -> None:
     said = job.result().said("first")
     names, good = said[f"{branch}-names"], said["names"]
     mine = signed.image().deployment.checksum
@@ -228,7 +215,7 @@ def test_nothing_is_written_for_a_bad_update(job: Job[Days], branch: str) -> Non
 
 
 @days
-def test_a_signed_update_is_placed_and_passes(job: Job[Days]) -> None:
+def test_a_signed_update_is_placed_and_passes(job: Job[Chain]) -> None:
     """Nobody starts a unit: the path units do."""
     said = job.result().said("first")
     assert said["gate"].splitlines()[:2] == ["Result=success", "ExecMainStatus=0"]
@@ -238,25 +225,25 @@ def test_a_signed_update_is_placed_and_passes(job: Job[Days]) -> None:
 
 
 @days
-def test_a_reboot_right_after_the_upgrade_does_not_lose_it(job: Job[Days]) -> None:
+def test_a_reboot_right_after_the_upgrade_does_not_lose_it(job: Job[Chain]) -> None:
     said = job.result().said("second")
     assert said["outcome"].splitlines() == ["ActiveState=inactive", "Result=success"]
     assert "the staged deployment would boot: " in said["journal"]
 
 
 @days
-def test_a_deployment_without_staging_is_placed_by_its_unit(job: Job[Days]) -> None:
+def test_a_deployment_without_staging_is_placed_by_its_unit(job: Job[Chain]) -> None:
     said = Said(job.result().results["third"])
     assert _is_complete(said["placed"], _new_directory(said["placed"], said["before"]))
 
 
 @days
-def test_the_units_come_with_the_gate(job: Job[Days]) -> None:
+def test_the_units_come_with_the_gate(job: Job[Chain]) -> None:
     assert job.result().said("first")["enable"].split()[-2:] == ["active", "active"]
 
 
 @days
-def test_the_second_came_by_a_static_delta_and_with_a_read_only_sysroot(job: Job[Days]) -> None:
+def test_the_second_came_by_a_static_delta_and_with_a_read_only_sysroot(job: Job[Chain]) -> None:
     said = job.result().said("second")
     assert int(said["asked"]) > 0
     assert said["sysroot"].startswith("ro,")
@@ -264,14 +251,14 @@ def test_the_second_came_by_a_static_delta_and_with_a_read_only_sysroot(job: Job
 
 @days
 @pytest.mark.parametrize(("boot", "branch"), [("second", "first"), ("back", "second")])
-def test_what_was_placed_boots(job: Job[Days], boot: str, branch: str) -> None:
+def test_what_was_placed_boots(job: Job[Chain], boot: str, branch: str) -> None:
     """`back` is a rollback: the boot loader's other entry."""
     record = job.result().said(boot).record
     assert (record["verdict"], record["image"]["digest"]) == ("verified", updates().digests[branch])
 
 
 @days
-def test_the_power_cut_left_the_digest_missing(job: Job[Days]) -> None:
+def test_the_power_cut_left_the_digest_missing(job: Job[Chain]) -> None:
     """The third boot runs the second update, and deploys the third, whose placing ends between the two renames."""
     result = job.result().results["third"]
     check_cut(result)
@@ -280,7 +267,7 @@ def test_the_power_cut_left_the_digest_missing(job: Job[Days]) -> None:
 
 
 @days
-def test_the_next_boot_completes_what_was_cut(job: Job[Days]) -> None:
+def test_the_next_boot_completes_what_was_cut(job: Job[Chain]) -> None:
     chain = job.result()
     said = chain.said("back")
     third = _new_directory(said["names"], Said(chain.results["third"])["before"])
@@ -293,7 +280,7 @@ def test_the_next_boot_completes_what_was_cut(job: Job[Days]) -> None:
 
 
 @days
-def test_deployments_are_those_of_libostree(job: Job[Days]) -> None:
+def test_deployments_are_those_of_libostree(job: Job[Chain]) -> None:
     """Names, order, which one runs; and all of them would boot."""
     said = job.result().said("back")
     rows = [(one["name"], one["state"] == "booted", one["verdict"]) for one in _table(said["table"])]
@@ -304,7 +291,7 @@ def test_deployments_are_those_of_libostree(job: Job[Days]) -> None:
 
 
 @days
-def test_nothing_is_left_of_an_undeployed_update(job: Job[Days]) -> None:
+def test_nothing_is_left_of_an_undeployed_update(job: Job[Chain]) -> None:
     said = job.result().said("back")
     third = _new_directory(said["names"], said["after_undeploy"])
     assert third[:64] not in said["after_undeploy"]
@@ -312,7 +299,7 @@ def test_nothing_is_left_of_an_undeployed_update(job: Job[Days]) -> None:
 
 
 @days
-def test_a_full_disk_is_said_and_leaves_nothing(job: Job[Days]) -> None:
+def test_a_full_disk_is_said_and_leaves_nothing(job: Job[Chain]) -> None:
     said = job.result().said("back")
     full, gate = (Told.all(said[name])[0] for name in ("full", "gate"))
     assert full.status == 73

@@ -8,9 +8,8 @@ here=$(dirname "$(readlink -f "$0")")
 # shellcheck disable=SC1091
 . "$here/lib.sh"
 
-mkdir -p "$scratch/builder" "$scratch/tree" "$out/root"
-overlay "$builder" "$scratch/builder"
-overlay "$tree" "$scratch/tree"
+mkdir -p "$out/root"
+builder_and_tree "$builder" "$tree" "$scratch"
 enter=$scratch/builder/merged
 (
     ostree_layout "$scratch/tree/merged"
@@ -34,11 +33,5 @@ ostree commit "$repo" --branch=guest --generate-composefs-metadata --tree=dir=/t
 ostree admin deploy --sysroot=/target --os=guest guest
 ostree config "$repo" set ex-integrity.fsverity yes
 
-cd "$out/root"
-deployment=$(echo ostree/deploy/guest/deploy/*.0)
-chattr -i "$deployment" || :
-echo "$deployment" >"$out/deployment"
-sed -n 's/^options .*ostree=\([^ ]*\).*/\1/p; s/^options ostree=\([^ ]*\).*/\1/p' boot/loader/entries/*.conf | head -n 1 >"$out/karg"
-cp "$deployment/.ostree.cfs" "$out/image.cfs"
 ostree ls "$repo" -R -C guest >"$out/objects"
-du -sm . | cut -f 1 >"$out/mebibytes"
+describe_deployment guest "$out"

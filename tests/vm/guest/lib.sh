@@ -19,6 +19,36 @@ api_mounts() {
     mount --rbind /sys "$1/sys"
 }
 
+# said NAME COMMAND...: run a command in the view that is the working directory. $out/NAME gets what it says, and its status in a
+# last line.
+said() {
+    name=$1
+    shift
+    status=0
+    # shellcheck disable=SC2154  # the caller's
+    chroot . "$@" >"$out/$name" 2>&1 || status=$?
+    echo "status $status" >>"$out/$name"
+}
+
+# describe_deployment STATEROOT OUT: write deployment, karg, image.cfs and mebibytes of the physical root OUT/root.
+describe_deployment() {
+    cd "$2/root" || return
+    deployment=$(echo ostree/deploy/"$1"/deploy/*.0)
+    chattr -i "$deployment" || :
+    echo "$deployment" >"$2/deployment"
+    sed -n 's/^options .*ostree=\([^ ]*\).*/\1/p; s/^options ostree=\([^ ]*\).*/\1/p' boot/loader/entries/*.conf |
+        head -n 1 >"$2/karg"
+    cp "$deployment/.ostree.cfs" "$2/image.cfs"
+    du -sm . | cut -f 1 >"$2/mebibytes"
+}
+
+# builder_and_tree BUILDER TREE SCRATCH: views of both, at SCRATCH/builder/merged and SCRATCH/tree/merged.
+builder_and_tree() {
+    mkdir -p "$3/builder" "$3/tree"
+    overlay "$1" "$3/builder"
+    overlay "$2" "$3/tree"
+}
+
 # ostree_layout TREE: the layout of an ostree operating system but for /etc: state in /var, the kernel beside its modules.
 ostree_layout() {
     cd "$1" || return

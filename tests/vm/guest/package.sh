@@ -34,15 +34,6 @@ dpkg_() {
     chroot . dpkg --force-unsafe-io --path-include='/usr/share/doc/*' --path-include='/usr/share/man/*' "$@" >>"$out/dpkg" 2>&1
 }
 
-# said NAME COMMAND...: what a command in the view says, and its status in a last line of its own.
-said() {
-    name=$1
-    shift
-    status=0
-    chroot . "$@" >"$out/$name" 2>&1 || status=$?
-    echo "status $status" >>"$out/$name"
-}
-
 # newer: the same packages in a higher version, in which a module of the library and one of the program have other names.
 newer() {
     mkdir debs/newer

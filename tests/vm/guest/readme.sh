@@ -10,9 +10,8 @@ here=$(dirname "$(readlink -f "$0")")
 # shellcheck disable=SC1091
 . "$here/lib.sh"
 
-mkdir -p "$scratch/builder" "$scratch/tree" "$out/root"
-overlay "$builder" "$scratch/builder"
-overlay "$tree" "$scratch/tree"
+mkdir -p "$out/root"
+builder_and_tree "$builder" "$tree" "$scratch"
 enter=$scratch/builder/merged
 (ostree_layout "$scratch/tree/merged")
 cp -R --no-preserve=ownership "$files"/. "$scratch/tree/merged"
@@ -56,10 +55,4 @@ cat "$out/output"
 test $status -eq 0
 
 cp "$enter"/build/TREE/usr/lib/modules/*/initramfs.img "$out/initrd"
-cd "$out/root"
-deployment=$(echo ostree/deploy/STATEROOT/deploy/*.0)
-chattr -i "$deployment" || :
-echo "$deployment" >"$out/deployment"
-sed -n 's/^options .*ostree=\([^ ]*\).*/\1/p; s/^options ostree=\([^ ]*\).*/\1/p' boot/loader/entries/*.conf | head -n 1 >"$out/karg"
-cp "$deployment/.ostree.cfs" "$out/image.cfs"
-du -sm . | cut -f 1 >"$out/mebibytes"
+describe_deployment STATEROOT "$out"

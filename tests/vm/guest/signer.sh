@@ -20,13 +20,6 @@ cp "$vectors/keys/p256.pem" files/key.pem
 cp "$vectors/certs/p256.pem" files/cert.pem
 cp "$vectors/certs/p384.pem" files/other.pem
 head -c 20000 /dev/zero >files/image
-said() {
-    name=$1
-    shift
-    status=0
-    chroot . "$@" >"$out/$name" 2>&1 || status=$?
-    echo "status $status" >>"$out/$name"
-}
 chroot . sh -c 'dpkg --install /debs/*.deb' >"$out/dpkg" 2>&1
 # shellcheck disable=SC2016  # dpkg-query's own
 chroot . dpkg-query -W -f '${Package}\n' >"$out/packages"
