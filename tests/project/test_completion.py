@@ -144,9 +144,11 @@ def _conversation(command: list[str], keys: str, home: str) -> str:
         os.execvpe(command[0], command, _environment(home))
     left, shown = os.fsencode(keys), b""
     os.set_blocking(master, False)
+    waiting = select.poll()
     try:
         while True:
-            select.select([master], [master] if left else [], [])
+            waiting.register(master, select.POLLIN | (select.POLLOUT if left else 0))
+            waiting.poll()
             with contextlib.suppress(BlockingIOError):
                 left = left[os.write(master, left[:64]) :] if left else left
             with contextlib.suppress(BlockingIOError):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def _time_limit() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _close(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Close what a test left open in its directory: a boot ends with its descriptors, and the tests are one process."""
+    place = str(request.getfixturevalue("tmp_path")) if "tmp_path" in request.fixturenames else ""
+    yield
+    for name in os.listdir("/proc/self/fd") if place else ():
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").startswith(place + "/"):
+                os.close(int(name))
+
+
+@pytest.fixture(autouse=True)
 def _no_consoles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests from writing to this machine's consoles."""
     monkeypatch.setattr(console, "CONSOLES", "/proc/none")
@@ -54,16 +66,34 @@ def sysroot(tmp_path: Path) -> Sysroot:
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Make an EROFS image with a small root; return its path. unit/mounting.py mounts it."""
+    place = tmp_path_factory.mktemp("image")
+    root = make_root(place)
+    (root / "usr/etc").mkdir()
+    (root / "usr/etc/hostname").write_text("pristine")
+    (root / "usr/local").symlink_to("../var/usrlocal")
+    (root / "usr/etc/systemd").symlink_to("../var/systemd")
+    return make_erofs(place)
+
+
+@pytest.fixture(scope="session")
+def composefs_image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Make an EROFS image as bootc has it, with its /etc; return its path."""
+    place = tmp_path_factory.mktemp("composefs-image")
+    (make_root(place) / "etc/hostname").write_text("image")
+    return make_erofs(place)
+
+
+def make_root(place: Path) -> Path:
+    for name in ("usr/lib/systemd", "etc", "var", "sysroot", "boot"):
+        (place / "root" / name).mkdir(parents=True)
+    (place / "root/usr/lib/systemd/systemd").write_bytes(b"init" * 3000)
+    (place / "root/usr/lib/os-release").write_text("ID=debian\nVERSION_ID=13\n")
+    return place / "root"
+
+
+def make_erofs(place: Path) -> str:
     tool = shutil.which("mkfs.erofs")
     if not tool:
         pytest.skip("no mkfs.erofs program")
-    place = tmp_path_factory.mktemp("image")
-    for name in ("usr/lib/systemd", "usr/etc", "etc", "var", "sysroot", "boot"):
-        (place / "root" / name).mkdir(parents=True)
-    (place / "root/usr/lib/systemd/systemd").write_bytes(b"init" * 3000)
-    (place / "root/usr/etc/hostname").write_text("pristine")
-    (place / "root/usr/lib/os-release").write_text("ID=debian\nVERSION_ID=13\n")
-    (place / "root/usr/local").symlink_to("../var/usrlocal")
-    (place / "root/usr/etc/systemd").symlink_to("../var/systemd")
     subprocess.run([tool, "-d0", place / "image", place / "root"], check=True, capture_output=True)
     return str(place / "image")
