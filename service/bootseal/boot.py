@@ -8,7 +8,7 @@ import os
 
 from . import report, verdicts
 from .errors import Refusal, failed
-from .record import Machine, Trail
+from .record import Machine, Noted, Trail
 from .stages import (
     cmdline,
     config,
@@ -23,7 +23,11 @@ from .stages import (
     unverified,
     verify,
 )
-from .values import BootKeyring, Deployment, KernelKeys, Mounted, Pinned, Policy, Request
+from .values import BootKeyring, Deployment, KernelKeys, Mounted, Pinned, Policy, Request, Wish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main() -> int:
@@ -54,24 +58,49 @@ def boot(seen: report.Progress) -> None:
     mount.load_filesystems()
     request = seen(cmdline.parse(cmdline.read()))
     root = seen(physicalroot.enter(seen.keep_waiting, sealed_before=sealed_before))
-    place = seen(deployment.locate(request))
-    pinned = verified_image(place, trusted, seen)
+    wishes = deployment.wishes(request)
+    place, pinned = verified_image(wishes, lambda wish: deployment.locate(wish, request, policy), trusted, policy, seen)
     mounted = mounted_root(pinned, place, keys, policy, request, seen)
     mount.attach(mounted, root.shared_namespace)
     seen(mounted)
 
 
-def verified_image(place: Deployment, trusted: BootKeyring, seen: Trail, sysroot: str = "/sysroot") -> Pinned:
-    """Open the image whose enforced digest a trusted key has signed. Raises Refusal."""
-    untrusted = seen(unverified.read(place, lambda: image.enforced_digest(place, sysroot), sysroot))
+def verified_image(
+    wishes: tuple[Wish, ...], locate: "Callable[[Wish], Deployment]", trusted: BootKeyring, policy: Policy, seen: Trail
+) -> tuple[Deployment, Pinned]:
+    """Return the first image whose enforced digest a trusted key has signed. Raises Refusal."""
+    began, refused = len(seen.steps), []
+    for wish in wishes:
+        try:
+            place = seen(locate(wish))
+            pinned = _verify_image(place, trusted, policy, seen)
+        except Refusal as refusal:
+            refused.append((refusal, seen.steps[began:]))
+            del seen.steps[began:]
+            continue
+        _note_others([refusal for refusal, _ in refused], seen)
+        return place, pinned
+    told, steps = next((one for one in refused if one[0].verdict not in verdicts.ABSENT), refused[0])
+    seen.steps += steps  # the record is about one image
+    _note_others([refusal for refusal, _ in refused if refusal is not told], seen)
+    raise told
+
+
+def _verify_image(place: Deployment, trusted: BootKeyring, policy: Policy, seen: Trail) -> Pinned:
+    untrusted = seen(unverified.read(place, lambda: image.enforced_digest(place.image), policy.signed))
     verified = seen(verify.verify(untrusted, trusted))
-    return seen(image.pin(place, verified, sysroot))
+    return seen(image.pin(place, verified))
+
+
+def _note_others(refused: list[Refusal], seen: Trail) -> None:
+    for refusal in refused:
+        seen(Noted(verdicts.NOT_CHOSEN, f"another image was {refusal}"))
 
 
 def mounted_root(pinned: Pinned, place: Deployment, keys: KernelKeys, policy: Policy, request: Request, seen: Trail) -> Mounted:
     """Let the kernel check and keep the digest, and build the root, which nothing can see yet. Raises Refusal."""
     enrolled = seen(enroll.enroll(pinned, place, keys, policy))
-    return mount.mount(enrolled, place, policy.root, request)
+    return mount.mount(enrolled, place, policy.roots[place.layout], request)
 
 
 def _is_done(machine: Machine) -> bool:

@@ -9,9 +9,15 @@ SYSROOT = "/sysroot"  # in an initrd: first the physical root, then the verified
 # Beside each other in the directory of an ostree deployment: the composefs image, its digest, the signature of the digest.
 IMAGE = ".ostree.cfs"
 DIGEST_SUFFIX, SIGNATURE_SUFFIX = ".digest", ".sig"
+# In the state directory of an image in a composefs repository: the name of its digest and signature without their suffixes.
+PAIR = "bootseal"
 
 # Below the physical root.
 DEPLOYMENTS = "ostree/deploy"
+COMPOSEFS = "composefs"
+IMAGES = f"{COMPOSEFS}/images"
+COMPOSEFS_OBJECTS = f"{COMPOSEFS}/objects"
+STATES = "state/deploy"
 REPOSITORY = "ostree/repo"
 OBJECTS = f"{REPOSITORY}/objects"
 # ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL, see ostree(1). No signature covers these names, so they are restricted: an
@@ -22,19 +28,24 @@ _STATEROOT = _HEXADECIMAL + "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-"
 _WORK, _MARK_SUFFIX = ".bootseal-", ".immutable"
 
 
-def digest_of(image: str) -> str:
-    """Return the path of an image's digest file."""
-    return image + DIGEST_SUFFIX
+def digest_of(pair: str) -> str:
+    """Return the path of a digest file: that of its image, or of its pair, with a suffix."""
+    return pair + DIGEST_SUFFIX
 
 
-def signature_of(image: str) -> str:
-    """Return the path of an image's signature."""
-    return image + SIGNATURE_SUFFIX
+def signature_of(pair: str) -> str:
+    """Return the path of a signature, as digest_of() does."""
+    return pair + SIGNATURE_SUFFIX
 
 
-def image_of(deployment: str, sysroot: str) -> str:
-    """Return the path of a deployment's image."""
-    return f"{sysroot}/{deployment}/{IMAGE}"
+def state_of(image_digest: str) -> str:
+    """Return the path of the state directory of an image in a composefs repository; its digest is in hexadecimal."""
+    return f"{STATES}/{image_digest}"
+
+
+def is_image_digest(text: str) -> bool:
+    """Tell whether a text is the name of an image in a composefs repository: 64 or 128 hexadecimal digits."""
+    return len(text) in (64, 128) and not text.strip(_HEXADECIMAL)
 
 
 def var_of(stateroot: str) -> str:
@@ -59,6 +70,12 @@ def parts_of(deployment: str) -> tuple[str, str, int] | None:
     if not all(0 < len(text) <= limit and not text.strip(characters) for text, limit, characters in forms):
         return None
     return stateroot, checksum, int(serial)
+
+
+def name_of(deployment: str) -> str:
+    """Return a deployment's name for people: STATEROOT/CHECKSUM.SERIAL, or an image's digest, with twelve digits of either."""
+    split = parts_of(deployment)
+    return f"{split[0]}/{split[1][:12]}.{split[2]}" if split else os.path.basename(deployment)[:12]
 
 
 def work_prefix(deployment: str) -> str:

@@ -115,18 +115,20 @@ class Keyring(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The deployment, as the disk names it."""
+    """The deployment, as the disk names it. `stateroot` and `serial` are ostree's."""
 
     layout: str
-    stateroot: str
+    stateroot: str | None
     checksum: str
-    serial: int
+    serial: int | None
     path: str
 
     @property
     def name(self) -> str:
-        """Return 'STATEROOT/CHECKSUM.SERIAL' with a checksum of twelve digits."""
-        return f"{self.stateroot}/{self.checksum[:12]}.{self.serial}"
+        """Return 'STATEROOT/CHECKSUM.SERIAL', or the checksum alone: twelve digits of it."""
+        stateroot = "" if self.stateroot is None else f"{self.stateroot}/"
+        serial = "" if self.serial is None else f".{self.serial}"
+        return f"{stateroot}{self.checksum[:12]}{serial}"
 
 
 class Image(NamedTuple):
@@ -158,6 +160,7 @@ class Signature(NamedTuple):
     algorithm: str
     not_before: str
     not_after: str
+    form: str | None = None
 
 
 class Enrollment(NamedTuple):
@@ -273,7 +276,7 @@ def success(trail: Trail) -> Ending:
         message = (
             f"verified {record.identity} (deployment {record.deployment.name}, as the disk names it), "
             f"signed by {record.signature.subject}, {_describe_check(record.enrollment)}; "
-            f"not covered: {', '.join(record.not_covered)}"
+            f"not covered: {', '.join(record.not_covered) or 'nothing known'}"
         )
     return Ending(verdicts.VERIFIED, message)
 
@@ -331,7 +334,8 @@ def _unloaded(keys: KernelKeys) -> tuple[str, ...]:
 def _deployment(seen: Deployment | None) -> Place | None:
     if seen is None:
         return None
-    return Place(seen.layout, printable(seen.stateroot), printable(seen.checksum), seen.serial, printable(seen.path))
+    stateroot = printable(seen.stateroot) or None
+    return Place(seen.layout, stateroot, printable(seen.checksum), seen.serial, printable(seen.path))
 
 
 def _image(pinned: Pinned | None, mounted: Mounted | None) -> Image | None:
@@ -354,6 +358,7 @@ def _signature(verified: Verified | None) -> Signature | None:
         algorithm=verified.signer.algorithm,
         not_before=certificate.not_before,
         not_after=certificate.not_after,
+        form=verified.form,
     )
 
 
@@ -435,8 +440,16 @@ def _part(kind: "Any") -> "Callable[[object], Any]":
     return members
 
 
+def _text_if_any(value: object) -> str | None:
+    return _text(value)
+
+
+def _number_if_any(value: object) -> int | None:
+    return _number(value)
+
+
 _TEXTS = _list(_text)
-_EMPTY: "dict[Any, Any]" = {_text: "", _number: 0, _flag: False, _TEXTS: ()}
+_EMPTY: "dict[Any, Any]" = {_text: "", _number: 0, _flag: False, _TEXTS: (), _text_if_any: None, _number_if_any: None}
 _TRUSTED = _list(_part(TrustedKey))
 _EMPTY[_TRUSTED] = None
 _READERS: "dict[Any, dict[str, Callable[[object], Any]]]" = {
@@ -446,7 +459,7 @@ _READERS: "dict[Any, dict[str, Callable[[object], Any]]]" = {
         "certificates": _number, "trusted": _TRUSTED, "skipped": _TEXTS, "sealed": _flag, "not_in_kernel": _TEXTS,
         "sealed_before_mount": _flag,
     },
-    Place: {**dict.fromkeys(Place._fields, _text), "serial": _number},
+    Place: {**dict.fromkeys(Place._fields, _text), "stateroot": _text_if_any, "serial": _number_if_any},
     Image: {**dict.fromkeys(Image._fields, _text), "size": _number},
     Signature: dict.fromkeys(Signature._fields, _text),
     Enrollment: {

@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 
 import cryptography.hazmat.backends.openssl  # noqa: F401  # otherwise each child of dryrun.py imports it
 from cryptography import x509
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from . import digest
+from .digest import Digest
 from .errors import Refusal, printable
 from .formats import der, pkcs7
 from .stages import config, keyring, verify
@@ -115,14 +117,21 @@ def disagreement(unverified: Unverified, trusted: BootKeyring) -> str:
     except der.Malformed:
         return ""
     for certificate in verify.signers(info, trusted):
-        for algorithm in digest.NUMBERS:
-            signed = digest.of_bytes(unverified.digest, algorithm)
+        for signed in _find_signed(unverified.digest):
             theirs = verify_signature(certificate.key.spki, info.hash_name, info.value, signed.formatted())
             if verify.signature_matches(info, certificate, signed) != theirs:
                 return (
                     f"OpenSSL's libcrypto and the package cryptography disagree on the signature of {certificate.subject_text}"
                 )
     return ""
+
+
+def _find_signed(content: bytes) -> list[Digest]:
+    """Return what a signature may cover: the digest of the digest file, or that of the image."""
+    signed = [digest.of_bytes(content, algorithm) for algorithm in digest.NUMBERS]
+    with suppress(ValueError):  # the boot refuses such a digest file
+        signed.append(digest.from_bytes(content))
+    return signed
 
 
 def read(path: str, encoded: bytes) -> Certificate:

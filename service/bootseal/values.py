@@ -15,31 +15,52 @@ from .namedtuple import NamedTuple
 BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
+# What a signature may cover: the digest file, or the image itself.
+DIGEST_FILE, IMAGE = "digest-file", "image"
+# How a directory of the root is mounted; an empty text is the default of the layout.
+BIND, OVERLAY, TRANSIENT, NONE = "bind", "overlay", "transient", "none"
+
+
 class RootConfig(NamedTuple):
-    """How the root is mounted: ostree/prepare-root.conf of the initrd, see ostree-prepare-root(1)."""
+    """How the root of one layout is mounted; `etc` and `var` as above. Layouts have different files for this."""
 
     sysroot_readonly: bool
     root_transient: bool
     root_readonly: bool
-    etc_transient: bool
+    etc: str
+    var: str
 
 
 class Policy(NamedTuple):
-    """bootseal.conf of the initrd, see bootseal.conf(5)."""
+    """bootseal.conf of the initrd, see bootseal.conf(5); `roots` are the settings of each layout, by its name."""
 
     seal: bool
     voa: str
     method: str
     required: bool
     on_refusal: str
-    root: RootConfig
+    signed: tuple[str, ...]
+    roots: dict[str, RootConfig]
+
+
+class Wish(NamedTuple):
+    """What selects an image. It is no trust: `what` is the value of ostree=, or the digest of the image in hexadecimal."""
+
+    layout: str
+    what: str
 
 
 class Request(NamedTuple):
-    """The arguments of the kernel command line that bootseal obeys."""
+    """The arguments of the kernel command line that bootseal obeys.
 
-    ostree: str
+    Either `wishes` are there, in order, or the path of a list of them on the disk. `volatile` is the value of
+    systemd.volatile=, see kernel-command-line(7).
+    """
+
+    wishes: tuple[Wish, ...]
+    root_list: str
     init: str
+    volatile: str
     debug: bool
 
 
@@ -107,28 +128,47 @@ class PhysicalRoot(NamedTuple):
     sealed_before: bool
 
 
+class Entry(NamedTuple):
+    """A name in an open directory, and its path for messages."""
+
+    fd: int
+    name: str
+    path: str
+
+
 class Deployment(NamedTuple):
-    """An ostree deployment. `path` is relative to the physical root; the descriptors are O_PATH."""
+    """A deployment. `path`, of the directory with digest and signature, is relative to the physical root.
+
+    `pair` is the name of these two files without their suffixes, `wished` the digest that selected the image, in hexadecimal.
+    `stateroot` and `serial` are ostree's. The descriptors are O_PATH; -1: nothing of that directory is mounted.
+    """
 
     layout: str
     stateroot: str
     checksum: str
-    serial: int
+    serial: int | None
     path: str
     sysroot_fd: int
-    fd: int
+    objects_fd: int
     etc_fd: int
     var_fd: int
-    objects_fd: int
+    image: Entry
+    pair: Entry
+    wished: str = ""
 
 
 class Unverified(NamedTuple):
-    """Bytes from the disk, read once and not checked. `stands_in`: the digest is the image's own."""
+    """Bytes from the disk, read once and not checked.
+
+    `stands_in`: the digest is the image's own, because the digest file cannot be opened. `forms`: what the signature may
+    cover. `pair_path` is the path of both files without their suffixes.
+    """
 
     digest: bytes
     stands_in: bool
     signature: bytes
-    image_path: str
+    pair_path: str
+    forms: tuple[str, ...] = (DIGEST_FILE,)
 
 
 class Signer(NamedTuple):
@@ -139,8 +179,8 @@ class Signer(NamedTuple):
 class Verified(NamedTuple):
     """A digest that a key of the boot keyring signed. verify.py alone makes one.
 
-    `signed` is the fs-verity digest of the digest file, which the signature covers. `signature` is the PKCS#7 message, `value`
-    the bare signature in it, and `hash_name` the hash that was signed.
+    `signed` is the fs-verity digest that the signature covers, that of the digest file or of the image, as `form` says.
+    `signature` is the PKCS#7 message, `value` the bare signature in it, and `hash_name` the hash that was signed.
     """
 
     digest: Digest
@@ -149,6 +189,7 @@ class Verified(NamedTuple):
     value: bytes
     hash_name: str
     signer: Signer
+    form: str = DIGEST_FILE
 
 
 class Pinned(NamedTuple):
@@ -176,6 +217,35 @@ class Release(NamedTuple):
 
     id: str
     version: str
+
+
+class Submount(NamedTuple):
+    """What is mounted at the directory `name` of the root.
+
+    Without `upper` it is the directory `fd`, with attributes of mount_setattr(2) set and cleared. Otherwise it is an overlay:
+    `upper` has the options of its upper layer, and `lower` is a directory of the root.
+    """
+
+    name: str
+    fd: int
+    set: int = 0
+    clear: int = 0
+    lower: str = ""
+    upper: tuple[tuple[str, str], ...] = ()
+    source: str = ""
+
+
+class Plan(NamedTuple):
+    """What a layout mounts in the root.
+
+    `own_etc` is the directory of the root that /etc shows, if the image covers /etc. `ostree_booted` is the content of
+    /run/ostree-booted, if there is one.
+    """
+
+    submounts: tuple[Submount, ...]
+    not_covered: tuple[str, ...]
+    own_etc: str
+    ostree_booted: bytes
 
 
 class Mounted(NamedTuple):

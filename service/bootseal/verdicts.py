@@ -20,31 +20,32 @@ BAD_COMMAND_LINE = Verdict(
     "bad-command-line",
     64,
     "a58cc77b190a41d8b769ac2475602ed0",
-    "correct the boot loader entry: one ostree=/ostree/boot.N/..., and no rd.bootseal.* but rd.bootseal.debug",
+    "correct the boot entry: it needs ostree=/ostree/boot.N/..., composefs=DIGEST, composefs.digest=FORMAT:DIGEST or "
+    "bootseal.root=PATH; remove any rd.bootseal.* except rd.bootseal.debug",
 )
 NO_DEPLOYMENT = Verdict(
     "no-deployment",
     66,
     "4c9dcc44df664546b60f386213f28d69",
-    "choose another boot entry, or deploy again with 'ostree admin deploy'",
+    "choose another boot entry, or deploy again with 'ostree admin deploy' or 'bootc upgrade'",
 )
 NO_IMAGE = Verdict(
     "no-image",
     66,
     "d4157b43201e4cc19b1d1b19c9f9df6f",
-    "deploy again with composefs switched on (ostree repo option ex-integrity.composefs=yes)",
+    "deploy again: 'bootc upgrade', or ostree with the repository option ex-integrity.composefs=yes",
 )
 NO_DIGEST = Verdict(
     "no-digest",
     66,
     "ffc2b4d5303448a0bbde0e69d9b943bd",
-    "boot another deployment, and run 'bootseal deploy' for this one; if its commit carries no signature, sign it first",
+    "boot another deployment, and run 'bootseal deploy' for this one; if nothing carries its signature, sign it first",
 )
 NO_SIGNATURE = Verdict(
     "no-signature",
     66,
     "35516a5e25c847e8ad66fd5554d4dcf9",
-    "boot another deployment, and run 'bootseal deploy' for this one; if its commit carries no signature, sign it first",
+    "boot another deployment, and run 'bootseal deploy' for this one; if nothing carries its signature, sign it first",
 )
 BAD_IMAGE = Verdict(
     "bad-image",
@@ -156,11 +157,16 @@ NOT_IN_KERNEL = Note("certificate-not-in-kernel", "b23b92be5c034bcf80c0ff27110b5
 DIGEST_STANDS_IN = Note("digest-stands-in", "5e7a87e3abbd437fa1efef32b95067cb")
 ENROLLING_INCOMPLETE = Note("enrolling-incomplete", "65f3419095a9440e94b71ff36425c39e")
 NOT_PUT_BACK = Note("not-put-back", "d71455c3d3374707b07a62a7d45bebde")
+NOT_CHOSEN = Note("not-chosen", "7eb89265bd794c66a8c61ab35344cc55")
 
-NOTES: tuple[Note, ...] = (CERTIFICATE_SKIPPED, NOT_IN_KERNEL, DIGEST_STANDS_IN, ENROLLING_INCOMPLETE, NOT_PUT_BACK)
+NOTES: tuple[Note, ...] = (
+    CERTIFICATE_SKIPPED, NOT_IN_KERNEL, DIGEST_STANDS_IN, ENROLLING_INCOMPLETE, NOT_PUT_BACK, NOT_CHOSEN,
+)  # fmt: skip
 
 VERDICTS: tuple[Verdict, ...] = (
     VERIFIED, BAD_COMMAND_LINE, NO_DEPLOYMENT, NO_IMAGE, NO_DIGEST, NO_SIGNATURE, BAD_IMAGE, BAD_DIGEST, BAD_SIGNATURE,
     UNTRUSTED_SIGNER, WRONG_SIGNATURE, IMAGE_UNSEALED, IMAGE_MISMATCH, NO_KEYS, BAD_CONFIG, UNSUPPORTED, IO_ERROR,
     ENROLL_FAILED, MOUNT_FAILED, CHANGED, INTERRUPTED, INTERNAL,
 )  # fmt: skip
+# The disk does not have what was asked for.
+ABSENT = (NO_DEPLOYMENT, NO_IMAGE)

@@ -12,10 +12,11 @@ from unit.support import run_python
 INITRD = """
 import os, sys, errno
 from bootseal import verdicts
-from bootseal.stages import deployment, mount, ostreebooted, physicalroot
+from bootseal.layouts import ostreebooted
+from bootseal.stages import deployment, mount, physicalroot
 from bootseal.errors import Refusal
 from bootseal.linux import files, mountapi, syscall
-from bootseal.values import Pinned, RootConfig
+from bootseal.values import Pinned, RootConfig, Wish
 from unit import support
 from unit.support import request, verified, Sysroot
 from pathlib import Path
@@ -54,14 +55,14 @@ def enrolled(image):
     return support.enrolled(pinned=Pinned(verified(), fd, image, 4096))
 
 def config(sysroot_readonly=True, root_transient=False, root_readonly=True, etc_transient=False):
-    return RootConfig(sysroot_readonly, root_transient, root_readonly, etc_transient)
+    return RootConfig(sysroot_readonly, root_transient, root_readonly, "transient" if etc_transient else "bind", "bind")
 
 def tree():
     return sorted((m.target, m.fstype) for m in mountapi.mounts() if m.target.startswith(("/sysroot", "/run")))
 
 def run(image, root=config(), init=""):
     namespace = physicalroot.private_namespace()
-    found = deployment.locate(request())
+    found = deployment.locate(request().wishes[0], request(), support.policy())
     return mount.mount(enrolled(image), found, root, request()._replace(init=init)), namespace
 
 def writable(path):

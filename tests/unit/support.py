@@ -32,6 +32,7 @@ from bootseal.values import (
     Certificate,
     Deployment,
     Enrolled,
+    Entry,
     Gap,
     KernelKeys,
     Mounted,
@@ -45,6 +46,7 @@ from bootseal.values import (
     Signer,
     Unverified,
     Verified,
+    Wish,
 )
 from vm.harness.cache import cache_dir
 
@@ -308,14 +310,25 @@ def enrolled(gaps: tuple[Gap, ...] = (), **changes: Any) -> Enrolled:
     return made._replace(**changes)
 
 
-def deployment(**changes: Any) -> Deployment:
-    found = Deployment("ostree", "os", CHECKSUM, 0, f"ostree/deploy/os/deploy/{CHECKSUM}.0", -1, -1, -1, -1, -1)
+def deployment(fd: int = -1, **changes: Any) -> Deployment:
+    """Make one of ostree; `fd` is its directory."""
+    path = f"ostree/deploy/os/deploy/{CHECKSUM}.0"
+    beside = Entry(fd, ".ostree.cfs", f"/sysroot/{path}/.ostree.cfs")
+    found = Deployment("ostree", "os", CHECKSUM, 0, path, -1, -1, -1, -1, beside, beside)
     return found._replace(**changes)
 
 
+def root_config(**changes: Any) -> RootConfig:
+    root = RootConfig(sysroot_readonly=True, root_transient=False, root_readonly=True, etc="bind", var="bind")
+    return root._replace(**changes)
+
+
 def policy(**changes: Any) -> Policy:
-    root = RootConfig(sysroot_readonly=True, root_transient=False, root_readonly=True, etc_transient=False)
-    return Policy(seal=True, voa="", method="keyring", required=False, on_refusal="emergency", root=root)._replace(**changes)
+    roots = {"ostree": root_config(), "composefs": root_config(etc="", var="")}
+    made = Policy(
+        seal=True, voa="", method="keyring", required=False, on_refusal="emergency", signed=("digest-file",), roots=roots
+    )
+    return made._replace(**changes)
 
 
 def kernel_keys(**changes: Any) -> KernelKeys:
@@ -357,14 +370,14 @@ class Sysroot:
         path.write_bytes(data)
         return path
 
-    def located(self) -> Deployment:
+    def located(self, what: str = BOOT) -> Deployment:
         from bootseal.stages import deployment as stage
 
-        return stage.locate(request(), str(self.path))
+        return stage.locate(Wish("ostree", what), request(), policy(), str(self.path))
 
 
-def request(ostree: str = Sysroot.BOOT) -> Request:
-    return Request(ostree, "", False)
+def request(what: str = Sysroot.BOOT, layout: str = "ostree") -> Request:
+    return Request((Wish(layout, what),), "", "", "", debug=False)
 
 
 def descriptors() -> list[str]:

@@ -27,7 +27,7 @@ from bootseal.stages import (
     unverified,
     verify,
 )
-from bootseal.values import Mounted, Origin, PhysicalRoot
+from bootseal.values import Mounted, Origin, PhysicalRoot, Wish
 from unit import support
 from unit.support import oserror
 
@@ -43,6 +43,7 @@ VALUES: dict[str, Any] = {
     "cmdline.read": "the text",
     "cmdline.parse": support.request(),
     "physicalroot.enter": PhysicalRoot(55, sealed_before=True),
+    "deployment.wishes": support.request().wishes,
     "deployment.locate": support.deployment(),
     "unverified.read": support.candidate(b"sig"),
     "verify.verify": support.verified(),
@@ -139,23 +140,92 @@ def test_who_gets_what(stages: Stages) -> None:
     assert given["kernelkeys.load"] == (values["keyring.load"], True, True)
     assert given["enroll.prepare"] == tuple(values[n] for n in ("config.load", "keyring.load", "kernelkeys.load"))
     assert given["cmdline.parse"] == ("the text",)
-    assert given["deployment.locate"] == (values["cmdline.parse"],)
+    assert given["deployment.wishes"] == (values["cmdline.parse"],)
+    assert given["deployment.locate"] == (values["deployment.wishes"][0], values["cmdline.parse"], values["config.load"])
     assert given["unverified.read"][0] is values["deployment.locate"]
+    assert given["unverified.read"][2] == values["config.load"].signed
     assert given["verify.verify"] == (values["unverified.read"], values["keyring.load"])
-    assert given["image.pin"] == (values["deployment.locate"], values["verify.verify"], "/sysroot")
+    assert given["image.pin"] == (values["deployment.locate"], values["verify.verify"])
     assert given["enroll.enroll"] == tuple(
         values[n] for n in ("image.pin", "deployment.locate", "kernelkeys.load", "config.load")
     )
     assert given["mount.mount"] == (
-        values["enroll.enroll"], values["deployment.locate"], values["config.load"].root, values["cmdline.parse"]
+        values["enroll.enroll"], values["deployment.locate"], values["config.load"].roots["ostree"], values["cmdline.parse"]
     )  # fmt: skip
     assert given["mount.attach"] == (values["mount.mount"], 55)
 
 
 def test_the_digest_that_stands_in_is_that_of_the_image(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image, "enforced_digest", lambda found, sysroot: ("enforced", found))
+    monkeypatch.setattr(image, "enforced_digest", lambda found: ("enforced", found))
     boot.main()
-    assert stages.given["unverified.read"][1]() == ("enforced", stages.values["deployment.locate"])
+    assert stages.given["unverified.read"][1]() == ("enforced", stages.values["deployment.locate"].image)
+
+
+# --- several images
+
+
+def attempts(stages: Stages, monkeypatch: pytest.MonkeyPatch, *results: Any) -> None:
+    """Let the command line name as many images; a result is a Refusal of deployment.locate(), or a deployment."""
+    wishes = tuple(Wish("composefs", f"{number:064x}") for number in range(len(results)))
+    stages.values["deployment.wishes"] = wishes
+
+    def locate(wish: Wish, *_: object) -> Any:
+        result = results[wishes.index(wish)]
+        if isinstance(result, Refusal):
+            raise result
+        return result
+
+    monkeypatch.setattr(deployment, "locate", locate)
+
+
+GONE, DAMAGED = Refusal(verdicts.NO_DEPLOYMENT, "gone", "/a"), Refusal(verdicts.BAD_IMAGE, "damaged", "/b")
+
+
+def test_the_first_image_that_verifies_is_mounted(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts(stages, monkeypatch, GONE, DAMAGED, support.deployment(path="c"), support.deployment(path="d"))
+    assert boot.main() == 0
+    assert stages.given["mount.mount"][1].path == "c"
+    record = stages.record()
+    assert record["deployment"]["path"] == "c"
+    assert record["notes"] == [f"another image was {refusal}" for refusal in (GONE, DAMAGED)]
+
+
+def test_the_record_is_about_one_image(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the one of the verdict, and not the one that was tried last."""
+    attempts(stages, monkeypatch, support.deployment(path="c"), support.deployment(path="d"), GONE)
+    pinned = iter((DAMAGED, Refusal(verdicts.NO_IMAGE, "missing", "/d")))
+
+    def pin(*_: object) -> None:
+        raise next(pinned)
+
+    monkeypatch.setattr(image, "pin", pin)
+    assert boot.main() == verdicts.BAD_IMAGE.exit_status
+    record = stages.record()
+    assert (record["verdict"], record["message"], record["deployment"]["path"]) == ("bad-image", str(DAMAGED), "c")
+    assert [note.partition(")")[0] for note in record["notes"]] == [
+        "another image was refused (no-image", "another image was refused (no-deployment"
+    ]  # fmt: skip
+
+
+def test_the_record_has_nothing_of_an_image_that_was_tried_later(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts(stages, monkeypatch, DAMAGED, support.deployment(path="d"))
+    stages.raises["image.pin"] = Refusal(verdicts.NO_IMAGE, "missing", "/d")
+    assert boot.main() == verdicts.BAD_IMAGE.exit_status
+    assert not {"deployment", "signature", "image"} & stages.record().keys()
+
+
+@pytest.mark.parametrize(
+    ("results", "verdict"),
+    [((GONE, DAMAGED), DAMAGED), ((DAMAGED, GONE), DAMAGED), ((GONE, GONE), GONE), ((DAMAGED, DAMAGED), DAMAGED)],
+)
+def test_the_refusal_that_tells_most(
+    results: tuple[Refusal, ...], verdict: Refusal, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts(stages, monkeypatch, *[Refusal(one.verdict, one.what, one.path) for one in results])
+    assert boot.main() == verdict.verdict.exit_status
+    record = stages.record()
+    assert record["message"] == str(verdict)
+    assert len(record["notes"]) == 1
 
 
 @pytest.mark.parametrize(("method", "ring"), [("keyring", True), ("fsverity", True), ("none", False)])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bootseal.stages import cmdline
+from bootseal.values import Wish
 from unit.support import raising, refusal, verdict
 
 TARGET = "/ostree/boot.1/os/abc/0"
@@ -75,7 +76,7 @@ BAD = {
 @pytest.mark.parametrize("text", ACCEPTED.values(), ids=ACCEPTED)
 def test_ostree_target_is_accepted(text: str) -> None:
     expected = text[text.index("/") :] if text.startswith("ostree=/ostree/aaa") else TARGET
-    assert cmdline.parse(text).ostree == expected
+    assert cmdline.parse(text).wishes == (Wish("ostree", expected),)
 
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
@@ -85,13 +86,67 @@ def test_malformed_command_line_is_refused(text: str) -> None:
     assert all(" " <= c <= "~" for c in str(found) + found.hint)
 
 
+IMAGE, OTHER = "ab" * 32, "cd" * 64
+COMPOSEFS = {
+    "bare": (f"composefs={IMAGE}", [IMAGE]),
+    "with a format": (f"root=/dev/vda composefs.digest=v1-sha512-12:{OTHER} rw", [OTHER]),
+    "several, in order": (f"composefs.digest=v2-sha512-12:{OTHER} composefs={IMAGE}", [OTHER, IMAGE]),
+    "one twice": (f"composefs={IMAGE} composefs.digest=v1-sha256-12:{IMAGE}", [IMAGE]),
+    "quoted": (f'"composefs={IMAGE}"', [IMAGE]),
+}
+
+
+@pytest.mark.parametrize(("text", "images"), COMPOSEFS.values(), ids=COMPOSEFS)
+def test_images_of_a_repository(text: str, images: list[str]) -> None:
+    assert cmdline.parse(text).wishes == tuple(Wish("composefs", image) for image in images)
+
+
+BAD_COMPOSEFS = {
+    "no enforcement": f"composefs=?{IMAGE}",
+    "one of two without enforcement": f"composefs={IMAGE} composefs.digest=?v1-sha512-12:{OTHER}",
+    "without =": "composefs",
+    "empty": "composefs.digest=",
+    "no digest": "composefs=on",
+    "both kinds": f"{OSTREE} composefs={IMAGE}",
+    "ostree and a list": f"{OSTREE} bootseal.root=/roots",
+    "an image and a list": f"composefs={IMAGE} bootseal.root=/roots",
+    "list without =": "bootseal.root",
+    "empty list": "bootseal.root=",
+    "two lists": "bootseal.root=/a bootseal.root=/b",
+    "relative list": "bootseal.root=roots",
+    "list above the root": "bootseal.root=/../roots",
+    "list with an empty component": "bootseal.root=/a//b",
+    "list that is no ASCII": "bootseal.root=/\xe4",
+}
+
+
+@pytest.mark.parametrize("text", BAD_COMPOSEFS.values(), ids=BAD_COMPOSEFS)
+def test_malformed_selection_of_an_image_is_refused(text: str) -> None:
+    found = refusal(cmdline.parse, text)
+    assert found.verdict.name == "bad-command-line"
+    assert all(" " <= c <= "~" for c in str(found))
+
+
+def test_list_on_the_disk() -> None:
+    request = cmdline.parse("rw bootseal.root=/state/roots")
+    assert (request.wishes, request.root_list) == ((), "state/roots")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("", ""), ("systemd.volatile=state", "state"), ("systemd.volatile=yes systemd.volatile=overlay", "overlay")],
+)
+def test_volatile(argument: str, value: str) -> None:
+    assert cmdline.parse(f"{OSTREE} {argument}").volatile == value
+
+
 @pytest.mark.parametrize("text", ["", "\n", "root=/dev/vda rw", f"-- {OSTREE}", 'a="ostree=/ostree/x"'])
 def test_missing_ostree_is_no_deployment(text: str) -> None:
     assert verdict(cmdline.parse, text) == "no-deployment"
 
 
 def test_quoted_space_is_part_of_the_path() -> None:
-    assert cmdline.parse('ostree="/ostree/boot.1/a b"').ostree == "/ostree/boot.1/a b"
+    assert cmdline.parse('ostree="/ostree/boot.1/a b"').wishes == (Wish("ostree", "/ostree/boot.1/a b"),)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from bootseal.stages import config
 from bootseal.values import Policy, RootConfig
-from unit.support import TREE, refusal, verdict
+from unit.support import TREE, refusal, run_python, verdict
 
 DEFAULT = Policy(
     seal=True,
@@ -16,7 +16,11 @@ DEFAULT = Policy(
     method="keyring",
     required=False,
     on_refusal="emergency",
-    root=RootConfig(sysroot_readonly=True, root_transient=False, root_readonly=True, etc_transient=False),
+    signed=("digest-file",),
+    roots={
+        "ostree": RootConfig(sysroot_readonly=True, root_transient=False, root_readonly=True, etc="bind", var="bind"),
+        "composefs": RootConfig(sysroot_readonly=True, root_transient=False, root_readonly=True, etc="", var=""),
+    },
 )
 
 
@@ -245,13 +249,13 @@ def test_certificates_of_voa(files: dict[str, str], expected: list[str], tmp_pat
 
 # --- ostree/prepare-root.conf
 
-ROOT = DEFAULT.root
+ROOT = DEFAULT.roots["ostree"]
 PREPARE_ROOT: dict[str, tuple[str, RootConfig]] = {
     "empty": ("", ROOT),
     "foreign keys are left to ostree": ("[composefs]\nenabled=signed\nkeypath=/x\n[foo]\nbar=1\n", ROOT),
     "sysroot.readonly=false": ("[sysroot]\nreadonly=false\n", ROOT._replace(sysroot_readonly=False)),
     "sysroot.readonly=true": ("[sysroot]\nreadonly=true\n", ROOT),
-    "etc.transient": ("[etc]\ntransient=true\n", ROOT._replace(etc_transient=True)),
+    "etc.transient": ("[etc]\ntransient=true\n", ROOT._replace(etc="transient")),
     "root.transient": ("[root]\ntransient=true\n", ROOT._replace(root_transient=True, root_readonly=False)),
     "root.transient-ro": ("[root]\ntransient-ro=true\n", ROOT._replace(root_transient=True)),
     "root.transient=false": ("[root]\ntransient=false\n", ROOT),
@@ -261,12 +265,12 @@ PREPARE_ROOT: dict[str, tuple[str, RootConfig]] = {
 @pytest.mark.parametrize(("text", "expected"), PREPARE_ROOT.values(), ids=PREPARE_ROOT)
 @pytest.mark.parametrize("directory", ["etc", "usr/lib"])
 def test_prepare_root_conf_is_read(directory: str, text: str, expected: RootConfig, tmp_path: Path) -> None:
-    assert config.load(write(tmp_path, {f"{directory}/ostree/prepare-root.conf": text})).root == expected
+    assert config.load(write(tmp_path, {f"{directory}/ostree/prepare-root.conf": text})).roots["ostree"] == expected
 
 
 def test_prepare_root_conf_in_etc_replaces_usr_lib(tmp_path: Path) -> None:
     files = {"etc/ostree/prepare-root.conf": "", "usr/lib/ostree/prepare-root.conf": "[etc]\ntransient=true\n"}
-    assert config.load(write(tmp_path, files)).root == ROOT
+    assert config.load(write(tmp_path, files)).roots["ostree"] == ROOT
 
 
 @pytest.mark.parametrize(
@@ -284,8 +288,68 @@ def test_invalid_prepare_root_conf_is_bad_config(text: str, tmp_path: Path) -> N
     assert (found.verdict.name, found.path) == ("bad-config", str(tmp_path / "usr/lib/ostree/prepare-root.conf"))
 
 
+# --- what is signed
+
+SIGNED = {
+    "digest-file": ("digest-file",),
+    "image": ("image",),
+    "digest-file image": ("digest-file", "image"),
+    "image  digest-file": ("image", "digest-file"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), SIGNED.items())
+def test_what_a_signature_may_cover(text: str, expected: tuple[str, ...], tmp_path: Path) -> None:
+    assert config.load(write(tmp_path, {ETC: f"[Policy]\nSigned={text}\n"})).signed == expected
+
+
+@pytest.mark.parametrize("text", ["", "yes", "digest", "image image", "digest-file,image", "digest-file image x", "Image"])
+def test_anything_else_is_bad_config(text: str, tmp_path: Path) -> None:
+    assert verdict(config.load, write(tmp_path, {ETC: f"[Policy]\nSigned={text}\n"})) == "bad-config"
+
+
+# --- bootc's setup-root-conf.toml
+
+SETUP = DEFAULT.roots["composefs"]
+SETUP_ROOT: dict[str, tuple[str, RootConfig]] = {
+    "empty": ("", SETUP),
+    "foreign keys are left to bootc": ("[etc]\nx = 1\n[other]\nmount = 1\n", SETUP),
+    "transient root": ("[root]\ntransient = true\n", SETUP._replace(root_transient=True, root_readonly=False)),
+    "transient etc": ("[etc]\ntransient = true\n", SETUP._replace(etc="transient")),
+    "mount counts before transient": ('[etc]\ntransient = true\nmount = "bind"\n', SETUP._replace(etc="bind")),
+    "bind": ('[etc]\nmount = "bind"\n', SETUP._replace(etc="bind")),
+    "overlay": ('[etc]\nmount = "overlay"\n', SETUP._replace(etc="overlay")),
+    "volatile": ('[etc]\nmount = "volatile"\n', SETUP._replace(etc="transient")),
+    "none": ('[etc]\nmount = "none"\n[var]\nmount = "root"\n', SETUP._replace(etc="none", var="none")),
+    "dotted": ('etc.mount = "none"\n', SETUP._replace(etc="none")),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), SETUP_ROOT.values(), ids=SETUP_ROOT)
+def test_setup_root_conf_is_read(text: str, expected: RootConfig, tmp_path: Path) -> None:
+    assert config.load(write(tmp_path, {config.SETUP_ROOT: text})).roots == {"ostree": ROOT, "composefs": expected}
+
+
+BAD_SETUP_ROOT = [
+    "[etc", "etc = 1\n", "[etc]\nmount = 1\n", '[etc]\nmount = "bound"\n', '[var]\ntransient = "yes"\n',
+    "[root]\ntransient = 1\n", '[etc]\nmount = "bind"\n[etc]\n', "x" * 65537,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BAD_SETUP_ROOT, ids=lambda text: repr(text[:30]))
+def test_bad_setup_root_conf(text: str, tmp_path: Path) -> None:
+    found = refusal(config.load, write(tmp_path, {config.SETUP_ROOT: text}))
+    assert (found.verdict.name, found.path) == ("bad-config", f"{tmp_path}/{config.SETUP_ROOT}")
+
+
+def test_without_that_file_nothing_reads_toml(tmp_path: Path) -> None:
+    """Its modules would be in every initrd."""
+    code = "import sys; from bootseal.stages import config; config.load(sys.argv[1]); print('tomllib' in sys.modules)"
+    assert run_python(code, str(tmp_path)) == "False\n"
+
+
 def test_keys_are_complete() -> None:
-    names: Any = {"Keyring.Seal", "Keyring.VOA", "Enroll.Method", "Enroll.Required", "Policy.OnRefusal"}
+    names: Any = {"Keyring.Seal", "Keyring.VOA", "Enroll.Method", "Enroll.Required", "Policy.OnRefusal", "Policy.Signed"}
     assert {".".join(key) for key in config.KEYS} == names
 
 

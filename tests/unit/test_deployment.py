@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from bootseal.layouts import ostree
 from bootseal.linux import files, syscall
 from bootseal.stages import deployment
-from unit.support import CHECKSUM, Sysroot, descriptors, errno_name, oserror, raising, refusal, request
+from bootseal.values import Deployment, Wish
+from unit.support import CHECKSUM, Sysroot, descriptors, errno_name, oserror, policy, raising, refusal, request
 
 DEPLOY = f"ostree/deploy/os/deploy/{CHECKSUM}.0"
 
@@ -19,8 +21,13 @@ def inode(path: Path) -> int:
     return path.stat().st_ino
 
 
-def verdict_of(root: Sysroot, ostree: str = Sysroot.BOOT) -> str:
-    return refusal(deployment.locate, request(ostree), str(root.path)).verdict.name
+def locate(root: Path) -> Deployment:
+    wish = Wish("ostree", Sysroot.BOOT)
+    return deployment.locate(wish, request(), policy(), str(root))
+
+
+def verdict_of(root: Sysroot, what: str = Sysroot.BOOT) -> str:
+    return refusal(root.located, what).verdict.name
 
 
 def test_deployment_is_located(sysroot: Sysroot) -> None:
@@ -28,7 +35,13 @@ def test_deployment_is_located(sysroot: Sysroot) -> None:
     assert found[:5] == ("ostree", "os", CHECKSUM, 0, DEPLOY)
     expected = [sysroot.path, sysroot.deploy, sysroot.deploy / "etc", sysroot.path / "ostree/deploy/os/var"]
     expected.append(sysroot.path / "ostree/repo/objects")
-    assert [os.fstat(fd).st_ino for fd in found[5:]] == [inode(path) for path in expected]
+    assert [os.fstat(fd).st_ino for fd in fds_of(found)] == [inode(path) for path in expected]
+    assert found.image == found.pair == (found.pair.fd, ".ostree.cfs", f"{sysroot.deploy}/.ostree.cfs")
+    assert found.wished == ""
+
+
+def fds_of(found: Deployment) -> list[int]:
+    return [found.sysroot_fd, found.pair.fd, found.etc_fd, found.var_fd, found.objects_fd]
 
 
 GOOD_TARGETS = {
@@ -45,7 +58,7 @@ def test_link_inside_the_root_is_followed(target: str, sysroot: Sysroot) -> None
 
 
 def test_directory_instead_of_the_link_is_located(sysroot: Sysroot) -> None:
-    assert deployment.locate(request(f"/{DEPLOY}"), str(sysroot.path)).path == DEPLOY
+    assert sysroot.located(f"/{DEPLOY}").path == DEPLOY
 
 
 def test_unknown_files_are_ignored(sysroot: Sysroot) -> None:
@@ -107,7 +120,7 @@ def test_missing_or_irregular_directory_is_no_deployment(name: str, kind: str, s
         path.write_text("")
     elif kind == "fifo":
         os.mkfifo(path)
-    found = refusal(deployment.locate, request(), str(sysroot.path))
+    found = refusal(sysroot.located)
     assert found.verdict.name == "no-deployment"
     assert found.path == str(path)
 
@@ -196,7 +209,7 @@ EVIL_NAMES = [
 def test_malformed_stateroot_is_refused_without_its_name(name: bytes, sysroot: Sysroot) -> None:
     """The message must not contain the name, which could fake other messages."""
     rename_stateroot(sysroot, os.fsdecode(name))
-    found = refusal(deployment.locate, request(), str(sysroot.path))
+    found = refusal(sysroot.located)
     assert (found.verdict.name, found.path) == ("no-deployment", f"{sysroot.path}{Sysroot.BOOT}")
     assert found.what == "the name of the stateroot is not of the form [A-Za-z0-9._-]{1,64}"
 
@@ -213,21 +226,21 @@ PATHS = {
 
 @pytest.mark.parametrize(("path", "what"), PATHS.values(), ids=PATHS)
 def test_malformed_path_names_the_reason(path: str, what: str) -> None:
-    found = refusal(deployment.parts, path, "/where")
+    found = refusal(ostree.parts, path, "/where")
     assert (found.verdict.name, found.path, what in found.what) == ("no-deployment", "/where", True)
 
 
 def test_path_is_split_into_parts() -> None:
-    assert deployment.parts(f"ostree/deploy/os/deploy/{CHECKSUM}.17", "") == ("os", CHECKSUM, 17)
+    assert ostree.parts(f"ostree/deploy/os/deploy/{CHECKSUM}.17", "") == ("os", CHECKSUM, 17)
 
 
 def test_empty_physical_root_is_no_deployment(tmp_path: Path) -> None:
-    found = refusal(deployment.locate, request(), str(tmp_path))
+    found = refusal(locate, tmp_path)
     assert (found.verdict.name, found.path) == ("no-deployment", f"{tmp_path}{Sysroot.BOOT}")
 
 
 def test_missing_physical_root_is_no_deployment(tmp_path: Path) -> None:
-    assert refusal(deployment.locate, request(), str(tmp_path / "x")).verdict.name == "no-deployment"
+    assert refusal(locate, tmp_path / "x").verdict.name == "no-deployment"
 
 
 LEAVES = "cannot be opened without leaving the physical root: "
@@ -259,7 +272,7 @@ def test_errno_of_opening_gives_the_verdict(number: int, place: int, sysroot: Sy
         return real(arguments[0], *arguments[1:])  # type: ignore[arg-type]
 
     monkeypatch.setattr(syscall, "syscall", call)
-    found = refusal(deployment.locate, request(), str(sysroot.path))
+    found = refusal(sysroot.located)
     verdict, what = ERRNOS[number]
     assert (found.verdict.name, found.path) == (verdict, f"{sysroot.path}{PLACES[place]}")
     assert found.what.startswith(what)
@@ -279,7 +292,7 @@ def test_errno_of_opening_gives_the_verdict(number: int, place: int, sysroot: Sy
 )
 def test_errno_of_the_physical_root_gives_the_verdict(number: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", raising(number))
-    found = refusal(deployment.locate, request(), "/x")
+    found = refusal(locate, Path("/x"))
     assert (found.verdict.name, found.path) == (verdict, "/x")
     assert found.what.startswith("the physical root cannot be opened: ")
 
@@ -301,7 +314,7 @@ def test_openat2_is_called_with_confinement(sysroot: Sysroot, monkeypatch: pytes
 
 
 def test_descriptors_are_o_path_and_close_on_exec(sysroot: Sysroot) -> None:
-    for fd in sysroot.located()[5:]:
+    for fd in fds_of(sysroot.located()):
         assert not os.get_inheritable(fd)
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.listdir(fd)
@@ -321,10 +334,72 @@ def test_nested_mount_is_no_deployment(where: str, sysroot: Sysroot) -> None:
         "import os,sys;from bootseal.linux import syscall,mountapi;syscall.unshare(mountapi.CLONE_NEWNS);"
         "syscall.mount(None,'/',None,mountapi.MS_REC|mountapi.MS_PRIVATE);p=sys.argv[2];"
         "os.makedirs(p+'/etc',exist_ok=True);t=mountapi.clone(os.open(p,os.O_PATH));mountapi.attach(t,-100,p);"
-        "from bootseal.stages import deployment;from bootseal.values import Request;from bootseal.errors import Refusal\n"
-        "try: deployment.locate(Request(sys.argv[3],'',False),sys.argv[1])\n"
+        "from pathlib import Path;from unit.test_deployment import locate;from bootseal.errors import Refusal\n"
+        "try: locate(Path(sys.argv[1]))\n"
         "except Refusal as e: print(e.verdict.name)"
     )
     from unit.support import run_python
 
-    assert run_python(code, str(sysroot.path), str(paths[where]), Sysroot.BOOT) == "no-deployment\n"
+    assert run_python(code, str(sysroot.path), str(paths[where])) == "no-deployment\n"
+
+
+# --- a list on the disk
+
+LIST = "state/roots"
+A, B = "ab" * 32, "cd" * 64
+
+
+def listed(root: Path, content: bytes | None) -> tuple[Wish, ...]:
+    if content is not None:
+        (root / "state").mkdir(exist_ok=True)
+        (root / LIST).write_bytes(content)
+    return deployment.wishes(request()._replace(wishes=(), root_list=LIST), str(root))
+
+
+LISTS = {
+    "one": (f"composefs={A}\n", [A]),
+    "the preferred one first": (f"composefs.digest=v1-sha512-12:{B}\ncomposefs={A}\n", [B, A]),
+    "comments, blanks and line ends": (f"# x\r\n\n  composefs={A} \r\n\t\n", [A]),
+    "without a newline at the end": (f"composefs={A}", [A]),
+    "a line that is none hides no other": (f"composefs=?{A}\ncomposefs=x\nroot=/dev/vda\ncomposefs\ncomposefs={B}\n", [B]),
+    "the same twice": (f"composefs={A}\n" * 3, [A]),
+}
+
+
+@pytest.mark.parametrize(("text", "images"), LISTS.values(), ids=LISTS)
+def test_list(text: str, images: list[str], tmp_path: Path) -> None:
+    assert listed(tmp_path, text.encode()) == tuple(Wish("composefs", image) for image in images)
+
+
+def test_list_may_name_ostree(tmp_path: Path) -> None:
+    assert listed(tmp_path, f"ostree={Sysroot.BOOT}\n".encode()) == (Wish("ostree", Sysroot.BOOT),)
+
+
+def test_list_is_cut(tmp_path: Path) -> None:
+    content = "".join(f"composefs={number:064x}\n" for number in range(100))
+    assert [int(wish.what, 16) for wish in listed(tmp_path, content.encode())] == list(range(16))
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"junk\n", b"\xff\0", b"x" * 16385], ids=["missing", "empty", "junk", "binary", "large"]
+)
+def test_list_without_an_image_is_no_deployment(content: bytes | None, tmp_path: Path) -> None:
+    found = refusal(listed, tmp_path, content)
+    assert (found.verdict.name, found.path) == ("no-deployment", f"{tmp_path}/{LIST}")
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "fifo"])
+def test_list_that_is_no_file_is_no_deployment(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "other").write_text(f"composefs={A}\n")
+    if kind == "link":
+        (tmp_path / LIST).symlink_to("../other")
+    elif kind == "fifo":
+        os.mkfifo(tmp_path / LIST)
+    else:
+        (tmp_path / LIST).mkdir()
+    assert refusal(listed, tmp_path, None).verdict.name == "no-deployment"
+
+
+def test_command_line_needs_no_list(tmp_path: Path) -> None:
+    assert deployment.wishes(request(), str(tmp_path)) == request().wishes

@@ -312,7 +312,7 @@ def test_a_new_file_is_written_out_before_its_name(scenario: str, disk: Disk) ->
     """Sync the file first. On btrfs, an fsync of the directory may write the name without the content."""
     prepared(disk, scenario)
     enroll(disk)
-    assert disk.order[-2:] == [enable.FILE, disk.root.deploy.name]
+    assert disk.order[-2:] == [".ostree.cfs.digest", disk.root.deploy.name]
 
 
 def steps_of(disk: Disk) -> int:

@@ -179,7 +179,7 @@ def test_errnos_of_the_check(number: int, method: str, kernel: Kernel) -> None:
         assert outcome(method=method, required=True) == ("unsupported" if number in LACKING else "enroll-failed")
     else:
         found = refusal(enroll.enroll, pinned(), deployment(), kernel_keys(), policy(method=method))
-        assert (found.verdict.name, found.path) == ("enroll-failed", "/sysroot/d/.ostree.cfs.sig")
+        assert (found.verdict.name, found.path) == ("enroll-failed", f"{deployment().pair.path}.sig")
 
 
 @pytest.mark.parametrize("number", EVERY_ERRNO, ids=errno.errorcode.get)
@@ -265,11 +265,23 @@ def test_another_digest_is_there(present: tuple[int, ...], content: bytes, kerne
     assert outcome(required=True) == "enroll-failed"
 
 
+def test_fsverity_needs_a_signed_digest_file(kernel: Kernel) -> None:
+    """A signature of the image itself cannot be built into another file."""
+    of_image = pinned()._replace(verified=verified()._replace(form="image"))
+    found = enroll.enroll(of_image, deployment(), kernel_keys(), policy(method="fsverity"))
+    assert [gap.what for gap in found.gaps] == [
+        "fs-verity is not enabled on a digest file: the signature covers the image itself"
+    ]
+    assert "enable" not in kernel.names()
+    required = policy(method="fsverity", required=True)
+    assert refusal(enroll.enroll, of_image, deployment(), kernel_keys(), required).verdict.name == "enroll-failed"
+
+
 def test_fsverity(kernel: Kernel) -> None:
     found = run(method="fsverity")
     assert (found.method, found.first_boot, found.bytes_written, found.gaps) == ("fsverity", True, 4096, ())
     enable = next(call for call in kernel.calls if call[0] == "enable")
-    assert enable[1:] == (deployment(), verified(), "/sysroot/d/.ostree.cfs.digest")
+    assert enable[1:] == (deployment(), verified(), f"{deployment().pair.path}.digest")
 
 
 def test_fsverity_that_cannot_write(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +371,7 @@ def test_required_names_all_that_is_missing(kernel: Kernel) -> None:
     kernel.fail["verify_signature"] = errno.ENOPKG
     keys = kernel_keys(gaps=(Gap("no keyring: Disk quota exceeded (EDQUOT)", unsupported=False),))
     found = refusal(enroll.enroll, pinned(), deployment(), keys, policy(required=True))
-    assert (found.verdict.name, found.path) == ("unsupported", "/sysroot/d/.ostree.cfs.digest")
+    assert (found.verdict.name, found.path) == ("unsupported", f"{deployment().pair.path}.digest")
     assert "ENOPKG" in found.what
     assert "EDQUOT" in found.what
 

@@ -23,10 +23,10 @@ def image(root: Path, links: dict[str, str]) -> Path:
     return root
 
 
-def find(root: Path, *, transient_etc: bool = False) -> list[str]:
+def find(root: Path, *, own_etc: str = "") -> list[str]:
     fd = os.open(root, os.O_PATH)
     try:
-        return exits.find(fd, transient_etc=transient_etc)
+        return exits.find(fd, own_etc=own_etc)
     finally:
         os.close(fd)
 
@@ -93,7 +93,7 @@ def test_missing_places_are_ignored(tmp_path: Path) -> None:
 )
 def test_transient_etc_shows_usr_etc(target: str, expected: list[str], tmp_path: Path) -> None:
     root = image(tmp_path, {"usr/etc/systemd/system": target, "usr/local": "/etc/local", "usr/etc/local": "/var/local"})
-    assert find(root, transient_etc=True) == ["/usr/local -> /var/local", *expected]
+    assert find(root, own_etc="usr/etc") == ["/usr/local -> /var/local", *expected]
     assert find(root) == ["/usr/local -> /etc/local"]
 
 

@@ -35,7 +35,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, number: int, value: bytes) -> None:
 
 
 def pin(root: Sysroot, what: Verified | None = None) -> Pinned:
-    return image.pin(root.located(), what or verified(), str(root.path))
+    return image.pin(root.located(), what or verified())
 
 
 def refused(root: Sysroot, call: Callable[[Sysroot], object] = pin) -> str:
@@ -45,7 +45,7 @@ def refused(root: Sysroot, call: Callable[[Sysroot], object] = pin) -> str:
 
 
 def enforced(root: Sysroot) -> Digest:
-    return image.enforced_digest(root.located(), str(root.path))
+    return image.enforced_digest(root.located().image)
 
 
 def test_pinned(root: Sysroot) -> None:
@@ -155,6 +155,7 @@ OPENING = {
     errno.ENOENT: "no-image",
     errno.ENOKEY: "bad-image",
     errno.EKEYREJECTED: "bad-image",
+    **dict.fromkeys((errno.ENOTDIR, errno.ELOOP), "bad-image"),
     **dict.fromkeys((errno.EOPNOTSUPP, errno.ENOPKG), "unsupported"),
     **dict.fromkeys((errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENXIO, errno.EINVAL, errno.EMSGSIZE), "io-error"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EXDEV, errno.ENOMEM, errno.EMFILE, errno.ENFILE), "mount-failed"),
@@ -210,7 +211,7 @@ def test_an_odd_answer_never_stands_in(number: int, value: bytes, root: Sysroot,
 def test_enforced_digest_leaves_no_descriptor(root: Sysroot) -> None:
     deployment = root.located()
     before = len(os.listdir("/proc/self/fd"))
-    image.enforced_digest(deployment, str(root.path))
+    image.enforced_digest(deployment.image)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -218,3 +219,16 @@ def test_for_real_without_fsverity(sysroot: Sysroot) -> None:
     """Never pin a file without fs-verity, on any filesystem that the test may run on."""
     sysroot.write("", b"image")
     assert refused(sysroot) in ("unsupported", "image-unsealed")
+
+
+@pytest.mark.parametrize(
+    ("wished", "verdict"), [(VALUE.hex(), ""), ("00" * 32, "image-mismatch"), ("00" * 64, "image-mismatch")]
+)
+def test_image_that_was_asked_for(wished: str, verdict: str, root: Sysroot) -> None:
+    """The signature is right in each case: the command line, too, must mean this image."""
+    located = root.located()._replace(wished=wished)
+    if not verdict:
+        assert image.pin(located, verified()).verified == verified()
+        return
+    found = refusal(image.pin, located, verified())
+    assert (found.verdict.name, wished in found.what) == (verdict, True)

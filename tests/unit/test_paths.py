@@ -4,22 +4,42 @@
 import pytest
 
 from bootseal import paths
-from bootseal.stages import enable
 
 CHECKSUM = "0123456789abcdef" * 4
 DEPLOYMENT = f"ostree/deploy/os/deploy/{CHECKSUM}.0"
 
 
 def test_names_beside_the_image() -> None:
-    image = paths.image_of(DEPLOYMENT, "/sysroot")
-    assert image == f"/sysroot/{DEPLOYMENT}/.ostree.cfs"
-    assert (paths.digest_of(image), paths.signature_of(image)) == (f"{image}.digest", f"{image}.sig")
-    assert enable.FILE == ".ostree.cfs.digest"
+    assert (paths.digest_of(paths.IMAGE), paths.signature_of(paths.IMAGE)) == (".ostree.cfs.digest", ".ostree.cfs.sig")
+    assert (paths.digest_of(paths.PAIR), paths.signature_of(paths.PAIR)) == ("bootseal.digest", "bootseal.sig")
 
 
 def test_names_below_the_physical_root() -> None:
     assert paths.deployment_of("os", f"{CHECKSUM}.0") == DEPLOYMENT
     assert paths.var_of("os") == "ostree/deploy/os/var"
+    assert paths.state_of(CHECKSUM) == f"state/deploy/{CHECKSUM}"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        (CHECKSUM, True),
+        (CHECKSUM * 2, True),
+        (CHECKSUM[1:], False),
+        (CHECKSUM + "0", False),
+        (CHECKSUM.upper(), False),
+        (CHECKSUM[:-1] + "/", False),
+        (CHECKSUM[:-1] + "\n", False),
+        ("", False),
+    ],
+)
+def test_image_digests(text: str, *, is_one: bool) -> None:
+    assert paths.is_image_digest(text) is is_one
+
+
+def test_names_for_people() -> None:
+    assert paths.name_of(DEPLOYMENT) == "os/0123456789ab.0"
+    assert paths.name_of(paths.state_of(CHECKSUM)) == "0123456789ab"
 
 
 @pytest.mark.parametrize(

@@ -209,5 +209,5 @@ def is_printable(value: object) -> bool:
 def test_parse_fills_holes_in_a_part() -> None:
     record = parse({"image": {}, "deployment": {"serial": "1"}, "keyring": {"certificates": 1}})
     assert record.image == ("", "", "", 0, None, None)
-    assert record.deployment == ("", "", "", 0, "")
+    assert record.deployment == ("", None, "", None, "")
     assert record.keyring == (1, None, (), None, None, None)

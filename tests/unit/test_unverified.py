@@ -32,7 +32,7 @@ def root(sysroot: Sysroot) -> Sysroot:
 
 
 def read(root: Sysroot, image: Callable[[], Digest] = never) -> Unverified:
-    return unverified.read(root.located(), image, str(root.path))
+    return unverified.read(root.located(), image)
 
 
 def refused(root: Sysroot, suffix: str) -> str:
@@ -84,7 +84,7 @@ def test_sparse_and_huge(suffix: str, root: Sysroot, monkeypatch: pytest.MonkeyP
         return real(fd, size, offset)
 
     monkeypatch.setattr(os, "pread", pread)
-    found = refusal(unverified.read, deployment, never, str(root.path))
+    found = refusal(unverified.read, deployment, never)
     assert found.verdict.name == BAD[suffix]
     assert max(reads, default=0) <= 16129
 
@@ -232,10 +232,43 @@ def test_each_file_is_opened_and_read_once(root: Sysroot, monkeypatch: pytest.Mo
 def test_no_descriptor_is_left(root: Sysroot) -> None:
     deployment = root.located()
     before = os.listdir("/proc/self/fd")
-    unverified.read(deployment, never, str(root.path))
+    unverified.read(deployment, never)
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_unreadable_errors_name_the_errno(root: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "read_bounded", raising(errno.EIO))
     assert "Input/output error (EIO)" in refusal(read, root).what
+
+
+# --- signatures of the image itself
+
+BOTH = ("digest-file", "image")
+
+
+def test_digest_file_counts_first(root: Sysroot) -> None:
+    found = unverified.read(root.located(), never, BOTH)
+    assert (found.digest, found.stands_in, found.forms) == (content(), False, BOTH)
+
+
+@pytest.mark.parametrize("signed", [BOTH, ("image",)])
+def test_without_a_digest_file_the_image_is_asked(signed: tuple[str, ...], root: Sysroot) -> None:
+    root.write(".digest", b"").unlink()
+    found = unverified.read(root.located(), lambda: sha256_digest(7), signed)
+    assert (found.digest, found.stands_in, found.forms) == (bytes([7]) * 32, False, ("image",))
+
+
+def test_digest_file_that_does_not_count_is_not_read(root: Sysroot) -> None:
+    root.write(".digest", b"x" * 100)
+    assert unverified.read(root.located(), lambda: sha256_digest(7), ("image",)).digest == bytes([7]) * 32
+
+
+def test_bad_digest_file_is_refused_where_it_counts(root: Sysroot) -> None:
+    root.write(".digest", b"x" * 100)
+    assert refusal(unverified.read, root.located(), never, BOTH).verdict.name == "bad-digest"
+
+
+@pytest.mark.parametrize("signed", [BOTH, ("image",)])
+def test_signature_is_needed_in_every_form(signed: tuple[str, ...], root: Sysroot) -> None:
+    root.write(".sig", b"").unlink()
+    assert refusal(unverified.read, root.located(), lambda: sha256_digest(7), signed).verdict.name == "no-signature"

@@ -317,3 +317,38 @@ def test_library_that_fails_is_not_a_wrong_signature(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(libcrypto.load(), "EVP_DigestVerifyInit", lambda *_: 0)
     with pytest.raises(libcrypto.Failed):
         verify.verify(candidate(signature("A-fsv-p256")), trusting("p256"))
+
+
+# --- what a signature covers
+
+OF_IMAGE, OF_DIGEST_FILE = signature("D-formatted-image-digest"), signature("A-fsv-p256")
+BOTH = ("digest-file", "image")
+
+
+@pytest.mark.parametrize(
+    ("signed", "forms", "form"),
+    [
+        (OF_DIGEST_FILE, ("digest-file",), "digest-file"),
+        (OF_DIGEST_FILE, BOTH, "digest-file"),
+        (OF_IMAGE, ("image",), "image"),
+        (OF_IMAGE, BOTH, "image"),
+    ],
+)
+def test_form_of_a_signature(signed: bytes, forms: tuple[str, ...], form: str) -> None:
+    found = verify.verify(candidate(signed)._replace(forms=forms), trusting("p256"))
+    covered = found.digest if form == "image" else digest.of_bytes(content(), "sha256")
+    assert (found.form, found.digest, found.signed) == (form, Digest("sha256", content()), covered)
+
+
+@pytest.mark.parametrize(
+    ("signed", "forms", "what"),
+    [
+        (OF_IMAGE, ("digest-file",), "over the image's own digest, not over that of the digest file"),
+        (OF_DIGEST_FILE, ("image",), "over the digest of the digest file, not over that of the image"),
+    ],
+)
+def test_a_form_that_does_not_count_is_named(signed: bytes, forms: tuple[str, ...], what: str) -> None:
+    found = refusal(verify.verify, candidate(signed)._replace(forms=forms), trusting("p256"))
+    assert found.verdict.name == "wrong-signature"
+    assert what in found.what
+    assert found.hint != found.verdict.hint

@@ -12,6 +12,10 @@ from ..namedtuple import NamedTuple
 from . import files, syscall
 from .syscall import syscall as call
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 AT_FDCWD = -100
 _EMPTY_PATH = 0x1000  # AT_EMPTY_PATH
 _RECURSIVE = 0x8000  # AT_RECURSIVE
@@ -37,7 +41,7 @@ def open_context(fstype: str) -> int:
     return call(syscall.FSOPEN, fstype.encode(), _FSOPEN_CLOEXEC)
 
 
-def new_filesystem(fstype: str, options: list[tuple[str, str | None]], attributes: int) -> int:
+def new_filesystem(fstype: str, options: "Sequence[tuple[str, str | None]]", attributes: int) -> int:
     """Mount a new filesystem, detached. Options without a value are flags.
 
     Raises OSError: ENODEV if the kernel lacks the filesystem, EINVAL for an option that it does not know. `filename` of the

@@ -4,13 +4,17 @@
 Quoting and white space follow lib/cmdline.c of the kernel. Only read() does I/O.
 """
 
-from .. import verdicts
+from .. import layouts, verdicts
 from ..errors import Refusal, failed
-from ..values import BOOLEANS, Request
+from ..values import BOOLEANS, Request, Wish
 
 PATH = "/proc/cmdline"
 SPACE = " \t\n\v\f\r"  # isspace() of the kernel; Python's str.isspace() accepts more
 _OWN_PREFIX = "rd.bootseal."
+_LIST = "bootseal.root"
+_NAMES = "ostree=, composefs=, composefs.digest= or bootseal.root="
+
+Arguments = list[tuple[str, str | None]]
 
 
 def read() -> str:
@@ -23,12 +27,19 @@ def read() -> str:
 
 
 def parse(text: str) -> Request:
-    """Parse a command line. Raises Refusal: `bad-command-line`, or `no-deployment` without ostree=."""
+    """Parse a command line. Raises Refusal: `bad-command-line`, or `no-deployment` if it selects no image."""
     arguments = split(text)
-    return Request(_parse_ostree(arguments), _find_init(arguments), _parse_debug(arguments))
+    wishes, root_list = _find_wishes(arguments), _find_list(arguments)
+    if not wishes and not root_list:
+        raise Refusal(verdicts.NO_DEPLOYMENT, f"the kernel command line names no deployment ({_NAMES})", PATH)
+    kinds = {wish.layout for wish in wishes} | ({_LIST} if root_list else set())
+    if len(kinds) > 1:
+        raise _refusal("only one kind may be specified", _NAMES)
+    volatile = _find_last(arguments, "systemd.volatile")
+    return Request(wishes, root_list, _find_last(arguments, "init"), volatile, _parse_debug(arguments))
 
 
-def split(text: str) -> list[tuple[str, str | None]]:
+def split(text: str) -> Arguments:
     """Split a command line into (key, value) pairs, up to "--".
 
     A bare key has the value None. Raises Refusal if a quotation mark is not closed.
@@ -65,33 +76,42 @@ def _split_word(word: str) -> tuple[str, str | None]:
     return key, value if equals else None
 
 
-def _parse_ostree(arguments: list[tuple[str, str | None]]) -> str:
-    values = {value for key, value in arguments if key == "ostree"}
-    if not values:
-        raise Refusal(verdicts.NO_DEPLOYMENT, "the kernel command line names no deployment (ostree=)", PATH)
-    if len(values) > 1:
+def _find_wishes(arguments: Arguments) -> tuple[Wish, ...]:
+    """Return what the arguments select, in order. Raises Refusal."""
+    found: list[Wish] = []
+    for key, value in arguments:
+        if key not in layouts.KEYS:
+            continue
+        try:
+            wish = layouts.parse(key, value)
+        except ValueError as error:
+            raise _refusal(str(error), f"{key}={(value or '')[:160]}") from None
+        if wish not in found:
+            found.append(wish)
+    if len([wish for wish in found if wish.layout == "ostree"]) > 1:
         raise _refusal("specified more than once, with different values", "ostree=")
-    target = values.pop()
-    if not target:
-        raise _refusal("empty", "ostree=")
-    _check_path(target)
-    return target
+    return tuple(found)
 
 
-def _check_path(target: str) -> None:
-    parts = target.split("/")
-    if not target.startswith("/ostree/") or {"", ".", ".."} & set(parts[1:]):
-        raise _refusal("not an absolute path below /ostree/ without empty, '.' or '..' components", f"ostree={target}")
-    if len(target) > 1024 or not all(" " <= c <= "~" for c in target):
-        raise _refusal("too long, or not printable ASCII", f"ostree={target[:64]}")
+def _find_list(arguments: Arguments) -> str:
+    """Return the path of the list on the disk, below the physical root; empty without one. Raises Refusal."""
+    values = {value for key, value in arguments if key == _LIST}
+    if not values:
+        return ""
+    path = (values.pop() or "") if len(values) == 1 else ""
+    components = path.split("/")[1:]
+    if not path.startswith("/") or not set(components).isdisjoint({"", ".", ".."}) or not path.isascii():
+        raise _refusal("not one absolute path without empty, '.' or '..' components", f"{_LIST}={path[:64]}")
+    layouts.load_all()  # now, because there is time until the list can be read
+    return path[1:]
 
 
-def _find_init(arguments: list[tuple[str, str | None]]) -> str:
-    # The last one counts, as in the kernel and in systemd.
-    return next((value for key, value in reversed(arguments) if key == "init" and value), "")
+def _find_last(arguments: Arguments, name: str) -> str:
+    """Return the value of an argument of which the last one counts, as in the kernel and in systemd; empty without one."""
+    return next((value for key, value in reversed(arguments) if key == name and value), "")
 
 
-def _parse_debug(arguments: list[tuple[str, str | None]]) -> bool:
+def _parse_debug(arguments: Arguments) -> bool:
     debug = False
     for key, value in arguments:
         name = key.replace("-", "_")

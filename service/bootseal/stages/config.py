@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read the configuration of the initrd, bootseal.conf(5) and ostree/prepare-root.conf, into a Policy.
+"""Read the configuration of the initrd into a Policy: bootseal.conf(5), and the files of ostree and bootc for the root.
 
 It reads nothing below the physical root. Precedence and masking are those of systemd. /etc comes before /usr/lib, and drop-ins
 are sorted by name. A file in /etc replaces the one of the same name in /usr/lib, and a link to /dev/null masks it.
@@ -9,7 +9,7 @@ import os
 
 from .. import verdicts
 from ..errors import Refusal, reason
-from ..values import BOOLEANS, Policy, RootConfig
+from ..values import BIND, BOOLEANS, DIGEST_FILE, IMAGE, NONE, OVERLAY, TRANSIENT, Policy, RootConfig
 
 DIRECTORIES = ("etc", "usr/lib")
 MAX_SIZE = 64 * 1024
@@ -17,6 +17,10 @@ _BOOLEAN_NAMES = ("yes", "no")
 _METHODS = ("keyring", "fsverity", "none")
 _SPACE = " \t\r"  # \r: files may have DOS line endings
 _ON_REFUSAL = ("emergency", "reboot", "poweroff")
+_SIGNED = (DIGEST_FILE, IMAGE)  # one of them, or both
+# Of bootc, see bootc-setup-root-conf.toml(5), where two words have another name, too.
+SETUP_ROOT = "usr/lib/composefs/setup-root-conf.toml"
+_MODES = {"none": NONE, "root": NONE, "bind": BIND, "overlay": OVERLAY, "transient": TRANSIENT, "volatile": TRANSIENT}
 _OS = ("no",)  # or the name of an operating system
 _OS_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._:-")
 # File Hierarchy for the Verification of OS Artifacts (VOA). Without /run: system credentials can put certificates there.
@@ -31,9 +35,14 @@ KEYS: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("Enroll", "Method"): (_METHODS, "keyring"),
     ("Enroll", "Required"): (_BOOLEAN_NAMES, "no"),
     ("Policy", "OnRefusal"): (_ON_REFUSAL, "emergency"),
+    ("Policy", "Signed"): (_SIGNED, DIGEST_FILE),
 }
 
 Settings = dict[tuple[str, str], str]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def load(initrd: str = "/") -> Policy:
@@ -49,7 +58,8 @@ def load(initrd: str = "/") -> Policy:
         method=settings["Enroll", "Method"],
         required=BOOLEANS[settings["Enroll", "Required"]],
         on_refusal=settings["Policy", "OnRefusal"],
-        root=_read_root_config(initrd),
+        signed=tuple(settings["Policy", "Signed"].split()),
+        roots={"ostree": _read_prepare_root(initrd), "composefs": read_setup_root(os.path.join(initrd, SETUP_ROOT))},
     )
 
 
@@ -138,12 +148,14 @@ def _check_value(key: tuple[str, str], value: str, path: str) -> None:
     allowed, _ = KEYS[key]
     if allowed is _OS and is_os_name(value):
         return
+    if allowed is _SIGNED and sorted(value.split()) in ([DIGEST_FILE], [IMAGE], [DIGEST_FILE, IMAGE]):
+        return
     if value not in (BOOLEANS if allowed is _BOOLEAN_NAMES else allowed):
         what = "neither no nor the name of an operating system" if allowed is _OS else f"not one of {', '.join(allowed)}"
         raise _refusal(f"[{section}] {name}={value}: {what}", path)
 
 
-def _read_root_config(initrd: str) -> RootConfig:
+def _read_prepare_root(initrd: str) -> RootConfig:
     """Read ostree/prepare-root.conf from /etc, or else from /usr/lib.
 
     Unknown keys are ignored because they configure ostree.
@@ -168,8 +180,43 @@ def _read_root_config(initrd: str) -> RootConfig:
         sysroot_readonly=boolean("sysroot", "readonly", default=True),  # ostree's default with composefs
         root_transient=transient or transient_ro,
         root_readonly=not transient,
-        etc_transient=boolean("etc", "transient", default=False),
+        etc=TRANSIENT if boolean("etc", "transient", default=False) else BIND,
+        var=BIND,
     )
+
+
+def read_setup_root(path: str) -> RootConfig:
+    """Read bootc's configuration of the root. Raises Refusal `bad-config`.
+
+    Unknown keys are ignored, as bootc does.
+    """
+    content = _parse_toml(path) if os.path.lexists(path) else {}
+    tables = {name: content.get(name, {}) for name in ("root", "etc", "var")}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise _refusal(f"{name} is not a table", path)
+        if not isinstance(table.get("transient", False), bool):
+            raise _refusal(f"[{name}] transient is not true or false", path)
+        if not isinstance(table.get("mount", ""), str) or table.get("mount", "none") not in _MODES:
+            raise _refusal(f"[{name}] mount is not one of {', '.join(_MODES)}", path)
+
+    def mode(name: str) -> str:
+        default = TRANSIENT if tables[name].get("transient") else ""
+        return _MODES[tables[name]["mount"]] if "mount" in tables[name] else default
+
+    transient = bool(tables["root"].get("transient"))
+    return RootConfig(
+        sysroot_readonly=True, root_transient=transient, root_readonly=not transient, etc=mode("etc"), var=mode("var")
+    )
+
+
+def _parse_toml(path: str) -> "dict[str, Any]":
+    import tomllib  # only where there is such a file: it needs many modules
+
+    try:
+        return tomllib.loads(_read(path))
+    except tomllib.TOMLDecodeError as error:
+        raise _refusal(f"not TOML: {error}", path) from error
 
 
 def _refusal(what: str, path: str) -> Refusal:

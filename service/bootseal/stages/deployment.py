@@ -1,90 +1,71 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the deployment that ostree= names and open its directories, without leaving the physical root.
+"""Find the deployments that the command line or a list on the disk names, and open their directories.
 
-It reads no file.
+It reads no file but that list. Both only select: the signature decides.
 """
 
-import errno
 import os
 
-from .. import paths, verdicts
+from .. import layouts, paths, verdicts
 from ..errors import LEADS_NOWHERE, Refusal, failed
+from ..layouts import confined
 from ..linux import files
-from ..values import Deployment, Request
+from ..values import Deployment, Policy, Request, Wish
 
-_TOP = paths.DEPLOYMENTS + "/"
+_MAX_WISHES = 16
+_LIST_SIZE = 1 << 14  # bytes
+_LIST_HINT = "write one line for each image, such as composefs.digest=v1-sha512-12:HEX, the preferred one first"
 
 
-def locate(request: Request, sysroot: str = "/sysroot") -> Deployment:
-    """Find the deployment that ostree= leads to.
+def wishes(request: Request, sysroot: str = paths.SYSROOT) -> tuple[Wish, ...]:
+    """Return what selects an image, the preferred first. Raises Refusal: `no-deployment`, as locate() without a list."""
+    if request.wishes:
+        return request.wishes
+    where = f"{sysroot}/{request.root_list}"
+    listed = _parse_list(_read_list(request.root_list, sysroot, where))
+    if not listed:
+        raise Refusal(verdicts.NO_DEPLOYMENT, "the list of bootseal.root= names no image", where, _LIST_HINT)
+    return listed
 
-    Raises Refusal: `no-deployment`, `unsupported` (openat2), `io-error`, `mount-failed`.
+
+def locate(wish: Wish, request: Request, policy: Policy, sysroot: str = paths.SYSROOT) -> Deployment:
+    """Open the deployment that a wish selects.
+
+    Raises Refusal: `no-deployment`, `no-image`, `bad-image`, `unsupported` (openat2), `io-error`, `mount-failed`.
     """
-    sysroot_fd = physical_root(sysroot)
-    where = sysroot + request.ostree
-    path = resolve(sysroot_fd, request.ostree, where)
-    stateroot, checksum, serial = parts(path, where)
-    return Deployment(
-        layout="ostree",
-        stateroot=stateroot,
-        checksum=checksum,
-        serial=serial,
-        path=path,
-        sysroot_fd=sysroot_fd,
-        fd=directory(sysroot_fd, path, sysroot),
-        etc_fd=directory(sysroot_fd, f"{path}/etc", sysroot),
-        var_fd=directory(sysroot_fd, paths.var_of(stateroot), sysroot),
-        objects_fd=directory(sysroot_fd, paths.OBJECTS, sysroot),
-    )
+    return layouts.of(wish.layout).locate(wish.what, request, policy.roots[wish.layout], sysroot)
 
 
-def parts(path: str, where: str) -> tuple[str, str, int]:
-    """Split the path of a deployment into stateroot, checksum and serial. Raises Refusal `no-deployment`."""
-    if split := paths.parts_of(path):
-        return split
-    _, _, rest = path.removeprefix(_TOP).partition("/")
-    if path.startswith(_TOP) and paths.parts_of(f"{_TOP}x/{rest}"):
-        what = "the name of the stateroot is not of the form [A-Za-z0-9._-]{1,64}"
-        raise Refusal(verdicts.NO_DEPLOYMENT, what, where)
-    what = "leads to no ostree/deploy/STATEROOT/deploy/CHECKSUM.SERIAL below the physical root"
-    raise Refusal(verdicts.NO_DEPLOYMENT, what, where)
-
-
-def physical_root(sysroot: str) -> int:
-    """Open the physical root. Raises Refusal as locate does."""
+def _read_list(path: str, sysroot: str, where: str) -> bytes:
+    sysroot_fd = confined.physical_root(sysroot)
     try:
-        return os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = files.open_regular(sysroot_fd, path)
+        try:
+            content = files.read_bounded(fd, _LIST_SIZE)
+        finally:
+            os.close(fd)
+    except files.NotRegular as error:
+        raise Refusal(verdicts.NO_DEPLOYMENT, "the list of bootseal.root= is not a regular file", where, _LIST_HINT) from error
     except OSError as error:
         verdict = verdicts.NO_DEPLOYMENT if error.errno in LEADS_NOWHERE else verdicts.MOUNT_FAILED
-        raise failed(error, verdict, "the physical root cannot be opened", sysroot) from error
+        raise failed(error, verdict, "the list of bootseal.root= cannot be read", where) from error
+    finally:
+        os.close(sysroot_fd)
+    if content is None:
+        what = f"the list of bootseal.root= is larger than {_LIST_SIZE} bytes"
+        raise Refusal(verdicts.NO_DEPLOYMENT, what, where, _LIST_HINT)
+    return content
 
 
-def directory(sysroot_fd: int, path: str, sysroot: str) -> int:
-    """Open a directory below the physical root without following links. Raises Refusal as locate does."""
-    try:
-        return files.open_directory(sysroot_fd, path)
-    except OSError as error:
-        raise _refusal(error, f"{sysroot}/{path}") from error
-
-
-def resolve(sysroot_fd: int, target: str, where: str) -> str:
-    """Resolve the links in a path to a directory below the physical root. Raises Refusal as locate does."""
-    try:
-        fd = files.open_directory(sysroot_fd, target, files.CONFINED)
-    except OSError as error:
-        raise _refusal(error, where) from error
-    # The kernel's own name for the directory. Callers open it by that name, which contains no links.
-    root, path = (os.readlink(f"/proc/self/fd/{n}") for n in (sysroot_fd, fd))
-    os.close(fd)
-    return path.removeprefix(root).lstrip("/")
-
-
-def _refusal(error: OSError, where: str) -> Refusal:
-    if error.errno == errno.ENOENT:
-        return Refusal(verdicts.NO_DEPLOYMENT, "no such directory below the physical root", where)
-    if error.errno == errno.ENOSYS:
-        return Refusal(verdicts.UNSUPPORTED, "the kernel has no openat2(2), which needs Linux 5.6 or later", where)
-    if error.errno in (errno.EXDEV, errno.ELOOP):
-        return failed(error, verdicts.NO_DEPLOYMENT, "cannot be opened without leaving the physical root", where)
-    verdict = verdicts.NO_DEPLOYMENT if error.errno in LEADS_NOWHERE else verdicts.MOUNT_FAILED
-    return failed(error, verdict, "cannot be opened", where)
+def _parse_list(content: bytes) -> tuple[Wish, ...]:
+    """Return the wishes in a list. A line that is none is skipped, because a damaged list must not hide a good line."""
+    found: list[Wish] = []
+    for line in files.lines(content):
+        key, _, value = line.strip(" \t\r").partition("=")
+        try:
+            wish = layouts.parse(key, value) if key in layouts.KEYS else None
+        except ValueError:
+            continue
+        if wish and wish not in found:
+            found.append(wish)
+    return tuple(found[:_MAX_WISHES])

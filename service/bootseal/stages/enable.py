@@ -20,7 +20,6 @@ from ..values import Deployment, Verified
 from . import writable
 from .writable import Writable
 
-FILE = paths.digest_of(paths.IMAGE)
 MARKER = paths.RUN + "/superblock-was-read-only"
 _SECTOR = 512
 
@@ -44,15 +43,16 @@ def enroll(deployment: Deployment, verified: Verified, path: str) -> tuple[bool,
 
     Raises EnableFailed, CannotWrite, and Refusal `io-error` if the disk now gives another digest than it gave before.
     """
-    if _is_enabled(deployment.fd, verified) and not _has_mark(deployment):
+    name = paths.digest_of(deployment.pair.name)
+    if _is_enabled(deployment.pair.fd, name, verified) and not _has_mark(deployment):
         return False, 0
     before = _count_bytes_written(deployment.sysroot_fd)
-    with _make_writable(deployment) as where:
+    with _make_writable(deployment, name) as where:
         _complete_replacement(deployment, where)
-        if _is_readable(where.deployment, verified, path) and not _is_enabled(where.deployment, verified):
-            _enable_in_place(where.deployment, verified)
-        if not _is_enabled(where.deployment, verified):
-            _replace(deployment, verified, where)
+        if _is_readable(where.deployment, name, verified, path) and not _is_enabled(where.deployment, name, verified):
+            _enable_in_place(where.deployment, name, verified)
+        if not _is_enabled(where.deployment, name, verified):
+            _replace(deployment, name, verified, where)
     after = _count_bytes_written(deployment.sysroot_fd)
     return True, None if before is None or after is None else after - before
 
@@ -69,10 +69,10 @@ def restore_read_only(sysroot: str = "/sysroot") -> None:
     os.unlink(MARKER)
 
 
-def _is_enabled(dirfd: int, verified: Verified) -> bool:
+def _is_enabled(dirfd: int, name: str, verified: Verified) -> bool:
     """Tell whether fs-verity is on, with this very signature. No verdict depends on it."""
     try:
-        fd = files.open_regular(dirfd, FILE)
+        fd = files.open_regular(dirfd, name)
     except (OSError, files.NotRegular):
         return False
     try:
@@ -87,10 +87,10 @@ def _is_enabled(dirfd: int, verified: Verified) -> bool:
         os.close(fd)
 
 
-def _is_readable(dirfd: int, verified: Verified, path: str) -> bool:
+def _is_readable(dirfd: int, name: str, verified: Verified, path: str) -> bool:
     """Tell whether the digest file can be opened. Raises Refusal if its bytes changed."""
     try:
-        fd = files.open_regular(dirfd, FILE)
+        fd = files.open_regular(dirfd, name)
     except (OSError, files.NotRegular):
         return False
     try:
@@ -104,9 +104,9 @@ def _is_readable(dirfd: int, verified: Verified, path: str) -> bool:
     return True
 
 
-def _enable_in_place(dirfd: int, verified: Verified) -> None:
+def _enable_in_place(dirfd: int, name: str, verified: Verified) -> None:
     with _step("opening the digest file"):
-        fd = files.open_regular(dirfd, FILE)
+        fd = files.open_regular(dirfd, name)
     try:
         _enable(fd, verified)
         with _step("writing the digest file"):
@@ -129,14 +129,14 @@ def _enable(fd: int, verified: Verified) -> None:
         raise EnableFailed(error) from error
 
 
-def _replace(deployment: Deployment, verified: Verified, where: Writable) -> None:
+def _replace(deployment: Deployment, name: str, verified: Verified, where: Writable) -> None:
     """Put a new file under the same name. The directory is immutable again afterwards if it was before.
 
     This needs no fsync in between: enabling has written the data, and filesystems with fs-verity keep the order of the rest.
     """
     try:
         _make_enabled(paths.new_of(deployment.path), verified, where.parent)
-        _rename(deployment, where)
+        _rename(deployment, name, where)
     except (EnableFailed, CannotWrite):
         with suppress(CannotWrite):  # the first error decides
             _complete_replacement(deployment, where)
@@ -154,14 +154,14 @@ def _make_enabled(new: str, verified: Verified, parent_fd: int) -> None:
         os.close(fd)
 
 
-def _rename(deployment: Deployment, where: Writable) -> None:
+def _rename(deployment: Deployment, name: str, where: Writable) -> None:
     """Rename the new file. Its second name is the mark, made before the directory loses its flag."""
     new, mark = paths.new_of(deployment.path), paths.mark_of(deployment.path)
     with _step("replacing the digest file"):
         if files.is_immutable(where.deployment):
             os.link(new, mark, src_dir_fd=where.parent, dst_dir_fd=where.parent)
             files.set_immutable(where.deployment, immutable=False)
-        os.rename(new, FILE, src_dir_fd=where.parent, dst_dir_fd=where.deployment)
+        os.rename(new, name, src_dir_fd=where.parent, dst_dir_fd=where.deployment)
 
 
 def _complete_replacement(deployment: Deployment, where: Writable) -> None:
@@ -190,7 +190,7 @@ def _write(dirfd: int, name: str, content: bytes) -> None:
 
 
 @contextmanager
-def _make_writable(deployment: Deployment) -> Iterator[Writable]:
+def _make_writable(deployment: Deployment, name: str) -> Iterator[Writable]:
     """Open the deployment for writing, and write it out after the block. Raises CannotWrite."""
     was_read_only = False
     try:
@@ -203,7 +203,7 @@ def _make_writable(deployment: Deployment) -> Iterator[Writable]:
                     was_read_only = True
             yield where
             if not was_read_only:  # to make it read-only again writes out everything
-                _write_out(where.deployment)
+                _write_out(where.deployment, name)
     except BaseException:
         with suppress(CannotWrite):  # the first error decides: a refusal must not turn into something impossible
             _restore_superblock(deployment, was_read_only=was_read_only)
@@ -211,13 +211,13 @@ def _make_writable(deployment: Deployment) -> Iterator[Writable]:
     _restore_superblock(deployment, was_read_only=was_read_only)
 
 
-def _write_out(fd: int) -> None:
+def _write_out(fd: int, name: str) -> None:
     """Write out the file, then the directory.
 
     On btrfs a directory's fsync brings names to the disk, but not what they name.
     """
     with _step("writing the directory"):
-        file = files.open_regular(fd, FILE)
+        file = files.open_regular(fd, name)
         try:
             os.fsync(file)
         finally:

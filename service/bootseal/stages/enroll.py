@@ -10,7 +10,7 @@ import errno
 from .. import libcrypto, paths, verdicts
 from ..errors import DISK_FAILED, Refusal, failed, reason
 from ..linux import fsverity, keyctl
-from ..values import BootKeyring, Certificate, Deployment, Enrolled, Gap, KernelKeys, Pinned, Policy, Verified
+from ..values import DIGEST_FILE, BootKeyring, Certificate, Deployment, Enrolled, Gap, KernelKeys, Pinned, Policy, Verified
 
 KEY_DESCRIPTION = "composefs-digest"
 # view and read for all; without search, because KEYCTL_INVALIDATE needs that
@@ -64,27 +64,27 @@ def enroll(pinned: Pinned, deployment: Deployment, keys: KernelKeys, policy: Pol
     """
     if policy.method == "none":
         return Enrolled(pinned, "none", kernel_checked=False, first_boot=False, bytes_written=0, gaps=())
-    verified = pinned.verified
-    unchecked = _check_signature(verified, keys, paths.signature_of(pinned.path))
+    verified, pair = pinned.verified, deployment.pair.path
+    unchecked = _check_signature(verified, keys, paths.signature_of(pair))
     gaps = [*keys.gaps, *unchecked]
     first_boot, written = False, 0 if policy.method == "keyring" else None
-    _enforce_required(gaps, policy, pinned)
+    _enforce_required(gaps, policy, pair)
     if policy.method == "fsverity":
         try:
             first_boot, written = _enable(pinned, deployment, keys)
         except Impossible as error:
             gaps.append(error.gap)
-    _enforce_required(gaps, policy, pinned)
+    _enforce_required(gaps, policy, pair)
     gaps += _store_digest(verified, keys)
-    _enforce_required(gaps, policy, pinned)
+    _enforce_required(gaps, policy, pair)
     return Enrolled(pinned, policy.method, not unchecked, first_boot, written, tuple(gaps))
 
 
-def _enforce_required(gaps: list[Gap], policy: Policy, pinned: Pinned) -> None:
+def _enforce_required(gaps: list[Gap], policy: Policy, pair: str) -> None:
     """Raise Refusal for gaps with Required=yes. Called before each step that leaves something behind."""
     if gaps and policy.required:
         verdict = verdicts.UNSUPPORTED if any(gap.unsupported for gap in gaps) else verdicts.ENROLL_FAILED
-        raise Refusal(verdict, f"cannot be enrolled ({'; '.join(gap.what for gap in gaps)})", paths.digest_of(pinned.path))
+        raise Refusal(verdict, f"cannot be enrolled ({'; '.join(gap.what for gap in gaps)})", paths.digest_of(pair))
 
 
 def _check_signature(verified: Verified, keys: KernelKeys, path: str) -> list[Gap]:
@@ -151,14 +151,18 @@ class Impossible(Exception):
 
 def _enable(pinned: Pinned, deployment: Deployment, keys: KernelKeys) -> tuple[bool, int | None]:
     """Return (first boot, bytes written to the device). Raises Impossible, Refusal."""
+    if pinned.verified.form != DIGEST_FILE:
+        what = "fs-verity is not enabled on a digest file: the signature covers the image itself"
+        raise Impossible(Gap(what, unsupported=False))
     if pinned.verified.signer.certificate.sha256 not in keys.in_fsverity_keyring:
         # Without .fs-verity the kernel would take any signature; without the certificate in it, this one never.
         what = "fs-verity is not enabled on the digest file: the signer's certificate is not in .fs-verity"
         raise Impossible(Gap(what, unsupported=False))
     from . import enable  # prepare() has imported it
 
+    pair = deployment.pair.path
     try:
-        return enable.enroll(deployment, pinned.verified, paths.digest_of(pinned.path))
+        return enable.enroll(deployment, pinned.verified, paths.digest_of(pair))
     except enable.EnableFailed as refused:
         error = refused.error
         if error.errno in _IMPOSSIBLE_TO_ENABLE:
@@ -166,9 +170,9 @@ def _enable(pinned: Pinned, deployment: Deployment, keys: KernelKeys) -> tuple[b
             raise Impossible(Gap(what, error.errno in _UNSUPPORTED)) from error
         if error.errno in _DISK_FAILED_TO_ENABLE:
             what = "fs-verity cannot be enabled on the digest file"
-            raise failed(error, verdicts.IO_ERROR, what, paths.digest_of(pinned.path)) from error
+            raise failed(error, verdicts.IO_ERROR, what, paths.digest_of(pair)) from error
         what = f"the kernel refused the signature for the digest file: {reason(error)}"
-        raise Refusal(verdicts.ENROLL_FAILED, what, paths.signature_of(pinned.path)) from error
+        raise Refusal(verdicts.ENROLL_FAILED, what, paths.signature_of(pair)) from error
     except enable.CannotWrite as unwritten:
         what = f"fs-verity is not enabled on the digest file: {unwritten.step}: {reason(unwritten.error)}"
         raise Impossible(Gap(what, unsupported=False)) from unwritten

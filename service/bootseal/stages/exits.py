@@ -30,18 +30,18 @@ _OUTSIDE = frozenset({"boot", "efi", "etc", "home", "media", "mnt", "run", "srv"
 _MAX_LINKS = 40  # as in the kernel
 
 
-def find(root_fd: int, *, transient_etc: bool) -> list[str]:
+def find(root_fd: int, *, own_etc: str) -> list[str]:
     """List each of these links once, as 'LINK -> TARGET'. Raises OSError.
 
-    A transient /etc shows the image's usr/etc. Nothing may be mounted in the root yet. No link is followed: a path is read
-    only after all its parents were found to be directories.
+    `own_etc` is the directory of the image that /etc shows; empty if that is one of the disk. Nothing may be mounted in the
+    root yet. No link is followed: a path is read only after all its parents were found to be directories.
     """
-    outside = _OUTSIDE - {"etc"} if transient_etc else _OUTSIDE
+    outside = _OUTSIDE - {"etc"} if own_etc else _OUTSIDE
     known: dict[str, str | None] = {}
 
-    def target(path: str) -> str | None:  # below etc/ only with a transient /etc, which shows usr/etc
+    def target(path: str) -> str | None:  # below etc/ only if the image has it
         if path not in known:
-            known[path] = _read_link(root_fd, f"usr/{path}" if path.startswith("etc/") else path)
+            known[path] = _read_link(root_fd, f"{own_etc}/{path[4:]}" if path.startswith("etc/") else path)
         return known[path]
 
     return list({way: None for place in _PLACES if (way := _find_way_out(place, target, outside))})

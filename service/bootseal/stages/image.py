@@ -4,27 +4,31 @@
 import errno
 import os
 
-from .. import paths, verdicts
+from .. import verdicts
 from ..digest import SIZES, Digest
 from ..errors import Refusal, failed, unreadable
 from ..linux import files, fsverity, mountapi
-from ..values import Deployment, Pinned, Verified
+from ..values import Deployment, Entry, Pinned, Verified
 
 # The kernel itself implements the fs-verity of these. Another filesystem (FUSE, network) could answer anything.
 FILESYSTEMS = ("ext4", "btrfs", "f2fs")
 
 
-def pin(deployment: Deployment, verified: Verified, sysroot: str = "/sysroot") -> Pinned:
-    """Return the open image if the kernel enforces the verified digest for it.
+def pin(deployment: Deployment, verified: Verified) -> Pinned:
+    """Return the open image if the kernel enforces the verified digest for it, and that is the one that was asked for.
 
     Raises Refusal: `no-image`, `bad-image`, `image-unsealed`, `image-mismatch`, `unsupported`, `io-error`, `mount-failed`.
     """
-    path = paths.image_of(deployment.path, sysroot)
-    fd = _open(deployment, path)
+    path = deployment.image.path
+    fd = _open(deployment.image)
     size = os.fstat(fd).st_size
     if size == 0:
         raise Refusal(verdicts.BAD_IMAGE, "empty", path)
     enforced = _measure(fd, path)
+    if deployment.wished not in ("", enforced.value.hex()):
+        what = f"the image has the digest {enforced}, asked for was {deployment.wished}"
+        details = (("image has", str(enforced)), ("asked for", deployment.wished))
+        raise Refusal(verdicts.IMAGE_MISMATCH, what, path, details=details)
     if enforced != verified.digest:
         what = f"the image has the digest {enforced}, signed is {verified.digest}"
         details = (("image has", str(enforced)), ("signed is", str(verified.digest)))
@@ -32,25 +36,26 @@ def pin(deployment: Deployment, verified: Verified, sysroot: str = "/sysroot") -
     return Pinned(verified, fd, path, size)
 
 
-def enforced_digest(deployment: Deployment, sysroot: str = "/sysroot") -> Digest:
-    """Return the digest that the kernel enforces for the image. Raises Refusal as pin does."""
-    path = paths.image_of(deployment.path, sysroot)
-    fd = _open(deployment, path)
+def enforced_digest(image: Entry) -> Digest:
+    """Return the digest that the kernel enforces for an image. Raises Refusal as pin does."""
+    fd = _open(image)
     try:
-        return _measure(fd, path)
+        return _measure(fd, image.path)
     finally:
         os.close(fd)
 
 
-def _open(deployment: Deployment, path: str) -> int:
+def _open(image: Entry) -> int:
     try:
-        return files.open_regular(deployment.fd, paths.IMAGE)
+        return files.open_regular(image.fd, image.name)
     except FileNotFoundError as error:
-        raise Refusal(verdicts.NO_IMAGE, "missing", path) from error
+        raise Refusal(verdicts.NO_IMAGE, "missing", image.path) from error
     except files.NotRegular as error:
-        raise Refusal(verdicts.BAD_IMAGE, "not a regular file", path) from error
+        raise Refusal(verdicts.BAD_IMAGE, "not a regular file", image.path) from error
     except OSError as error:
-        raise unreadable(error, verdicts.BAD_IMAGE, path) from error
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise failed(error, verdicts.BAD_IMAGE, "a link or no directory on the way to it", image.path) from error
+        raise unreadable(error, verdicts.BAD_IMAGE, image.path) from error
 
 
 def _find_filesystem(fd: int, path: str) -> str:

@@ -10,20 +10,17 @@ unmount of the verified root uncovers an empty directory.
 import errno
 import os
 
-from .. import paths, verdicts
-from ..errors import LEADS_NOWHERE, Refusal, failed
+from .. import layouts, paths, verdicts
+from ..errors import Refusal, failed
+from ..layouts import ostreebooted, upper
 from ..linux import files, mountapi, syscall
-from ..values import Deployment, Enrolled, Mounted, Request, RootConfig
-from . import exits, initcheck, lastlook, ostreebooted, release
+from ..values import Deployment, Enrolled, Mounted, Request, RootConfig, Submount
+from . import exits, initcheck, lastlook, release, volatileroot
 
 SYSROOT = paths.SYSROOT
 _STAGE = paths.RUN + "/stage"
-_OSTREE_RUN = "/run/ostree"
-SOURCE_PREFIX = "composefs:"  # of the overlay's source, before the digest
 _FILESYSTEMS = ("erofs", "overlay")
 _MANAGER = "1"  # PID of the service manager
-_INSIDE = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_SYMLINKS
-_FSTAB_SIZE = 1 << 16  # bytes
 _READ_ONLY = mountapi.MOUNT_ATTR_RDONLY
 # The kernel logs this with EINVAL. Overlays have no verity= before Linux 6.6.
 _UNKNOWN_OPTION = "Unknown parameter"
@@ -48,23 +45,22 @@ def mount(enrolled: Enrolled, deployment: Deployment, config: RootConfig, reques
     options = _read_options(root, pinned.path)
     initcheck.check(root, request.init, pinned.path)
     image_release = release.read(root)
+    with _Step("cannot prepare what is mounted in the root", pinned.path):
+        plan = layouts.of(deployment.layout).plan(root, deployment, config, request)
     with _Step("cannot look for links that lead out of the image", pinned.path):
-        ways_out = exits.find(root, transient_etc=config.etc_transient)
-    etc = _mount_etc(root, deployment, config)
-    if not _fstab_mounts(root, "/var"):
-        _bind(root, "var", deployment.var_fd, clear=_READ_ONLY)
-    boot = _mount_boot(root, deployment)
-    _bind(root, "sysroot", deployment.sysroot_fd, set_=_READ_ONLY if config.sysroot_readonly else 0)
+        ways_out = exits.find(root, own_etc=plan.own_etc)
+    for submount in plan.submounts:
+        with _Step(f"cannot mount /{submount.name}", f"/{submount.name}"):
+            _mount_inside(root, submount)
     with _Step("cannot detach the finished root", pinned.path):
         tree = mountapi.clone(root, recursive=True)
         identities = lastlook.serialize(tree)
-    not_covered = [] if config.etc_transient else ["/etc"]
     return Mounted(
         tree_fd=tree,
         options=options,
         identities=identities,
-        ostree_booted=ostreebooted.serialize(deployment, config, etc),
-        not_covered=(*not_covered, "/var", *(["/boot"] if boot else []), *ways_out),
+        ostree_booted=plan.ostree_booted,
+        not_covered=(*plan.not_covered, *ways_out),
         release=image_release,
     )
 
@@ -73,8 +69,10 @@ def attach(mounted: Mounted, shared_namespace: int) -> None:
     """Attach the tree at /sysroot in the namespace of PID 1. If it raises Refusal, /sysroot is unchanged."""
     with _Step("cannot return to the mount namespace of the initrd", SYSROOT):
         syscall.setns(shared_namespace, mountapi.CLONE_NEWNS)
-    with _Step("cannot write the file that marks a boot of ostree", ostreebooted.PATH):
-        ostreebooted.write(mounted.ostree_booted)
+    if mounted.ostree_booted:
+        with _Step("cannot write the file that marks a boot of ostree", ostreebooted.PATH):
+            ostreebooted.write(mounted.ostree_booted)
+    volatileroot.link()
     with _Step("cannot write the list of attached mounts", lastlook.PATH):
         lastlook.write(mounted.identities)
     try:
@@ -96,12 +94,13 @@ def attach(mounted: Mounted, shared_namespace: int) -> None:
 def attached_digest(process: str = "self") -> str | None:
     """Return the digest of the root that a process sees at /sysroot, or None if it is not one of ours."""
     stack = _stack(process)
-    return stack[-1].source.removeprefix(SOURCE_PREFIX) if stack and _is_ours(stack[-1]) else None
+    return layouts.digest_in(stack[-1].source) if stack and _is_ours(stack[-1]) else None
 
 
 def detach() -> None:
     """Undo attach(), even a killed one: put the physical root back at /sysroot. Raises OSError."""
-    ostreebooted.remove()  # attach() writes it first
+    ostreebooted.remove()  # attach() writes these first
+    volatileroot.unlink()
     lastlook.remove()
     stack, kept = _stack(), _stack(at=_STAGE)
     if any(_is_ours(m) for m in stack) or (kept and not stack):
@@ -173,7 +172,7 @@ def _stack(process: str = "self", *, at: str = SYSROOT) -> list[mountapi.MountIn
 
 
 def _is_ours(info: mountapi.MountInfo) -> bool:
-    return info.fstype == "overlay" and info.source.startswith(SOURCE_PREFIX)
+    return info.fstype == "overlay" and layouts.digest_in(info.source) != ""
 
 
 class _Step:
@@ -229,9 +228,9 @@ def _mount_on_loop(fd: int) -> int:
 
 def _mount_overlay(enrolled: Enrolled, deployment: Deployment, config: RootConfig) -> int:
     """Mount the image over the objects. With verity=require the kernel checks each object that is opened."""
-    verified = enrolled.pinned.verified
+    layout, verified = layouts.of(deployment.layout), enrolled.pinned.verified
     options: list[tuple[str, str | None]] = [
-        ("source", SOURCE_PREFIX + verified.digest.value.hex()),
+        ("source", layout.source(verified.digest.value.hex(), config)),
         ("metacopy", "on"),
         ("redirect_dir", "on"),
         ("verity", "require"),
@@ -241,21 +240,11 @@ def _mount_overlay(enrolled: Enrolled, deployment: Deployment, config: RootConfi
     path = enrolled.pinned.path
     with _Step("cannot mount the root as overlay with verity=require", path):
         if config.root_transient:
-            options += _make_upper(f"{_OSTREE_RUN}/.private/root")
+            options += upper.in_run(layout.TRANSIENT_ROOT)
         attributes = _READ_ONLY if config.root_readonly else 0
         root = mountapi.new_filesystem("overlay", options, attributes)
         mountapi.attach(root, mountapi.AT_FDCWD, _STAGE)
         return root
-
-
-def _make_upper(directory: str) -> list[tuple[str, str | None]]:
-    """Create upper and work directory on the tmpfs at /run. Unprivileged users cannot enter .private."""
-    if "/.private/" in directory:
-        os.makedirs(os.path.dirname(directory), mode=0, exist_ok=True)
-    for name, mode in (("upper", 0o755), ("work", 0o700)):
-        os.makedirs(f"{directory}/{name}", exist_ok=True)
-        os.chmod(f"{directory}/{name}", mode)
-    return [("upperdir", f"{directory}/upper"), ("workdir", f"{directory}/work")]
 
 
 def _read_options(root: int, path: str) -> str:
@@ -267,66 +256,16 @@ def _read_options(root: int, path: str) -> str:
     return options
 
 
-def _mount_etc(root: int, deployment: Deployment, config: RootConfig) -> str:
-    """Mount the deployment's /etc, or a transient overlay over usr/etc, whose directory is returned."""
-    if not config.etc_transient:
-        _bind(root, "etc", deployment.etc_fd, clear=_READ_ONLY)
-        return ""
-    with _Step("cannot mount the transient /etc", "/etc"):
-        os.makedirs(_OSTREE_RUN, exist_ok=True)
-        directory = f"{_OSTREE_RUN}/transient-etc.{os.urandom(6).hex()}"
-        os.mkdir(directory, 0o700)
-        lower = files.open_directory(root, "usr/etc")
-        options = [("source", "overlay"), ("lowerdir", f"/proc/self/fd/{lower}"), *_make_upper(directory)]
-        _attach_inside(root, "etc", mountapi.new_filesystem("overlay", options, 0))
-        return directory
-
-
-def _fstab_mounts(root: int, place: str) -> bool:
-    """Tell whether the booted system's fstab mounts a place. systemd would not mount over a mount of ours.
-
-    Anyone who can write this fstab can also write to /var, so reading it grants nothing new.
-    """
-    try:
-        # Without RESOLVE_NO_XDEV, because /etc is a mount by now.
-        etc = files.open_directory(root, "etc", _INSIDE)
-        fstab = files.open_regular(etc, "fstab")
-        text = files.read_bounded(fstab, _FSTAB_SIZE) or b""
-        os.close(fstab)
-        os.close(etc)
-    except files.NotRegular:
-        return False
-    except OSError as error:
-        if error.errno in LEADS_NOWHERE:
-            return False
-        raise failed(error, verdicts.MOUNT_FAILED, "cannot be read", "/etc/fstab") from error
-    lines = ([word for word in line.replace("\t", " ").split(" ") if word] for line in files.lines(text))
-    return any(len(words) > 1 and words[0][0] != "#" and os.path.normpath(words[1]) == place for words in lines)
-
-
-def _mount_boot(root: int, deployment: Deployment) -> bool:
-    """Mount /boot if it is on the physical root. As for ostree, the sign is that boot/loader is a link."""
-    try:
-        boot = files.open_directory(deployment.sysroot_fd, "boot")
-        os.readlink("loader", dir_fd=boot)
-        os.close(files.open_directory(root, "boot"))
-    except OSError as error:
-        if error.errno in LEADS_NOWHERE | {errno.EINVAL}:  # EINVAL: boot/loader is not a link
-            return False
-        raise failed(error, verdicts.MOUNT_FAILED, "cannot be opened", "/boot") from error
-    _bind(root, "boot", boot)
-    return True
-
-
-def _bind(root: int, name: str, fd: int, *, set_: int = 0, clear: int = 0) -> None:
-    with _Step(f"cannot mount /{name}", f"/{name}"):
-        tree = mountapi.clone(fd)
-        mountapi.set_attributes(tree, set_=set_, clear=clear)
-        _attach_inside(root, name, tree)
-
-
-def _attach_inside(root: int, name: str, tree: int) -> None:
-    target = files.open_directory(root, name)
+def _mount_inside(root: int, submount: Submount) -> None:
+    """Mount a directory of the disk, or an overlay, at its place in the root. Raises OSError."""
+    if submount.upper:
+        lower = files.open_directory(root, submount.lower)
+        options = [("source", submount.source), ("lowerdir", f"/proc/self/fd/{lower}"), *submount.upper]
+        tree = mountapi.new_filesystem("overlay", options, 0)
+    else:
+        tree = mountapi.clone(submount.fd)
+        mountapi.set_attributes(tree, set_=submount.set, clear=submount.clear)
+    target = files.open_directory(root, submount.name)
     mountapi.attach(tree, target, "")
     os.close(target)
     os.close(tree)

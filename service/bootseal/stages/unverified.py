@@ -9,7 +9,7 @@ from ..digest import Digest
 from ..errors import Refusal, unreadable
 from ..formats import pkcs7
 from ..linux import files
-from ..values import Deployment, Unverified
+from ..values import DIGEST_FILE, IMAGE, Deployment, Entry, Unverified
 from ..verdicts import Verdict
 
 TYPE_CHECKING = False
@@ -22,41 +22,48 @@ if TYPE_CHECKING:
 _BARRED_BY_SIGNATURE = frozenset({errno.ENOKEY, errno.EKEYREJECTED, errno.EBADMSG, errno.ENOPKG})
 
 
-def read(deployment: Deployment, image_digest: "Callable[[], Digest]", sysroot: str = "/sysroot") -> Unverified:
-    """Read both files.
+def read(deployment: Deployment, image_digest: "Callable[[], Digest]", signed: tuple[str, ...] = (DIGEST_FILE,)) -> Unverified:
+    """Read both files; without a digest file, if the signature of the image itself counts (`signed`).
 
     `image_digest` returns the digest that the kernel enforces for the image. It replaces the content of a digest file that
     cannot be opened. The signature must then cover it like that content.
 
     Raises Refusal: `no-digest`, `no-signature`, `bad-digest`, `bad-signature`, `unsupported`, `io-error`, `mount-failed`.
     """
-    image = paths.image_of(deployment.path, sysroot)
-    content = _read_digest(deployment.fd, image)
+    content, forms = None, signed
+    if DIGEST_FILE in signed:
+        try:
+            content = _read_digest(deployment.pair)
+        except Refusal as refusal:
+            if IMAGE not in signed or refusal.verdict is not verdicts.NO_DIGEST:
+                raise
+            forms = (IMAGE,)
     limits = pkcs7.MAX_SIZE, verdicts.NO_SIGNATURE, verdicts.BAD_SIGNATURE
-    signature = _read(deployment.fd, paths.SIGNATURE_SUFFIX, *limits, image)
+    signature = _read(deployment.pair, paths.SIGNATURE_SUFFIX, *limits)
     return Unverified(
         digest=image_digest().value if content is None else content,
-        stands_in=content is None,
+        stands_in=content is None and DIGEST_FILE in forms,
         signature=signature,
-        image_path=image,
+        pair_path=deployment.pair.path,
+        forms=forms,
     )
 
 
-def _read_digest(dirfd: int, image: str) -> bytes | None:
+def _read_digest(pair: Entry) -> bytes | None:
     """Return the content of the digest file, or None if fs-verity refuses to open it. Raises Refusal."""
     limit = max(digest.SIZES.values())
     try:
-        return _read(dirfd, paths.DIGEST_SUFFIX, limit, verdicts.NO_DIGEST, verdicts.BAD_DIGEST, image)
+        return _read(pair, paths.DIGEST_SUFFIX, limit, verdicts.NO_DIGEST, verdicts.BAD_DIGEST)
     except Refusal as refusal:
         if isinstance(refusal.__cause__, OSError) and refusal.__cause__.errno in _BARRED_BY_SIGNATURE:
             return None
         raise
 
 
-def _read(dirfd: int, suffix: str, limit: int, absent: Verdict, bad: Verdict, image: str) -> bytes:
-    path = image + suffix
+def _read(pair: Entry, suffix: str, limit: int, absent: Verdict, bad: Verdict) -> bytes:
+    path = pair.path + suffix
     try:
-        fd = files.open_regular(dirfd, paths.IMAGE + suffix)
+        fd = files.open_regular(pair.fd, pair.name + suffix)
         try:
             content = files.read_bounded(fd, limit)
         finally:

@@ -8,9 +8,15 @@ from .. import digest, libcrypto, paths, verdicts
 from ..digest import Digest
 from ..errors import Refusal
 from ..formats import der, pkcs7
-from ..values import BootKeyring, Certificate, Signer, Unverified, Verified
+from ..namedtuple import NamedTuple
+from ..values import DIGEST_FILE, IMAGE, BootKeyring, Certificate, Signer, Unverified, Verified
 
 _SIGN_DIGEST_FILE = "sign with 'bootseal sign', or run 'fsverity sign' on IMAGE.digest instead of IMAGE"
+_SIGN_IMAGE = "run 'fsverity sign' on the image, or let [Policy] Signed= of the initrd accept a signature of the digest file"
+_OTHERS = {
+    IMAGE: ("the image's own digest, not over that of the digest file", _SIGN_DIGEST_FILE),
+    DIGEST_FILE: ("the digest of the digest file, not over that of the image", _SIGN_IMAGE),
+}
 _SHOWN = 160  # characters; a serial number has at most 40 (RFC 5280, section 4.1.2.2)
 # Of rehearse(): SubjectPublicKeyInfo of a P-256 and of an RSA key, whose private keys were thrown away, and their signatures
 # over the data with SHA-256. Made with 'openssl ecparam -name prime256v1 -genkey', 'openssl genrsa 2048', 'openssl pkey
@@ -56,30 +62,44 @@ def verify(unverified: Unverified, keyring: BootKeyring) -> Verified:
 
     Raises Refusal: `bad-digest`, `bad-signature`, `untrusted-signer`, `wrong-signature`.
     """
-    image = unverified.image_path
+    path = paths.signature_of(unverified.pair_path)
     try:
         expected = digest.from_bytes(unverified.digest)
     except ValueError as error:
-        raise Refusal(verdicts.BAD_DIGEST, str(error), paths.digest_of(image)) from error
+        raise Refusal(verdicts.BAD_DIGEST, str(error), paths.digest_of(unverified.pair_path)) from error
     try:
         info = pkcs7.parse(unverified.signature)
     except der.Malformed as error:
-        raise Refusal(verdicts.BAD_SIGNATURE, f"outside the signature profile: {error}", paths.signature_of(image)) from error
-    certificates = _select_certificates(info, keyring, expected, paths.signature_of(image))
-    # 'fsverity sign' may hash the digest file with either algorithm; the signature covers the result.
-    for algorithm in digest.NUMBERS:
-        signed = digest.of_bytes(unverified.digest, algorithm)
-        for certificate in certificates:
-            if signature_matches(info, certificate, signed):
-                signer = Signer(certificate, f"{info.scheme}-{info.hash_name}")
-                return Verified(expected, signed, unverified.signature, info.value, info.hash_name, signer)
+        raise Refusal(verdicts.BAD_SIGNATURE, f"outside the signature profile: {error}", path) from error
+    certificates = _select_certificates(info, keyring, expected, path)
+    for form in unverified.forms:
+        if found := _find_signed(form, info, certificates, expected):
+            signer = Signer(found.certificate, f"{info.scheme}-{info.hash_name}")
+            return Verified(expected, found.signed, unverified.signature, info.value, info.hash_name, signer, form)
     subject = certificates[0].subject_text
     details = (("digest file says", str(expected)), ("signer", f"{subject}, serial {info.serial.hex()}"))
-    if any(signature_matches(info, certificate, expected) for certificate in certificates):
-        what = f"the signature of {subject} is over the image's own digest, not over that of the digest file"
-        raise Refusal(verdicts.WRONG_SIGNATURE, what, paths.signature_of(image), _SIGN_DIGEST_FILE, details=details)
+    for form, (other, hint) in _OTHERS.items():
+        if form not in unverified.forms and _find_signed(form, info, certificates, expected):
+            what = f"the signature of {subject} is over {other}"
+            raise Refusal(verdicts.WRONG_SIGNATURE, what, path, hint, details=details)
     what = f"the signature of {subject} is not over the digest {expected}"
-    raise Refusal(verdicts.WRONG_SIGNATURE, what, paths.signature_of(image), details=details)
+    raise Refusal(verdicts.WRONG_SIGNATURE, what, path, details=details)
+
+
+class _Found(NamedTuple):
+    certificate: Certificate
+    signed: Digest
+
+
+def _find_signed(form: str, info: pkcs7.SignerInfo, certificates: list[Certificate], expected: Digest) -> _Found | None:
+    """Return whose signature covers the image's digest in this form, and the digest that it covers.
+
+    The two forms cannot be confused: a digest file has at most 64 bytes, and an EROFS image more.
+    """
+    # 'fsverity sign' may hash the digest file with either algorithm; the signature covers the result.
+    covered = [expected] if form == IMAGE else [digest.of_bytes(expected.value, algorithm) for algorithm in digest.NUMBERS]
+    pairs = (_Found(certificate, signed) for signed in covered for certificate in certificates)
+    return next((pair for pair in pairs if signature_matches(info, *pair)), None)
 
 
 def _select_certificates(info: pkcs7.SignerInfo, keyring: BootKeyring, expected: Digest, path: str) -> list[Certificate]:
