@@ -9,6 +9,7 @@ MANDIR := $(PREFIX)/share/man
 # Debian's zsh looks in vendor-completions instead.
 ZSHDIR := $(PREFIX)/share/zsh/site-functions
 PYTHON ?= python3
+LAYOUT ?= ostree
 CACHE := $(or $(BOOTSEAL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootseal)
 VENV := $(CACHE)/venv
 
@@ -28,15 +29,17 @@ install: ## install below DESTDIR and PREFIX (default: /usr)
 	chmod 755 "$(DESTDIR)$(PREFIX)/bin/bootseal"
 	install -m 644 units/bootseal.service "$(DESTDIR)$(UNITDIR)/bootseal.service"
 	install -m 644 units/bootseal-gate.path units/bootseal-deploy.path "$(DESTDIR)$(UNITDIR)/"
-	install -d "$(DESTDIR)$(UNITDIR)/ostree-finalize-staged.service.d"
 	for unit in bootseal-gate bootseal-deploy; do \
 		sed 's|=/usr/bin/bootseal |=$(PREFIX)/bin/bootseal |' units/$$unit.service > "$(DESTDIR)$(UNITDIR)/$$unit.service" && \
 		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit.service" || exit 1; \
 	done
-	sed 's|=/usr/bin/bootseal |=$(PREFIX)/bin/bootseal |' units/bootseal-gate.conf > \
-		"$(DESTDIR)$(UNITDIR)/ostree-finalize-staged.service.d/50-bootseal-gate.conf"
+	while read -r unit command; do \
+		install -d "$(DESTDIR)$(UNITDIR)/$$unit.d" && \
+		sed "s|=/usr/bin/bootseal |=$(PREFIX)/bin/bootseal |; s|@UNIT@|$$unit|; s|@COMMAND@|$$command|" units/bootseal-gate.conf > \
+			"$(DESTDIR)$(UNITDIR)/$$unit.d/50-bootseal-gate.conf" && \
+		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit.d/50-bootseal-gate.conf" || exit 1; \
+	done < units/bootseal-gate.units
 	sed 's|^_bootseal_libdir=.*|_bootseal_libdir=$(LIBDIR)|' dracut/52bootseal/module-setup.sh > "$(DESTDIR)$(DRACUTDIR)/module-setup.sh"
-	chmod 644 "$(DESTDIR)$(UNITDIR)/ostree-finalize-staged.service.d/50-bootseal-gate.conf"
 	chmod 755 "$(DESTDIR)$(DRACUTDIR)/module-setup.sh"
 	install -m 644 dracut/52bootseal/python-deps/__main__.py "$(DESTDIR)$(DRACUTDIR)/python-deps/__main__.py"
 	install -m 644 units/bootseal-guard.service units/initrd-system.conf units/initrd-switch-root.conf units/emergency.conf \
@@ -62,8 +65,8 @@ test: setup ## run all tests, boots in QEMU included (about an hour)
 check: setup ## run unit tests and linters
 	@"$(VENV)/bin/python" -m pytest tests/project tests/unit
 
-demo: setup ## deploy, sign, boot and tamper with a small OS in QEMU
-	@"$(VENV)/bin/python" tests/vm/demo.py
+demo: setup ## deploy, sign, boot and tamper with a small OS in QEMU (LAYOUT=ostree or composefs)
+	@"$(VENV)/bin/python" tests/vm/demo.py "$(LAYOUT)"
 
 bench: setup ## measure boots and commands
 	@"$(VENV)/bin/python" tests/vm/bench.py

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the signatures that an ostree commit carries.
+"""Find the signatures that an ostree commit, a tree or a boot partition carries.
 
 Everything here is from an untrusted disk, and is read with limits. libostree is not needed: a commit object is a tuple that
 begins with its metadata (a{sv}), and a file of the same name holds its detached metadata (a{sv}). See ostree-core.h of ostree.
@@ -153,14 +153,25 @@ def find_digest(commit: Commit) -> Digest:
 
 def in_tree(directory: int, image_digest: bytes) -> Iterator[Found | Unusable]:
     """Yield the signature that the deployed tree has in boot/bootseal, if any."""
-    path = paths.signature_of(f"boot/bootseal/{image_digest.hex()}")
+    path = f"boot/bootseal/{image_digest.hex()}"
+    yield from _in(directory, path, f"/{paths.signature_of(path)} of the tree")
+
+
+def in_boot(boot: int, image_digest: str, where: str) -> Iterator[Found | Unusable]:
+    """Yield the signature that a partition of the boot loader has in bootseal, if any."""
+    path = f"bootseal/{image_digest}"
+    yield from _in(boot, path, f"{where}/{paths.signature_of(path)}")
+
+
+def _in(directory: int, pair: str, where: str) -> Iterator[Found | Unusable]:
+    path = paths.signature_of(pair)
 
     def read() -> bytes | None:
         with suppress(FileNotFoundError):
             return inside.read(directory, path, pkcs7.MAX_SIZE + 1)
         return None
 
-    yield from _found(f"/{path} of the tree", read)
+    yield from _found(where, read)
 
 
 def _found(where: str, read: Callable[[], bytes | None]) -> Iterator[Found | Unusable]:

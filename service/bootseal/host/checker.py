@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from .. import paths, report, verdicts
+from .. import report, verdicts
 from ..errors import Refusal
-from ..stages import config, keyring, ostreebooted
-from ..values import BootKeyring
-from . import continuity, deployments, deviations, inside, objects
-from .deployments import Deployed
+from ..stages import config, keyring
+from ..values import BootKeyring, Policy
+from . import continuity, deployments, deviations, inside, layouts, objects
+from .deployed import Deployed
 from .dryrun import INCOMPLETE, INITRD_NAMES, Judgement, Source, certificates, judge, list_certificates
 from .initrd import cache, reader, ukisignature
 from .initrd.contents import Contents, written_out
@@ -26,6 +26,7 @@ _DIRECTORIES = (
         for top in ("etc", "usr/lib")
         for name in ("bootseal", "bootseal/bootseal.conf.d", keyring.DIRECTORY, "ostree")
     ),
+    os.path.dirname(config.SETUP_ROOT),
     *(f"{top}/*/{config.VOA_PURPOSE}" for top in config.VOA_DIRECTORIES),
 )
 _AT_ONCE = 4  # each may take confined.MEMORY
@@ -58,7 +59,7 @@ class Checker:
         """Prepare; `verbose` adds the deviations of a refused signature or certificate to the record."""
         self._sysroot, self._key_source, self._verbose = sysroot, key_source, verbose
         self._initrds: dict[tuple[str, ...], Contents] = {}  # by the identity of their files
-        self._store: objects.Store | None = None
+        self._stores: dict[str, objects.Store] = {}  # by their directory
         self._running: Trusted | None = None
 
     def check(self, deployed: Deployed) -> Judgement:
@@ -79,6 +80,11 @@ class Checker:
         """Load the boot keyring that a deployment's boot will have. Raises Refusal, Failure."""
         with self._source(deployed) as source:
             return keyring.load(certificates(source))
+
+    def policy(self, deployed: Deployed) -> Policy:
+        """Load the configuration that a deployment's boot will have. Raises Refusal, Failure."""
+        with self._source(deployed) as source:
+            return config.load(source.directory)
 
     def read_initrds(self, everything: list[Deployed]) -> None:
         """Read the initrds of all deployments in parallel, because unpacking takes most of the time."""
@@ -121,7 +127,7 @@ class Checker:
 
     def _find_trusted(self) -> Trusted | None:
         """Return what the running boot trusts; None on another root, and where it cannot be known."""
-        if self._running or self._sysroot != deployments.default_sysroot() or not os.path.exists(ostreebooted.PATH):
+        if self._running or not deployments.is_running_sysroot(self._sysroot):
             return self._running
         keys = continuity.read_verified_keys(report.load())
         self._running = Trusted(keys, "record") if keys is not None else self._read_booted_initrd()
@@ -178,22 +184,24 @@ class Checker:
     def _find_deviations(self, deployed: Deployed, source: Source) -> list[deviations.Finding]:
         """Name the deviations of the signature, and of each certificate that is not usable."""
         findings = [finding for name in certificates(source) for finding in deviations.certificate(name)]
-        with suppress(OSError), inside.opened(self._sysroot, deployed.path) as directory:
-            return deviations.signature_in(directory) + findings
+        with suppress(OSError, Refusal), inside.opened(self._sysroot, deployed.path) as directory:
+            pair = layouts.of(deployed.layout).where(deployed.path, self._sysroot).pair
+            return deviations.signature_in(directory, pair) + findings
         return findings
 
     def _check_objects(self, deployed: Deployed) -> list[str]:
         """Describe the objects that the boot would miss, one line for each kind."""
         try:
-            if self._store is None:
-                self._store = objects.Store(inside.open_place(self._sysroot, paths.OBJECTS))
-            with inside.opened(self._sysroot, deployed.path) as directory:
-                fd = objects.open_file(paths.IMAGE, directory)
+            where = layouts.of(deployed.layout).where(deployed.path, self._sysroot)
+            if where.objects not in self._stores:
+                self._stores[where.objects] = objects.Store(inside.open_place(self._sysroot, where.objects))
+            with inside.opened(self._sysroot, where.image_place) as directory:
+                fd = objects.open_file(where.image, directory)
             try:
-                return objects.describe(self._store.check(fd))
+                return objects.describe(self._stores[where.objects].check(fd))
             finally:
                 os.close(fd)
-        except OSError as failed:
+        except (OSError, Refusal) as failed:
             return [f"the objects cannot be checked: {failed}"]
 
 

@@ -26,9 +26,9 @@ _COMMANDS = {
     "status": "show what verified this boot, what the signature does not cover, and what has changed since",
     "sign": "make IMAGE.digest and IMAGE.sig for a composefs image",
     "import": "convert a signature of another program, and put it beside a composefs image",
-    "deploy": "put digest and signature into an ostree deployment, and enable fs-verity",
+    "deploy": "put digest and signature into a deployment, and enable fs-verity",
     "verify": "check whether a deployment would boot, and what it would lack",
-    "gate": "refuse a staged deployment that would not boot (run by ostree-finalize-staged.service)",
+    "gate": "refuse a staged deployment that would not boot (run by the units of ostree and bootc that finalize it)",
 }
 
 _JSON = ("pretty", "short", "off")

@@ -1,63 +1,38 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The deployments of a physical root, as ostree and the boot loader know them.
+"""The deployments of a physical root, in the order in which they boot.
 
-ostree writes boot loader entries of the Boot Loader Specification. A staged deployment has none yet: ostree describes it in
-/run by a GVariant of type a{sv}, and finalizes it at shutdown.
+Entries of the Boot Loader Specification and unified kernel images name them, whatever their layout is.
 """
 
 import os
 import re
-import struct
 from contextlib import suppress
-from typing import NamedTuple
 
+from .. import layouts as boot_layouts
 from .. import paths, verdicts
 from ..errors import LEADS_NOWHERE, Refusal, reason
-from ..formats import gvariant
 from ..linux import files
-from ..stages import cmdline, deployment, ostreebooted
-from ..values import Deployment, Request
-from . import inside
+from ..stages import cmdline, deployment
+from ..values import Deployment, Policy, Request, Wish
+from . import inside, layouts
+from .deployed import Boots, Deployed
 from .initrd import reader
 from .inside import File
 from .output import DATA, IO_ERROR, USAGE, Failure, os_failure, warning
 
-STAGED = "/run/ostree/staged-deployment"
-_BOOTED_KEY = b"backing-root-device-inode\0"
 # Each may be a partition of its own.
-_UKI_PLACES = ("boot", "boot/efi", "efi")
-_UKI_DIRECTORY = "EFI/Linux"
-_ENTRIES = "loader/entries"
+_BOOT_PLACES = ("boot", "boot/efi", "efi")
+_UKI_DIRECTORIES = ("EFI/Linux/bootc", "EFI/Linux")
+_ENTRIES, _STAGED_ENTRIES = "loader/entries", "loader/entries.staged"
 _NO_DEPLOYMENT = verdicts.NO_DEPLOYMENT.exit_status
+_LIST = "bootseal.root"
 
-
-class Deployed(NamedTuple):
-    """A deployment, and its boot entry, if any.
-
-    `options` is the entry's kernel command line (None: without an entry), `initrds` its initrds.
-    `state`: staged (finalized at shutdown), pending (boots next, and is not running), booted, or empty.
-    """
-
-    path: str
-    state: str
-    options: str | None
-    initrds: tuple[File, ...]
-
-    @property
-    def name(self) -> str:
-        """Return STATEROOT/CHECKSUM.SERIAL with a checksum that is long enough for people."""
-        stateroot, checksum, serial = self.parts
-        return f"{stateroot}/{checksum[:12]}.{serial}"
-
-    @property
-    def parts(self) -> tuple[str, str, int]:
-        """Return (stateroot, checksum, serial)."""
-        return deployment.parts(self.path, self.path)
+Entry = dict[str, list[str]]
 
 
 def default_sysroot() -> str:
     """Return where the physical root of the running system is."""
-    return "/sysroot" if os.path.isdir("/sysroot/ostree") else "/"
+    return "/sysroot" if any(os.path.isdir(f"/sysroot/{top}") for top in ("ostree", paths.COMPOSEFS)) else "/"
 
 
 def list_all(sysroot: str) -> list[Deployed]:
@@ -66,14 +41,22 @@ def list_all(sysroot: str) -> list[Deployed]:
     Those without boot entry come last.
     """
     on_disk = _list_on_disk(sysroot)
-    running = _read_booted_inode()
     listed: dict[str, Deployed] = {}
-    waiting = find_staged() if is_running_sysroot(sysroot) else None
-    entries = [waiting] if waiting else []
+    staged = find_staged(sysroot) if is_running_sysroot(sysroot) else None
+    entries = [staged] if staged else []
     entries += _list_entries(sysroot)
-    for entry in entries + [Deployed(path, "", None, ()) for path in on_disk]:
-        listed.setdefault(entry.path, _add_state(entry, sysroot, running, first=not listed))
+    for entry in entries + on_disk:
+        listed.setdefault(entry.path, _add_state(entry, sysroot, first=not listed))
     return list(listed.values())
+
+
+def choose_next(sysroot: str) -> list[Deployed]:
+    """Return what the next boot tries, in its order: one, unless its boot entry selects several. Raises Failure."""
+    everything = require_any(list_all(sysroot), sysroot)
+    first = _choose_next(everything)
+    if first.state == "staged" or first.options is None:
+        return [first]
+    return [one for one in everything if (one.options, one.initrds) == (first.options, first.initrds)]
 
 
 def choose(sysroot: str, name: str | None) -> Deployed:
@@ -96,7 +79,8 @@ def choose(sysroot: str, name: str | None) -> Deployed:
 def require_any(everything: list[Deployed], sysroot: str) -> list[Deployed]:
     """Return the deployments. Raises Failure without any."""
     if not everything:
-        raise Failure(_NO_DEPLOYMENT, f"Failed to find a deployment below {sysroot}", "run 'ostree admin deploy' first")
+        hint = "run 'ostree admin deploy' or 'bootc install' first"
+        raise Failure(_NO_DEPLOYMENT, f"Failed to find a deployment below {sysroot}", hint)
     return everything
 
 
@@ -111,112 +95,59 @@ def _list_names(everything: list[Deployed]) -> str:
     return f"choose one of {', '.join(one.name for one in everything)}"
 
 
-def open_as_boot(deployed: Deployed, sysroot: str) -> Deployment:
+def locate(deployed: Deployed, request: Request, policy: Policy, sysroot: str) -> Deployment:
     """Open the deployment as the boot will. Raises Refusal, as the boot does."""
-    if deployed.state == "staged":
-        return _open_staged(deployed, sysroot)
-    return deployment.locate(parse_request(deployed), sysroot)
+    staged = layouts.of(deployed.layout).locate_staged(deployed.path, request, sysroot) if deployed.state == "staged" else None
+    return staged or deployment.locate(request.wishes[0], request, policy, sysroot)
 
 
 def parse_request(deployed: Deployed) -> Request:
-    """Parse its command line; without a boot entry, ask for the deployment itself. Raises Refusal."""
+    """Parse its command line; without a boot entry, ask for the deployment itself. Raises Refusal.
+
+    A command line may select other images as well; this one is judged.
+    """
+    own = layouts.of(deployed.layout).wish(deployed.path)
     if deployed.options is None:
-        return Request("/" + deployed.path, "", debug=False)
-    return cmdline.parse(deployed.options)
+        return Request((own,), "", "", "", debug=False)
+    request = cmdline.parse(deployed.options)
+    if deployed.layout == "ostree" and request.wishes:
+        return request
+    return request._replace(wishes=(own,), root_list="")
 
 
 def find_initrds(deployed: Deployed, sysroot: str) -> tuple[File, ...]:
-    """Return the boot entry's initrds, or the one beside the deployment's kernel. Raises Failure."""
-    if deployed.initrds:
-        return deployed.initrds
-    with suppress(OSError), inside.opened(sysroot, deployed.path) as tree:
-        for kernel in inside.list_names(tree, "usr/lib/modules"):
-            modules = f"usr/lib/modules/{kernel}"
-            for name in inside.list_names(tree, modules):
-                if name in ("initramfs.img", "initrd", "initrd.img") or name.endswith(".efi"):
-                    return (File(sysroot, deployed.path, f"{modules}/{name}"),)
-    return ()
-
-
-def find_marked(sysroot: str) -> list[str]:
-    """List the deployments that a killed process may have left mutable, by path below the physical root."""
-    marked: list[str] = []
-    with suppress(OSError), inside.opened(sysroot, paths.DEPLOYMENTS) as top:
-        for stateroot in inside.list_names(top, "."):
-            marks = (paths.deployment_of_mark(stateroot, name) for name in inside.list_names(top, f"{stateroot}/deploy"))
-            marked += [path for path in marks if path]
-    return marked
+    """Return the boot entry's initrds, or one of the deployment's own tree. Raises Failure."""
+    return deployed.initrds or layouts.of(deployed.layout).find_initrds(deployed.path, sysroot)
 
 
 def find_orphans(sysroot: str) -> list[str]:
     """List files of a killed process whose deployment is gone, by path below the physical root."""
-    orphans: list[str] = []
-    with suppress(OSError), inside.opened(sysroot, paths.DEPLOYMENTS) as top:
-        for stateroot in inside.list_names(top, "."):
-            directory = f"{stateroot}/deploy"
-            names = inside.list_names(top, directory)
-            there = tuple(paths.work_prefix(name) for name in names)
-            mine = (name for name in names if paths.is_work(name) and not name.startswith(there))
-            orphans += [os.path.join(paths.DEPLOYMENTS, directory, name) for name in mine]
-    return orphans
+    return [orphan for layout in layouts.ALL.values() for orphan in layout.find_orphans(sysroot)]
 
 
-def stamp(sysroot: str) -> tuple[tuple[int, int], ...]:
-    """Return what changes whenever ostree deploys or stages something."""
-    stamps = []
-    for path in (os.path.join(sysroot, paths.DEPLOYMENTS), STAGED):
-        try:
-            status = os.stat(path)
-            stamps.append((status.st_ino, status.st_mtime_ns))
-        except OSError:
-            stamps.append((0, 0))
-    return tuple(stamps)
+def stamp(sysroot: str) -> tuple[object, ...]:
+    """Return what changes whenever something is deployed or staged."""
+    return tuple((layout.stamp(sysroot), inside.stamp(layout.STAGED)) for layout in layouts.ALL.values())
 
 
-def find_staged() -> Deployed | None:
-    """Return the staged deployment with its future command line. Raises Failure if it is unreadable."""
-    try:
-        return _parse_staged(files.read_start(STAGED, 1 << 20))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise os_failure(IO_ERROR, f"Failed to read {STAGED}", error) from error
-    except (gvariant.Malformed, KeyError, files.NotRegular) as error:
-        raise Failure(DATA, f"Failed to read {STAGED}: unknown format", "see 'ostree admin status'") from error
-    except Refusal as refusal:
-        raise Failure(DATA, f"Failed to read {STAGED}: {refusal.what}", refusal.hint) from refusal
-
-
-def _parse_staged(data: bytes) -> Deployed:
-    """Read what ostree_sysroot_stage_tree_with_options() wrote.
-
-    Raises Refusal for a path that the boot refuses.
-    """
-    values = gvariant.vardict(data)
-    target = gvariant.vardict(values["target"][1])
-    name, stateroot = (gvariant.string(target[key][1]) for key in ("name", "osname"))
-    path = paths.deployment_of(stateroot, name)
-    deployment.parts(path, STAGED)
-    arguments = gvariant.strings(values["kargs"][1]) if "kargs" in values else []
-    # ostree replaces ostree= when it finalizes the deployment.
-    kept = [argument for argument in arguments if not argument.startswith("ostree=")]
-    return Deployed(path, "staged", " ".join([*kept, f"ostree=/{path}"]), ())
+def find_staged(sysroot: str) -> Deployed | None:
+    """Return the staged deployment with its future boot entry. Raises Failure if it is unreadable."""
+    for layout in layouts.ALL.values():
+        if staged := layout.find_staged(sysroot):
+            entries = _list_entries(sysroot, _STAGED_ENTRIES) if staged.options is None else []
+            return next((entry._replace(state="staged") for entry in entries if entry.path == staged.path), staged)
+    return None
 
 
 def _is_named(deployed: Deployed, name: str) -> bool:
-    stateroot, checksum, serial = deployed.parts
-    return len(name) >= 4 and f"{checksum}.{serial}".startswith(name.removeprefix(stateroot + "/"))
+    long_name = layouts.of(deployed.layout).long_name(deployed.path)
+    return len(name) >= 4 and any(text.startswith(name) for text in (long_name, long_name.rpartition("/")[2]))
 
 
-def _add_state(entry: Deployed, sysroot: str, running: tuple[int, int] | None, *, first: bool) -> Deployed:
+def _add_state(entry: Deployed, sysroot: str, *, first: bool) -> Deployed:
     if entry.state:
         return entry
-    try:
-        with inside.opened(sysroot, entry.path) as fd:
-            status = os.fstat(fd)
-    except OSError:
-        return entry
-    if running == (status.st_dev, status.st_ino):
+    if layouts.of(entry.layout).is_booted(entry.path, sysroot):
         return entry._replace(state="booted")
     return entry._replace(state="pending" if first and entry.options is not None else "")
 
@@ -224,114 +155,147 @@ def _add_state(entry: Deployed, sysroot: str, running: tuple[int, int] | None, *
 def is_running_sysroot(sysroot: str) -> bool:
     """Tell whether this is the physical root of the running system."""
     try:
-        return os.path.samefile(sysroot, default_sysroot()) and os.path.exists(ostreebooted.PATH)
+        return os.path.samefile(sysroot, default_sysroot()) and any(layout.is_running() for layout in layouts.ALL.values())
     except OSError:
         return False
 
 
-def _read_booted_inode() -> tuple[int, int] | None:
-    """Read device and inode of the booted deployment's directory from /run/ostree-booted."""
-    try:
-        data = files.read_start(ostreebooted.PATH, 1 << 16)
-    except (OSError, files.NotRegular):
-        return None
-    start = data.find(_BOOTED_KEY)
-    start += len(_BOOTED_KEY)
-    start += -start % 8
-    if start < 32 or len(data) < start + 16:
-        return None
-    device, inode = struct.unpack_from("=QQ", data, start)
-    return device, inode
-
-
-def _list_entries(sysroot: str) -> list[Deployed]:
+def _list_entries(sysroot: str, directory: str = _ENTRIES) -> list[Deployed]:
     """List the deployments with a boot loader entry or in a UKI, in boot order."""
-    root, place = _find_boot(sysroot)
-    entries: list[dict[str, list[str]]] = []
-    with inside.tolerated(f"{root}/{place}"), inside.opened(root, place) as boot:
-        entries += [_parse_entry(boot, f"{_ENTRIES}/{name}") for name in inside.list_names(boot, _ENTRIES, ".conf")]
-    entries.sort(key=_entry_number, reverse=True)
     listed: list[Deployed] = []
-    for entry in entries:
-        options = " ".join(entry.get("options", ()))
-        names = [name for line in entry.get("initrd", ()) for name in _split_words(line)]
-        # An entry's paths start at the filesystem of /boot, with or without /boot in them.
-        below_boot = [name.lstrip("/").removeprefix("boot/") for name in names]
-        listed += _follow(sysroot, options, tuple(File(root, place, name) for name in below_boot))
-    for place in _UKI_PLACES:
-        listed += _list_ukis(sysroot, place)
+    boots = list_boots(sysroot)
+    for root, place in _find_entries(boots):
+        entries: list[tuple[str, Entry]] = []
+        with inside.tolerated(f"{root}/{place}"), inside.opened(root, place) as boot:
+            names = inside.list_names(boot, directory, ".conf")
+            entries += [(name, _parse_entry(boot, f"{directory}/{name}")) for name in names]
+        for _, entry in sorted(sorted(entries, key=_name_key, reverse=True), key=_sort_key):
+            listed += _follow_entry(sysroot, entry, root, place)
+    for root, place in boots:
+        for ukis in _UKI_DIRECTORIES:
+            listed += _list_ukis(sysroot, root, place, ukis)
     return listed
 
 
-def _list_ukis(sysroot: str, place: str) -> list[Deployed]:
-    """List the deployments of the unified kernel images on a partition. Raises Failure."""
+def _follow_entry(sysroot: str, entry: Entry, root: str, place: str) -> list[Deployed]:
+    """Return the deployments of an entry. A unified kernel image has its command line inside."""
+
+    def below(key: str) -> tuple[File, ...]:
+        names = [name for line in entry.get(key, ()) for name in _split_words(line)]
+        # An entry's paths start at the filesystem of /boot, with or without /boot in them.
+        return tuple(File(root, place, name.lstrip("/").removeprefix("boot/")) for name in names)
+
+    options, images = " ".join(entry.get("options", ())), below("uki") or below("efi")
+    if not images:
+        return _follow(sysroot, options, below("initrd"))
+    lines = _read_command_lines(list(images), f"{root}/{place}")
+    return [one for file, line in lines.items() for one in _follow(sysroot, f"{line} {options}".strip(), (file,))]
+
+
+def _list_ukis(sysroot: str, root: str, place: str, directory: str) -> list[Deployed]:
+    """List the deployments of the unified kernel images in a directory of a partition. Raises Failure."""
     names: list[str] = []
-    with inside.tolerated(f"{sysroot}/{place}"), inside.opened(sysroot, place) as partition:
-        names += reversed(inside.list_names(partition, _UKI_DIRECTORY, ".efi"))
-    try:
-        lines = reader.command_lines([File(sysroot, place, f"{_UKI_DIRECTORY}/{name}") for name in names])
-    except (OSError, reader.Damaged) as error:
-        if isinstance(error, OSError):
-            inside.check_disk(error, f"{sysroot}/{place}")
-        hint = "remove the images that no deployment needs"
-        what = f"Failed to read the unified kernel images in {sysroot}/{place}/{_UKI_DIRECTORY}: {error}"
-        raise Failure(IO_ERROR if isinstance(error, OSError) else DATA, what, hint) from error
+    where = os.path.join(root, place)
+    with inside.tolerated(where), inside.opened(root, place) as partition:
+        names += reversed(inside.list_names(partition, directory, ".efi"))
+    images = [File(root, place, f"{directory}/{name}") for name in names]
+    lines = _read_command_lines(images, f"{where}/{directory}")
     return [deployed for file, options in lines.items() for deployed in _follow(sysroot, options, (file,))]
 
 
+def _read_command_lines(files_: list[File], where: str) -> dict[File, str]:
+    """Read the command lines in unified kernel images. Raises Failure."""
+    try:
+        return reader.command_lines(files_)
+    except (OSError, reader.Damaged) as error:
+        if isinstance(error, OSError):
+            inside.check_disk(error, where)
+        hint = "remove the images that no deployment needs"
+        what = f"Failed to read the unified kernel images in {where}: {error}"
+        raise Failure(IO_ERROR if isinstance(error, OSError) else DATA, what, hint) from error
+
+
 def _follow(sysroot: str, options: str, initrds: tuple[File, ...]) -> list[Deployed]:
-    """Return the deployment that a command line leads to, or nothing. Raises Failure."""
-    target = next((word.removeprefix("ostree=") for word in _split_words(options) if word.startswith("ostree=")), "")
-    if not target:
-        return []
-    try:
-        root = os.open(sysroot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Return the deployments that a command line selects, and that are there. Raises Failure."""
+    listed: list[Deployed] = []
+    lost: list[str] = []
+    for wish, text in _find_wishes(sysroot, options):
         try:
-            path = deployment.resolve(root, target, target)
-        finally:
-            os.close(root)
-        deployment.parts(path, target)
-    except (OSError, Refusal) as error:
-        cause = error.__cause__ if isinstance(error, Refusal) else error
-        if isinstance(cause, OSError):
-            inside.check_disk(cause, sysroot + target)
-        why = error.what if isinstance(error, Refusal) else reason(error)
-        warning(f"a boot entry leads to no deployment: ostree={target}: {why}")
-        return []
-    return [Deployed(path, "", options, initrds)]
+            path = layouts.of(wish.layout).follow(wish, sysroot)
+        except (OSError, Refusal) as error:
+            cause = error.__cause__ if isinstance(error, Refusal) else error
+            if isinstance(cause, OSError):
+                inside.check_disk(cause, f"{sysroot}/{wish.what}")
+            lost.append(f"{text}: {error.what if isinstance(error, Refusal) else reason(error)}")
+            continue
+        listed.append(Deployed(path, "", options, initrds, wish.layout))
+    if lost and not listed:
+        warning(f"a boot entry leads to no deployment: {'; '.join(lost)}")
+    return listed
 
 
-def _list_on_disk(sysroot: str) -> list[str]:
-    """List the deployments' directories. Raises Failure without ostree."""
-    listed: list[str] = []
-    try:
-        with inside.opened(sysroot, paths.DEPLOYMENTS) as top:
-            for stateroot in inside.list_names(top, "."):
-                names = inside.list_names(top, f"{stateroot}/deploy")
-                listed += [paths.deployment_of(stateroot, name) for name in names]
-    except OSError as error:
-        if error.errno in LEADS_NOWHERE:
-            hint = "give the physical root with --sysroot="
-            raise Failure(_NO_DEPLOYMENT, f"Failed to find deployments: no ostree/deploy below {sysroot}", hint) from error
-        hint = "run as root" if isinstance(error, PermissionError) else ""
-        raise os_failure(IO_ERROR, f"Failed to find deployments below {sysroot}", error, hint) from error
-    return [path for path in listed if paths.parts_of(path)]
+def _find_wishes(sysroot: str, options: str) -> list[tuple[Wish, str]]:
+    """Return what a command line selects, with the text that does; the boot judges its form."""
+    found: list[tuple[Wish, str]] = []
+    for word in _split_words(options):
+        key, _, value = word.partition("=")
+        if key == _LIST:
+            request = Request((), value.lstrip("/"), "", "", debug=False)
+            with suppress(Refusal):
+                found += [(wish, f"{wish.what} of {word}") for wish in deployment.wishes(request, sysroot)]
+        elif key in boot_layouts.KEYS and value:
+            with suppress(ValueError):
+                found.append((boot_layouts.parse(key, value.removeprefix("?")), word))
+    ostree = [one for one in found if one[0].layout == "ostree"]
+    return ostree[:1] + [one for one in found if one[0].layout != "ostree"]
 
 
-def _find_boot(sysroot: str) -> tuple[str, str]:
-    """Return where the physical root's /boot is.
+def _list_on_disk(sysroot: str) -> list[Deployed]:
+    """List the deployments' directories. Raises Failure if there is no layout."""
+    listed: list[Deployed] = []
+    errors: list[OSError] = []
+    for name, layout in layouts.ALL.items():
+        try:
+            listed += [Deployed(path, "", None, (), name) for path in layout.list_on_disk(sysroot)]
+        except OSError as error:
+            errors.append(error)
+    bad = next((error for error in errors if error.errno not in LEADS_NOWHERE), None)
+    if bad:
+        hint = "run as root" if isinstance(bad, PermissionError) else ""
+        raise os_failure(IO_ERROR, f"Failed to find deployments below {sysroot}", bad, hint) from bad
+    if len(errors) == len(layouts.ALL):
+        hint = "give the physical root with --sysroot="
+        what = f"Failed to find deployments: neither ostree/deploy nor {paths.STATES} below {sysroot}"
+        raise Failure(_NO_DEPLOYMENT, what, hint) from errors[0]
+    return listed
 
-    On the running system its partition may be mounted only at /boot.
-    """
-    with suppress(OSError), inside.opened(sysroot, "boot") as own:
-        os.stat("loader", dir_fd=own, follow_symlinks=False)
-        return sysroot, "boot"
-    return ("/" if is_running_sysroot(sysroot) else sysroot), "boot"
+
+def list_boots(sysroot: str) -> Boots:
+    """List where the boot loader's files may be, each directory once: below the physical root, then in the running system."""
+    roots = (sysroot, "/") if is_running_sysroot(sysroot) else (sysroot,)
+    boots: dict[tuple[int, int], tuple[str, str]] = {}
+    for root in roots:
+        for place in _BOOT_PLACES:
+            with inside.tolerated(os.path.join(root, place)), inside.opened(root, place) as own:
+                status = os.fstat(own)
+                boots.setdefault((status.st_dev, status.st_ino), (root, place))
+    return tuple(boots.values())
 
 
-def _parse_entry(boot: int, path: str) -> dict[str, list[str]]:
+def _find_entries(boots: Boots) -> Boots:
+    """Return where boot loader entries are."""
+    found = []
+    for root, place in boots:
+        with inside.tolerated(os.path.join(root, place)), inside.opened(root, place) as own:
+            os.stat("loader", dir_fd=own, follow_symlinks=False)
+            found.append((root, place))
+    below = tuple(boot for boot in found if boot[0] != "/")
+    return below or tuple(found)
+
+
+def _parse_entry(boot: int, path: str) -> Entry:
     """Read the values of an entry by key. Raises Failure on a failed disk."""
-    values: dict[str, list[str]] = {}
+    values: Entry = {}
     content = b""
     with suppress(files.NotRegular), inside.tolerated(path):
         content = inside.read(boot, path, 1 << 16)
@@ -346,16 +310,16 @@ def _split_words(text: str) -> list[str]:
     return [word for word in re.split(f"[{cmdline.SPACE}]+", text) if word]
 
 
-def _entry_number(entry: dict[str, list[str]]) -> int:
-    """Return the number that ostree gave an entry. The highest boots first; invalid numbers are 0."""
-    text = (entry.get("version") or [""])[0]
-    return int(text) if text.isdecimal() and len(text) < 20 else 0
+def _name_key(entry: tuple[str, Entry]) -> str:
+    return entry[0]
 
 
-def _open_staged(deployed: Deployed, sysroot: str) -> Deployment:
-    """Open a deployment that has no /etc before it is finalized: usr/etc stands in for it. Raises Refusal."""
-    stateroot, checksum, serial = deployed.parts
-    root = deployment.physical_root(sysroot)
-    places = (deployed.path, f"{deployed.path}/usr/etc", paths.var_of(stateroot), paths.OBJECTS)
-    fds = [deployment.directory(root, place, sysroot) for place in places]
-    return Deployment("ostree", stateroot, checksum, serial, deployed.path, root, *fds)
+def _sort_key(entry: tuple[str, Entry]) -> tuple[str, int]:
+    """Order entries as a boot loader does: bootc's by their sort-key, ostree's by their version, the highest first.
+
+    Invalid numbers are 0. Entries that are equal keep their order, the last name first, which is that of GRUB.
+    """
+    _, values = entry
+    text = (values.get("version") or [""])[0]
+    number = int(text) if text.isdecimal() and len(text) < 20 else 0
+    return (values.get("sort-key") or [""])[0], -number

@@ -85,10 +85,10 @@ CERTIFICATE = {
 }
 
 
-def signature_in(deployment: int) -> list[Finding]:
-    """Explain a deployment's signature. Empty if it is within the profile, or cannot be read."""
+def signature_in(directory: int, pair: str) -> list[Finding]:
+    """Explain the signature of a pair. Empty if it is within the profile, or cannot be read."""
     try:
-        return signature(inside.read(deployment, paths.signature_of(paths.IMAGE), 1 << 16))
+        return signature(inside.read(directory, paths.signature_of(pair), 1 << 16))
     except (OSError, files.NotRegular):
         return []
 

@@ -15,14 +15,28 @@ from typing import Any, NamedTuple
 
 from .. import __version__, boot, checkinitrd, paths, reference, verdicts
 from .. import record as records
-from ..errors import Refusal
+from ..errors import Refusal, failed
+from ..layouts import upper
 from ..linux import files, syscall
 from ..record import Noted, Trail
-from ..stages import config, enable, kernelkeys, keyring, origin, physicalroot
-from ..values import BootKeyring, Deployment, Enrolled, Pinned, Policy, Request, Unverified, Verified
+from ..stages import config, kernelkeys, keyring, origin, physicalroot
+from ..values import (
+    OVERLAY,
+    TRANSIENT,
+    BootKeyring,
+    Deployment,
+    Enrolled,
+    Pinned,
+    Policy,
+    Request,
+    RootConfig,
+    Unverified,
+    Verified,
+    Wish,
+)
 from ..verdicts import Verdict
-from . import deployments, imagedigest, inside, objects
-from .deployments import Deployed
+from . import deployments, imagedigest, layouts, objects
+from .deployed import Deployed
 from .initrd import bypasses
 from .initrd.contents import Contents
 from .output import IO_ERROR, Failure, os_failure
@@ -102,17 +116,21 @@ def _rehearse_boot(deployed: Deployed, sysroot: str, source: Source, seen: Trail
     privileged = _is_privileged()
     if privileged:
         physicalroot.private_namespace()
-    deployment = seen(deployments.open_as_boot(deployed, sysroot))
+
+    def locate(_: Wish) -> Deployment:
+        return deployments.locate(deployed, request, policy, sysroot)
+
     try:
-        pinned = boot.verified_image(deployment, trusted, seen, sysroot)
+        deployment, pinned = boot.verified_image(request.wishes[:1], locate, trusted, policy, seen)
     except Refusal as refusal:
-        verified = seen.last(Verified)
-        if verified and _is_of_this_host(refusal, sysroot):
+        found, verified = seen.last(Deployment), seen.last(Verified)
+        if found and verified and _is_of_this_host(refusal, sysroot):
             missing.append(f"not tried: fs-verity, the kernel's check of the signature, and mounting ({refusal.what})")
-            raise _judge_unsealed(deployment, verified, refusal.path) from refusal
+            raise _judge_unsealed(found, verified) from refusal
         raise
     finally:
         compare_verifiers(seen.last(Unverified), trusted)
+    _check_upper_layers(deployment, policy.roots[deployment.layout], deployed.options)
     if privileged:
         _rehearse_root(pinned, deployment, policy, request, seen)
     else:
@@ -129,14 +147,18 @@ def _is_of_this_host(refusal: Refusal, sysroot: str) -> bool:
     return not isinstance(refusal.__cause__, OSError) or objects.kernel_lacks_fsverity()
 
 
-def _judge_unsealed(deployment: Deployment, verified: Verified, path: str) -> Refusal:
+def _judge_unsealed(deployment: Deployment, verified: Verified) -> Refusal:
     """Compare the image itself with the digest, where the kernel cannot."""
+    path = deployment.image.path
     try:
-        computed = imagedigest.compute(path, verified.digest.algorithm, "", deployment.fd)
+        computed = imagedigest.compute(path, verified.digest.algorithm, "", deployment.image)
     except Failure as failure:
         return Refusal(verdicts.IO_ERROR if failure.status == IO_ERROR else verdicts.BAD_IMAGE, failure.what, path)
     if computed != verified.digest:
         what = f"the image has the digest {computed}, signed is {verified.digest}"
+        return Refusal(verdicts.IMAGE_MISMATCH, what, path)
+    if deployment.wished not in ("", computed.value.hex()):
+        what = f"the image has the digest {computed}, asked for was {deployment.wished}"
         return Refusal(verdicts.IMAGE_MISMATCH, what, path)
     return Refusal(INCOMPLETE, "the image is the one that was signed, and must be sealed before it boots", path)
 
@@ -158,15 +180,17 @@ def compare_readers(trusted: BootKeyring) -> None:
 def compare_verifiers(unverified: Unverified | None, trusted: BootKeyring) -> None:
     """Refuse a signature that another verifier judges otherwise, whatever the verdict is. Raises Refusal."""
     if unverified and (text := reference.disagreement(unverified, trusted)):
-        raise Refusal(verdicts.INTERNAL, text, paths.signature_of(unverified.image_path))
+        raise Refusal(verdicts.INTERNAL, text, paths.signature_of(unverified.pair_path))
 
 
 def _rehearse_root(pinned: Pinned, deployment: Deployment, policy: Policy, request: Request, seen: Trail) -> None:
     """Let the kernel check the signature and mount the root, but do not enroll, seal, attach or write anything."""
     keys = kernelkeys.load_privately(BootKeyring((pinned.verified.signer.certificate,), ()))
-    _check_writable(deployment, policy, paths.digest_of(pinned.path), seen)
+    _check_writable(deployment, policy, seen)
     syscall.mount("tmpfs", "/run", "tmpfs", 0)  # hides what mounting leaves in /run, and goes with this namespace
-    policy, apart = policy._replace(method="none" if policy.method == "none" else "keyring"), Trail()
+    method = "none" if policy.method == "none" else "keyring"
+    roots = {name: _without_writing(root) for name, root in policy.roots.items()}
+    policy, apart = policy._replace(method=method, roots=roots), Trail()
     mounted = boot.mounted_root(pinned, deployment, keys, policy, request, apart)
     seen(origin.look())
     seen(mounted)
@@ -175,12 +199,36 @@ def _rehearse_root(pinned: Pinned, deployment: Deployment, policy: Policy, reque
         seen(Noted(verdicts.ENROLLING_INCOMPLETE, f"would not be enrolled: {gap.what}"))
 
 
-def _check_writable(deployment: Deployment, policy: Policy, path: str, seen: Trail) -> None:
+def _check_upper_layers(deployment: Deployment, root: RootConfig, options: str | None) -> None:
+    """Check what the boot needs of upper layers on the disk, to which only it may write. Raises Refusal."""
+    for name, mode, fd in (("etc", root.etc, deployment.etc_fd), ("var", root.var, deployment.var_fd)):
+        if mode != OVERLAY:
+            continue
+        for part in upper.NAMES:
+            try:
+                os.close(files.open_directory(fd, part))
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                path = f"{deployment.path}/{name}/{part}"
+                raise failed(error, verdicts.MOUNT_FAILED, f"the upper layer of /{name} cannot be opened", path) from error
+        if options is not None and [word for word in options.split() if word in ("ro", "rw")][-1:] != ["rw"]:
+            what = f"the physical root would be read-only, but the upper layer of /{name} is on it"
+            raise Refusal(verdicts.MOUNT_FAILED, what, deployment.path, "add rw to the boot entry")
+
+
+def _without_writing(root: RootConfig) -> RootConfig:
+    """Replace an upper layer on the disk, to which mounting alone writes, by one that goes with this process."""
+    etc, var = (TRANSIENT if mode == OVERLAY else mode for mode in (root.etc, root.var))
+    return root._replace(etc=etc, var=var)
+
+
+def _check_writable(deployment: Deployment, policy: Policy, seen: Trail) -> None:
     """Check that nothing visible prevents fs-verity on the digest file. Raises Refusal if that is required."""
     if policy.method != "fsverity":
         return
     try:
-        fd = files.open_regular(deployment.fd, enable.FILE)
+        fd = files.open_regular(deployment.pair.fd, paths.digest_of(deployment.pair.name))
     except OSError:  # enrolled with a key that is gone: it is replaced, which the directory's flag does not hinder
         return
     try:
@@ -190,7 +238,7 @@ def _check_writable(deployment: Deployment, policy: Policy, path: str, seen: Tra
         os.close(fd)
     what = "the digest file is immutable: EPERM"
     if policy.required:
-        raise Refusal(verdicts.ENROLL_FAILED, f"cannot be enrolled ({what})", path)
+        raise Refusal(verdicts.ENROLL_FAILED, f"cannot be enrolled ({what})", paths.digest_of(deployment.pair.path))
     seen(Noted(verdicts.ENROLLING_INCOMPLETE, f"would not be enrolled: {what}"))
 
 
@@ -231,7 +279,7 @@ def _check_initrd(contents: Contents, name: str) -> None:
 
 def _check_kernel(deployed: Deployed, sysroot: str, policy: Policy, missing: list[str]) -> None:
     """Check the options of the deployment's own kernel. Raises Refusal."""
-    path, content = _read_kernel_config(deployed, sysroot)
+    path, content = layouts.of(deployed.layout).read_kernel_config(deployed.path, sysroot, _CONFIG_SIZE)
     if not path:
         missing.append("no configuration of the deployment's kernel found: its options are not known")
         return
@@ -241,17 +289,6 @@ def _check_kernel(deployed: Deployed, sysroot: str, policy: Policy, missing: lis
             raise Refusal(verdicts.UNSUPPORTED, f"the kernel lacks CONFIG_{option}", path)
     if policy.method != "none" and "CONFIG_FS_VERITY_BUILTIN_SIGNATURES" not in on:
         missing.append("the kernel lacks CONFIG_FS_VERITY_BUILTIN_SIGNATURES: it will not hold the digest itself")
-
-
-def _read_kernel_config(deployed: Deployed, sysroot: str) -> tuple[str, bytes]:
-    """Return path and content of the kernel's configuration; both empty if it is missing."""
-    with suppress(OSError, Failure), inside.opened(sysroot, deployed.path) as tree:
-        releases = inside.list_names(tree, "usr/lib/modules")
-        for place in ("usr/lib/modules/{}/config", "usr/lib/ostree-boot/config-{}", "boot/config-{}"):
-            for path in map(place.format, releases):
-                with suppress(OSError, files.NotRegular):
-                    return os.path.join(sysroot, deployed.path, path), inside.read(tree, path, _CONFIG_SIZE)
-    return "", b""
 
 
 def _in_child(work: Callable[[], Judgement]) -> Judgement:

@@ -15,6 +15,7 @@ from ..record import Trail
 from ..stages import keyring
 from . import carriers, deviations, dryrun, imagedigest, inside, pairs
 from .dryrun import Judgement, Source
+from .layouts import composefs
 from .pairs import Given
 
 # The digest of a commit is only a claim of its author.
@@ -24,15 +25,17 @@ _MAX_SIGNATURE = 1 << 20  # bytes; above pkcs7.MAX_SIZE it is a deviation
 
 def read(image: str | None, digest_file: str | None, signature_file: str | None) -> Given:
     """Read the files that were named, or else those beside the image. Raises Failure, Refusal."""
-    name = signature_file or paths.signature_of(image or "")
+    pair = composefs.pair_of(image) if image else ""
+    name = signature_file or paths.signature_of(pair)
     if not signature_file and not os.path.exists(name):
         raise Refusal(verdicts.NO_SIGNATURE, "missing", name)
     signature = inside.read_named(name, "the signature", _MAX_SIGNATURE)
-    if image and not digest_file and os.path.exists(paths.digest_of(image)):
-        digest_file = paths.digest_of(image)
+    if image and not digest_file and os.path.exists(paths.digest_of(pair)):
+        digest_file = paths.digest_of(pair)
     given = inside.read_named(digest_file, "the digest", max(digest.SIZES.values())) if digest_file else b""
     if image:
-        computed = imagedigest.compute(image, "sha512" if len(given) == digest.SIZES["sha512"] else "sha256", "")
+        algorithm = "sha512" if len(given) == digest.SIZES["sha512"] else imagedigest.algorithm_of(image)
+        computed = imagedigest.compute(image, algorithm, "")
         if digest_file and len(given) in digest.SIZES.values() and given != computed.value:
             what = f"the image has the digest {computed}, but {digest_file} has {given.hex()}"
             hint = "sign this image again, or give the digest file that belongs to it"

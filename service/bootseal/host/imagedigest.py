@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from .. import digest
 from ..digest import BLOCK_SIZE, SIZES, Digest
 from ..linux import files
+from ..values import Entry
 from . import inside
 from .output import DATA, IO_ERROR, USAGE, Failure, Progress, os_failure, warning
 
@@ -19,22 +20,22 @@ MAX_SIZE = 1 << 30
 _EROFS, _EROFS_AT = bytes.fromhex("e2e1f5e0"), 1024
 
 
-def compute(path: str, algorithm: str, hint: str, directory: int | None = None) -> Digest:
+def compute(path: str, algorithm: str, hint: str, entry: Entry | None = None) -> Digest:
     """Read the file once, in constant memory and with a progress bar.
 
     Raises Failure, also if the file changes meanwhile.
 
-    `hint` is for a missing image. With `directory`, the file is in an untrusted directory.
+    `hint` is for a missing image. With `entry`, the file is that name in an untrusted directory.
     """
     try:
-        fd = _open(path, directory)
+        fd = _open(path, entry)
     except OSError as error:
         raise os_failure(IO_ERROR, f"Failed to open the image {path}", error, hint) from error
     try:
         before = _check_kind(fd, path)
         if os.pread(fd, len(_EROFS), _EROFS_AT) != _EROFS:
             warning(f"{path} is not an EROFS image, so no boot can mount it")
-        if directory is not None and before.st_size > MAX_SIZE:
+        if entry is not None and before.st_size > MAX_SIZE:
             raise Failure(DATA, f"Failed to read the image {path}: larger than {MAX_SIZE} bytes")
         with Progress(f"Computing the digest of {os.path.basename(path)}", before.st_size) as progress:
             computed = of_blocks(_read_chunks(fd, progress), algorithm)
@@ -44,6 +45,11 @@ def compute(path: str, algorithm: str, hint: str, directory: int | None = None) 
     finally:
         os.close(fd)
     return computed
+
+
+def algorithm_of(path: str) -> str:
+    """Return the algorithm that an image is named by in a composefs repository, or ostree's."""
+    return "sha512" if len(os.path.basename(path)) == 2 * SIZES["sha512"] else "sha256"
 
 
 def read(path: str) -> Digest:
@@ -123,11 +129,11 @@ class _MerkleTree:
         return digest
 
 
-def _open(path: str, directory: int | None) -> int:
-    if directory is None:
+def _open(path: str, entry: Entry | None) -> int:
+    if entry is None:
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        return files.open_regular(directory, os.path.basename(path))
+        return files.open_regular(entry.fd, entry.name)
     except files.NotRegular as error:
         raise Failure(DATA, f"Failed to read the image {path}: not a regular file") from error
 

@@ -108,6 +108,15 @@ def list_names(directory: int, path: str, suffix: str = "") -> list[str]:
     return sorted(name for name in names if name.endswith(suffix))
 
 
+def stamp(path: str) -> tuple[int, int]:
+    """Return inode and time of a file or directory; zeros without it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns
+
+
 def read(directory: int, path: str, limit: int) -> bytes:
     """Read up to `limit` bytes from the start of a regular file below a place. Raises OSError, NotRegular."""
     with open(files.open_regular(directory, path, follow=True), "rb") as file:

@@ -15,9 +15,11 @@ from ..linux import files, fsverity, syscall
 from .imagedigest import MAX_SIZE
 from .output import OS_ERROR, Progress, os_failure
 
-# The image holds the path of an object in a "redirect" extended attribute, as plain text.
-_NAME = re.compile(rb"/([0-9a-f]{2}/[0-9a-f]{62}(?:\.file)?)")
-_LONGEST = len("/00/.file") + 62
+# The image holds the path of an object in a "redirect" extended attribute, as plain text. ostree's objects have a suffix, and
+# those of a composefs repository the digest as their name, which may be of SHA-512.
+_NAME = re.compile(rb"/([0-9a-f]{2}/(?:[0-9a-f]{126}|[0-9a-f]{62}(?:\.file)?))")
+_LONGEST = len("/00/") + 126
+_SHA512_NAME = 2 + 1 + 126
 _CHUNK = 1 << 20
 _EXT4_FEATURES = "/sys/fs/ext4/features"  # of the kernel, see Documentation/ABI/testing/sysfs-fs-ext4
 MAX_OBJECTS = 1 << 20
@@ -69,7 +71,7 @@ class Store:
         with Progress("Enabling fs-verity on objects", len(names)) as progress:
             for name in names:
                 try:
-                    enable(name, directory, "sha256")
+                    enable(name, directory, "sha512" if len(name) == _SHA512_NAME else "sha256")
                 except OSError as error:
                     raise os_failure(
                         OS_ERROR, f"Failed to enable fs-verity on the object {name}", error, hint(error)

@@ -9,23 +9,24 @@ from .. import paths
 from ..errors import Refusal
 from ..linux import files
 from ..stages import verify
-from ..values import BootKeyring, Unverified, Verified
+from ..values import DIGEST_FILE, BootKeyring, Unverified, Verified
 from . import sidecars
 from .output import CANNOT_CREATE, Failure, os_failure
 
 
 class Given(NamedTuple):
-    """A digest, its signature, and names for their origins, which a refusal shows."""
+    """A digest, its signature, names for their origins, which a refusal shows, and what the signature may cover."""
 
     digest: bytes
     signature: bytes
     digest_name: str
     signature_name: str
+    forms: tuple[str, ...] = (DIGEST_FILE,)
 
 
 def as_unverified(given: Given) -> Unverified:
     """Return what the boot would have read."""
-    return Unverified(given.digest, stands_in=False, signature=given.signature, image_path=paths.IMAGE)
+    return Unverified(given.digest, stands_in=False, signature=given.signature, pair_path=paths.PAIR, forms=given.forms)
 
 
 def check(given: Given, keyring: BootKeyring) -> Verified:
@@ -33,7 +34,7 @@ def check(given: Given, keyring: BootKeyring) -> Verified:
     try:
         return verify.verify(as_unverified(given), keyring)
     except Refusal as refusal:
-        names = {paths.digest_of(paths.IMAGE): given.digest_name, paths.signature_of(paths.IMAGE): given.signature_name}
+        names = {paths.digest_of(paths.PAIR): given.digest_name, paths.signature_of(paths.PAIR): given.signature_name}
         path = names.get(refusal.path, refusal.path)
         raise Refusal(refusal.verdict, refusal.what, path, refusal.hint, details=tuple(refusal.details)) from refusal
 

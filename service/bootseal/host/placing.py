@@ -17,9 +17,10 @@ from ..formats import pkcs7
 from ..linux import files, fsverity
 from ..stages import writable
 from ..stages.writable import Writable
-from . import carriers, deployments, imagedigest, inside, objects, pairs, sidecars
+from ..values import DIGEST_FILE, Entry
+from . import carriers, deployments, imagedigest, inside, layouts, objects, pairs, sidecars
 from .checker import Checker
-from .deployments import Deployed
+from .deployed import Deployed, Where
 from .output import CANNOT_CREATE, DATA, IO_ERROR, OS_ERROR, Failure, os_failure
 
 _PATIENCE = 60  # seconds; placing takes less than one
@@ -36,13 +37,13 @@ class Wish(NamedTuple):
 
 def place(sysroot: str, deployed: Deployed, checker: Checker, wish: Wish) -> bool:
     """Complete a deployment. Returns False if there was nothing to change. Raises Failure, Refusal."""
-    path = paths.image_of(deployed.path, sysroot)
-    content = _find_pair(wish, sysroot, deployed, checker)
-    with _locked(), _open_writable(sysroot, deployed, offline=wish.offline) as where:
-        changed = not wish.offline and _seal(where, deployed, digest.from_bytes(content.digest), path)
+    where = _find(sysroot, deployed)
+    content = _find_pair(wish, sysroot, deployed, where, checker)
+    with _locked(), _open_writable(sysroot, deployed, offline=wish.offline) as opened:
+        changed = not wish.offline and _seal(opened, deployed, where, digest.from_bytes(content.digest))
         if wish.seal_objects:
-            changed |= _seal_objects(where)
-        return _put(where, deployed, content, path) or changed
+            changed |= _seal_objects(opened, where)
+        return _put(opened, deployed, where, content) or changed
 
 
 def attempt(sysroot: str, deployed: Deployed, checker: Checker, wish: Wish) -> Failure | None:
@@ -65,13 +66,15 @@ def is_placed(sysroot: str, deployed: Deployed) -> bool:
     with contextlib.suppress(OSError), inside.opened(sysroot, os.path.dirname(deployed.path)) as parent:
         if any(name.startswith(work) for name in inside.list_names(parent, ".")):
             return False
-    with contextlib.suppress(OSError), inside.opened(sysroot, deployed.path) as directory:
-        present = sidecars.read(sidecars.Place(directory, paths.IMAGE, directory, ""))
-        fd = objects.open_file(paths.IMAGE, directory)
-        try:
-            return present is not None and fsverity.measure(fd)[1] == present.digest
-        finally:
-            os.close(fd)
+    with contextlib.suppress(OSError, Refusal):
+        where = layouts.of(deployed.layout).where(deployed.path, sysroot)
+        with inside.opened(sysroot, deployed.path) as directory, inside.opened(sysroot, where.image_place) as images:
+            present = sidecars.read(sidecars.Place(directory, where.pair, directory, ""))
+            fd = objects.open_file(where.image, images)
+            try:
+                return present is not None and fsverity.measure(fd)[1] == present.digest
+            finally:
+                os.close(fd)
     return False
 
 
@@ -116,65 +119,80 @@ def _wait_for_lock(fd: int, path: str) -> None:
     raise Failure(CANNOT_CREATE, f"Failed to lock {path}: another 'bootseal deploy' is at work", "run it again later")
 
 
-def _find_pair(wish: Wish, sysroot: str, deployed: Deployed, checker: Checker) -> sidecars.Pair:
-    """Find digest and signature, and verify them as the boot does, before anything is written. Raises Failure, Refusal."""
-    path = paths.image_of(deployed.path, sysroot)
+def _find(sysroot: str, deployed: Deployed) -> Where:
+    """Find the deployment's files. Raises Failure, Refusal."""
     try:
-        with inside.opened(sysroot, deployed.path) as directory:
-            os.stat(paths.IMAGE, dir_fd=directory, follow_symlinks=False)
-            image_digest = _compute(wish.digest_file, _choose_algorithm(directory), directory, path)
-            found = _find_signatures(wish.signature_file, sysroot, deployed, directory, image_digest)
-    except FileNotFoundError as error:
-        raise Refusal(verdicts.NO_IMAGE, "missing", path) from error
+        return layouts.of(deployed.layout).where(deployed.path, sysroot)
     except OSError as error:
-        raise os_failure(IO_ERROR, f"Failed to open the image {path}", error) from error
-    trusted = checker.keyring(deployed)
+        raise os_failure(IO_ERROR, f"Failed to find the image of {deployed.name}", error) from error
+
+
+def _find_pair(wish: Wish, sysroot: str, deployed: Deployed, where: Where, checker: Checker) -> sidecars.Pair:
+    """Find digest and signature, and verify them as the boot does, before anything is written. Raises Failure, Refusal."""
+    try:
+        with inside.opened(sysroot, deployed.path) as directory, inside.opened(sysroot, where.image_place) as images:
+            os.stat(where.image, dir_fd=images, follow_symlinks=False)
+            image = Entry(images, where.image, where.image_path)
+            image_digest = _compute(wish.digest_file, image)
+            found = _find_signatures(wish.signature_file, sysroot, deployed, directory, image_digest, where)
+    except FileNotFoundError as error:
+        raise Refusal(verdicts.NO_IMAGE, "missing", where.image_path) from error
+    except OSError as error:
+        raise os_failure(IO_ERROR, f"Failed to open the image {where.image_path}", error) from error
+    trusted, forms = checker.keyring(deployed), _find_forms(checker, deployed)
 
     def accept(one: carriers.Found) -> sidecars.Pair:
-        pairs.check(pairs.Given(image_digest.value, one.signature, path, one.where), trusted)
+        pairs.check(pairs.Given(image_digest.value, one.signature, where.image_path, one.where, forms), trusted)
         return sidecars.Pair(image_digest.value, one.signature)
 
     return carriers.first_accepted(found, accept)
 
 
-def _compute(digest_file: str | None, algorithm: str, directory: int, path: str) -> Digest:
+def _find_forms(checker: Checker, deployed: Deployed) -> tuple[str, ...]:
+    """Return what the boot lets a signature cover; a configuration that it refuses has its own verdict later."""
+    with contextlib.suppress(Refusal):
+        return checker.policy(deployed).signed
+    return (DIGEST_FILE,)
+
+
+def _compute(digest_file: str | None, image: Entry) -> Digest:
     """Compute the digest of the deployment's image, and compare it with the digest file that was given. Raises Failure."""
     if not digest_file:
-        return imagedigest.compute(path, algorithm, verdicts.NO_IMAGE.hint, directory)
+        return imagedigest.compute(image.path, _choose_algorithm(image), verdicts.NO_IMAGE.hint, image)
     wanted = imagedigest.read(digest_file)
-    computed = imagedigest.compute(path, wanted.algorithm, verdicts.NO_IMAGE.hint, directory)
+    computed = imagedigest.compute(image.path, wanted.algorithm, verdicts.NO_IMAGE.hint, image)
     if wanted != computed:
         hint = "sign the image of this very deployment: two commits of the same tree may give two images"
-        raise Failure(DATA, f"Failed to deploy: {path} has the digest {computed}, but the signature is for {wanted}", hint)
+        what = f"Failed to deploy: {image.path} has the digest {computed}, but the signature is for {wanted}"
+        raise Failure(DATA, what, hint)
     return computed
 
 
-def _choose_algorithm(directory: int) -> str:
-    """Return the algorithm that fs-verity enforces for the image already, or ostree's."""
+def _choose_algorithm(image: Entry) -> str:
+    """Return the algorithm that fs-verity enforces for the image already, that of its name, or ostree's."""
     with contextlib.suppress(OSError):
-        fd = objects.open_file(paths.IMAGE, directory)
+        fd = objects.open_file(image.name, image.fd)
         try:
             return fsverity.ALGORITHMS.get(fsverity.measure(fd)[0], "sha256")
         finally:
             os.close(fd)
-    return "sha256"
+    return imagedigest.algorithm_of(image.path)
 
 
 def _find_signatures(
-    given: str | None, sysroot: str, deployed: Deployed, directory: int, image_digest: Digest
+    given: str | None, sysroot: str, deployed: Deployed, directory: int, image_digest: Digest, where: Where
 ) -> list[carriers.Found]:
-    """Return the signature that was given, or else the commit's, and the one that is in place. Raises Failure, Refusal."""
+    """Return the signature that was given, or else those that came along, and the one in place. Raises Failure, Refusal."""
     if given:
         return [carriers.Found(given, inside.read_named(given, "the signature", pkcs7.MAX_SIZE))]
-    commit = carriers.Commit(sysroot, paths.REPOSITORY, deployed.parts[1])
-    found = carriers.usable([*commit.signatures(), *carriers.in_tree(directory, image_digest.value)])
-    present = sidecars.read(sidecars.Place(directory, paths.IMAGE, directory, ""))
+    layout = layouts.of(deployed.layout)
+    found = carriers.usable(layout.signatures(deployed.path, image_digest.value, sysroot, deployments.list_boots(sysroot)))
+    present = sidecars.read(sidecars.Place(directory, where.pair, directory, ""))
     if present and present.digest == image_digest.value:
-        found.append(carriers.Found(paths.signature_of(paths.image_of(deployed.path, sysroot)), present.signature))
+        found.append(carriers.Found(paths.signature_of(where.pair_path), present.signature))
     if not found:
-        hint = "sign the commit: 'bootseal sign --repo=', or give a signature with --signature="
-        what = f"the commit {deployed.parts[1][:12]} carries no signature"
-        raise Refusal(verdicts.NO_SIGNATURE, what, paths.image_of(deployed.path, sysroot), hint)
+        what, hint = layout.unsigned(deployed.path)
+        raise Refusal(verdicts.NO_SIGNATURE, what, where.image_path, hint)
     return found
 
 
@@ -204,24 +222,24 @@ def _opened_as_it_is(sysroot: str, deployment: str) -> Iterator[Writable]:
         yield Writable(*fds)
 
 
-def _put(where: Writable, deployed: Deployed, content: sidecars.Pair, path: str) -> bool:
+def _put(opened: Writable, deployed: Deployed, where: Where, content: sidecars.Pair) -> bool:
     """Write the pair, and sync the deployment. Returns False if the pair was there already."""
-    place = sidecars.Place(where.deployment, paths.IMAGE, where.parent, paths.work_prefix(deployed.path))
+    place = sidecars.Place(opened.deployment, where.pair, opened.parent, paths.work_prefix(deployed.path))
     try:
-        writable.complete(where, deployed.path)
+        writable.complete(opened, deployed.path)
         sidecars.clear(place)
         present = sidecars.read(place) == content
         if not present:
-            immutable = pairs.is_immutable(where.deployment)
+            immutable = pairs.is_immutable(opened.deployment)
             with (
                 sidecars.staged(place, content),
-                writable.mutable(where, deployed.path) if immutable else contextlib.nullcontext(),
+                writable.mutable(opened, deployed.path) if immutable else contextlib.nullcontext(),
             ):
                 sidecars.install(place, content)
-        sync(where.deployment)
+        sync(opened.deployment)
     except OSError as error:
         hint = "remount the filesystem: 'mount -o remount,rw'" if error.errno == errno.EROFS else ""
-        what = f"Failed to write {paths.digest_of(path)} and {paths.signature_of(path)}"
+        what = f"Failed to write {paths.digest_of(where.pair_path)} and {paths.signature_of(where.pair_path)}"
         raise os_failure(CANNOT_CREATE, what, error, hint) from error
     return not present
 
@@ -232,18 +250,20 @@ def sync(fd: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _seal(where: Writable, deployed: Deployed, wanted: Digest, path: str) -> bool:
+def _seal(opened: Writable, deployed: Deployed, where: Where, wanted: Digest) -> bool:
     """Enable fs-verity on the image. Returns False if it was on.
 
     Raises Failure, and Refusal for another digest.
     """
+    path = where.image_path
     try:
-        changed = objects.enable(paths.IMAGE, where.deployment, wanted.algorithm)
-        fd = objects.open_file(paths.IMAGE, where.deployment)
-        try:
-            number, value = fsverity.measure(fd)
-        finally:
-            os.close(fd)
+        with _opened_below(opened, where.image_place) as directory:
+            changed = objects.enable(where.image, directory, wanted.algorithm)
+            fd = objects.open_file(where.image, directory)
+            try:
+                number, value = fsverity.measure(fd)
+            finally:
+                os.close(fd)
     except OSError as error:
         raise os_failure(OS_ERROR, f"Failed to enable fs-verity on {path}", error, objects.hint(error)) from error
     enforced = Digest(fsverity.ALGORITHMS.get(number, ""), value)
@@ -255,17 +275,24 @@ def _seal(where: Writable, deployed: Deployed, wanted: Digest, path: str) -> boo
     return changed
 
 
-def _seal_objects(where: Writable) -> bool:
+def _seal_objects(opened: Writable, where: Where) -> bool:
     """Enable fs-verity on the image's objects. Returns False if it was on. Raises Failure."""
     try:
-        directory = files.open_directory(where.top, paths.OBJECTS)
-        try:
+        with _opened_below(opened, where.objects) as directory, _opened_below(opened, where.image_place) as images:
             store = objects.Store(directory)
-            with open(objects.open_file(paths.IMAGE, where.deployment), "rb") as file:
+            with open(objects.open_file(where.image, images), "rb") as file:
                 unsealed = store.check(file.fileno()).unsealed
             store.seal(unsealed, directory)
-        finally:
-            os.close(directory)
     except OSError as error:
         raise os_failure(OS_ERROR, "Failed to check the objects", error) from error
     return bool(unsealed)
+
+
+@contextlib.contextmanager
+def _opened_below(opened: Writable, place: str) -> Iterator[int]:
+    """Open a directory through the writable clone. Raises OSError."""
+    directory = files.open_directory(opened.top, place)
+    try:
+        yield directory
+    finally:
+        os.close(directory)

@@ -139,7 +139,7 @@ def verdict(path: Path, by: str | Path) -> str:
     value, signature = beside(path)
     ring = BootKeyring(tuple(keyring.load_file(str(certificate(by) if isinstance(by, str) else by))), ())
     try:
-        verify.verify(Unverified(value, stands_in=False, signature=signature, image_path=str(path)), ring)
+        verify.verify(Unverified(value, stands_in=False, signature=signature, pair_path=str(path)), ring)
     except Refusal as refusal:
         return refusal.verdict.name
     return verdicts.VERIFIED.name

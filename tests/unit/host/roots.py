@@ -16,9 +16,10 @@ import pytest
 from bootseal.formats import gvariant
 from bootseal.host import deployments
 from bootseal.host.commands import gate
-from bootseal.host.deployments import Deployed
-from bootseal.stages import ostreebooted
-from bootseal.values import Deployment, RootConfig
+from bootseal.host.deployed import Deployed
+from bootseal.host.layouts import composefs, ostree
+from bootseal.layouts import ostreebooted
+from unit.support import deployment, root_config
 
 from .initrds import Content, Symlink, cpio_archive
 from .program import bootseal, certificate, key, signed
@@ -62,7 +63,8 @@ class Root:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Root:
     """Make the physical root of the running system, with nothing booted and nothing staged."""
     monkeypatch.setattr(deployments, "default_sysroot", lambda: str(tmp_path / "root"))
-    monkeypatch.setattr(deployments, "STAGED", str(tmp_path / "staged"))
+    monkeypatch.setattr(ostree, "STAGED", str(tmp_path / "staged"))
+    monkeypatch.setattr(composefs, "STAGED", str(tmp_path / "staged-image"))
     monkeypatch.setattr(ostreebooted, "PATH", str(tmp_path / "ostree-booted"))
     return Root(tmp_path / "root")
 
@@ -88,16 +90,14 @@ def stage(root: Root, checksum: str, *arguments: str) -> None:
     )
     kargs = _strv(["quiet", "ostree=/ostree/boot.1/old", *arguments])
     content = gvariant.write_vardict({"target": ("a{sv}", target), "locked": ("b", b"\0"), "kargs": ("as", kargs)})
-    Path(deployments.STAGED).write_bytes(content)
+    Path(ostree.STAGED).write_bytes(content)
     (root.top.parent / "ostree-booted").touch()
 
 
 def set_booted(root: Root, path: str) -> None:
     """Write /run/ostree-booted for a deployment."""
     fd = os.open(root.top / path, os.O_PATH)
-    config = RootConfig(sysroot_readonly=True, root_transient=False, root_readonly=True, etc_transient=False)
-    deployment = Deployment("ostree", "os", A, 0, path, -1, fd, -1, -1, -1)
-    Path(ostreebooted.PATH).write_bytes(ostreebooted.serialize(deployment, config, ""))
+    Path(ostreebooted.PATH).write_bytes(ostreebooted.serialize(deployment(fd), root_config(), ""))
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, end: str, number: int) -> None:

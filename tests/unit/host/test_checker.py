@@ -93,7 +93,7 @@ def test_the_next_run_unpacks_no_initrd_again(
     monkeypatch.setattr(cache, "OWNER", os.geteuid())
     monkeypatch.setattr(gateunits, "is_off", lambda: False)
     deployed = signed_root.found()[0]
-    monkeypatch.setattr(deployments, "find_staged", lambda: deployed)
+    monkeypatch.setattr(deployments, "find_staged", lambda _: deployed)
     outcomes = [(cli.main(command), *capsys.readouterr())]
     monkeypatch.setattr(confined, "run", lambda *_: pytest.fail("unpacked again"))
     outcomes += [(cli.main(command), *capsys.readouterr())]

@@ -78,7 +78,7 @@ def test_help(command: str) -> None:
         (["verify", ""], 64, "DEPLOYMENT is empty"),
         (["sign", "x", "--key", "k", "--passphrase-file="], 64, "--passphrase-file= is empty"),
         (["deploy", "--signature=", "--sysroot=/"], 64, "--signature= is empty"),
-        (["verify", "--sysroot=/nowhere"], 66, "no ostree/deploy below /nowhere"),
+        (["verify", "--sysroot=/nowhere"], 66, "neither ostree/deploy nor state/deploy below /nowhere"),
         (["verify", "--nonsense"], 64, "unrecognized arguments: --nonsense"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

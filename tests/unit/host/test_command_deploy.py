@@ -22,6 +22,7 @@ from bootseal import digest, paths
 from bootseal.errors import Refusal
 from bootseal.host import checker, deployments, gateunits, objects, placing
 from bootseal.host.commands import gate
+from bootseal.host.layouts import ostree
 from bootseal.host.output import Failure
 from bootseal.linux import files, fsverity
 from bootseal.stages import writable
@@ -186,7 +187,7 @@ def test_killed_at_every_step_is_completed_by_the_gate(target: Target, step: int
     _deploy_another(target)
     _killed(target, step)
     gate._complete(str(target.root.top))
-    assert (target.immutable, deployments.find_marked(str(target.root.top))) == (True, [])
+    assert (target.immutable, ostree.find_marked(str(target.root.top))) == (True, [])
     assert pair_is_whole(target)
     assert target.run() == 0
     assert (beside(target.image), target.beside(), target.immutable) == (target.pair, BOTH, True)
@@ -196,7 +197,7 @@ def test_the_gate_completes_before_anything_else(target: Target, monkeypatch: py
     (target.directory.parent / f".bootseal-{A}.0.immutable").touch()
     target.set_immutable(False)
     monkeypatch.setattr(deployments, "default_sysroot", lambda: str(target.root.top))
-    monkeypatch.setattr(deployments, "find_staged", lambda: None)
+    monkeypatch.setattr(deployments, "find_staged", lambda _: None)
     for switch, expected in (("disabled", False), ("enabled", True)):
         monkeypatch.setattr(subprocess, "run", lambda *_, switch=switch, **__: Namespace(stdout=switch))
         assert gate.run(Namespace(), []) == 0
@@ -236,7 +237,7 @@ def test_other_names_are_no_marks(target: Target, name: str) -> None:
     path = target.directory.parent / f".bootseal-{name}.immutable"
     path.parent.mkdir(exist_ok=True)
     path.touch()
-    assert deployments.find_marked(str(target.root.top)) == []
+    assert ostree.find_marked(str(target.root.top)) == []
 
 
 def test_a_link_for_a_deployment_is_not_followed(target: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ import pytest
 from bootseal import verdicts
 from bootseal.errors import Refusal
 from bootseal.formats import gvariant
-from bootseal.host import checker, deployments, dryrun, placing
-from bootseal.host.deployments import Deployed
+from bootseal.host import checker, dryrun, placing
+from bootseal.host.deployed import Deployed
+from bootseal.host.layouts import ostree
 from bootseal.host.output import Failure
 
 from .roots import (
@@ -29,7 +30,7 @@ from .roots import (
 def test_a_staged_deployment_with_such_a_stateroot(root: Root, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Hold the deployment, and report the reason."""
     target = gvariant.write_vardict({"name": ("s", f"{B}.0\0".encode()), "osname": ("s", name.encode() + b"\0")})
-    Path(deployments.STAGED).write_bytes(gvariant.write_vardict({"target": ("a{sv}", target)}))
+    Path(ostree.STAGED).write_bytes(gvariant.write_vardict({"target": ("a{sv}", target)}))
     with pytest.raises(Failure, match=r"name of the stateroot|leads to no ostree/deploy/") as caught:
         run_gate(monkeypatch, "enabled")
     assert name not in caught.value.what.replace("...", "")

@@ -82,12 +82,15 @@ def test_refused(path: Path, make: Callable[[Path], object], status: int, verdic
 
 
 def test_the_natural_mistake_has_a_name(path: Path, tmp_path: Path) -> None:
-    """'fsverity sign IMAGE' signs the image's digest, where the boot wants that of the digest file."""
+    """'fsverity sign IMAGE' signs the image's digest, where the boot by default wants that of the digest file."""
     tool("fsverity", "sign", path, tmp_path / "theirs", f"--key={key('p256')}", f"--cert={certificate('p256')}")
     status, said, error = imported(tmp_path / "theirs", path)
-    assert (status, said["verdict"]) == (77, "wrong-signature")
-    assert "is over the image's own digest, not over that of the digest file" in error
-    assert "hint: sign with 'bootseal sign', or run 'fsverity sign' on IMAGE.digest instead of IMAGE" in error
+    assert (status, said["form"]) == (0, "image")
+    assert "the boot accepts it with [Policy] Signed=image" in error
+    refused = bootseal("verify", f"--image={path}", f"--cert={certificate('p256')}")
+    assert refused.returncode == 77
+    assert "is over the image's own digest, not over that of the digest file" in refused.stderr
+    assert "hint: sign with 'bootseal sign', or run 'fsverity sign' on IMAGE.digest instead of IMAGE" in refused.stderr
 
 
 @pytest.mark.parametrize("options", [["--image=x"], ["--cert=c"], ["--image=x", "--digest=d", "--cert=c"]], ids=" ".join)

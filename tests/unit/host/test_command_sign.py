@@ -228,7 +228,7 @@ def test_ephemeral(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["files"] == [f"{path}.digest", f"{path}.sig"]
     ring = BootKeyring(tuple(keyring.load_file(str(tmp_path / "keys" / "ephemeral.crt"))), ())
     value, signature = beside(path)
-    verified = verify.verify(Unverified(value, stands_in=False, signature=signature, image_path=""), ring)
+    verified = verify.verify(Unverified(value, stands_in=False, signature=signature, pair_path=""), ring)
     assert verified.digest == _digest_of(path.read_bytes())
     assert b"BEGIN CERTIFICATE" in path.read_bytes()
     assert sorted(p.name for p in tmp_path.rglob("*")) == [

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from bootseal.host.commands import verify
-from bootseal.host.deployments import Deployed
+from bootseal.host.deployed import Deployed
 
 from .program import bootseal
 from .roots import (

@@ -13,10 +13,14 @@ import pytest
 
 from bootseal.errors import Refusal
 from bootseal.host import deployments, inside
+from bootseal.host.deployed import Deployed
 from bootseal.host.initrd import reader
+from bootseal.host.layouts import ostree
 from bootseal.host.output import Failure
+from bootseal.layouts import ostreebooted
 from bootseal.linux import files
-from bootseal.stages import ostreebooted
+from bootseal.values import Deployment
+from unit.support import policy
 
 from .initrds import cpio_archive, pe_file
 from .program import bootseal
@@ -53,11 +57,15 @@ def test_staged_comes_first_and_needs_no_etc(root: Root) -> None:
     old, new = root.add(A, 1), root.add(B, etc=False)
     stage(root, B)
     assert [(found.path, found.state) for found in root.found()] == [(new, "staged"), (old, "")]
-    opened = deployments.open_as_boot(root.found()[0], str(root.top))
+    opened = locate(root.found()[0], root)
     assert (opened.checksum, opened.stateroot) == (B, "os")
     root.add(C, 3, etc=False)
     with pytest.raises(Refusal):  # a deployment that the boot loader knows must have its /etc
-        deployments.open_as_boot(next(f for f in root.found() if C in f.path), str(root.top))
+        locate(next(f for f in root.found() if C in f.path), root)
+
+
+def locate(deployed: Deployed, root: Root) -> Deployment:
+    return deployments.locate(deployed, deployments.parse_request(deployed), policy(), str(root.top))
 
 
 def test_kernel_arguments_of_a_staged_deployment(root: Root) -> None:
@@ -72,22 +80,22 @@ def test_kernel_arguments_of_a_staged_deployment(root: Root) -> None:
 def test_staged_is_read_at_any_size(root: Root) -> None:
     for words in (0, 1, 50, 5000):
         stage(root, B, *["word" * 5] * words)
-        assert (deployments.find_staged() or pytest.fail()).options.count("word" * 5) == words  # type: ignore[union-attr]
+        assert (deployments.find_staged(str(root.top)) or pytest.fail()).options.count("word" * 5) == words  # type: ignore[union-attr]
 
 
 def test_every_truncation_of_staged_is_told(root: Root) -> None:
     stage(root, B)
-    whole = Path(deployments.STAGED).read_bytes()
+    whole = Path(ostree.STAGED).read_bytes()
     for size in range(len(whole)):
-        Path(deployments.STAGED).write_bytes(whole[:size])
+        Path(ostree.STAGED).write_bytes(whole[:size])
         with pytest.raises(Failure):
-            deployments.find_staged()
+            deployments.find_staged(str(root.top))
 
 
 def test_staged_that_cannot_be_read_is_no_empty_answer(root: Root) -> None:
     root.add(A, 1)
     stage(root, B)
-    Path(deployments.STAGED).write_bytes(b"another form")
+    Path(ostree.STAGED).write_bytes(b"another form")
     with pytest.raises(Failure, match="unknown format"):
         root.found()
 
@@ -213,7 +221,7 @@ def test_choose(root: Root, name: str | None, expected: str | None) -> None:
         with pytest.raises(Failure, match="Failed to find the deployment"):
             deployments.choose(str(root.top), name)
     else:
-        assert deployments.choose(str(root.top), name).parts[1] == expected
+        assert deployments.choose(str(root.top), name).path.split("/")[-1].split(".")[0] == expected
 
 
 def test_ambiguous(root: Root) -> None:
@@ -251,14 +259,13 @@ def test_what_the_boot_takes_for_no_deployment_is_none(root: Root, name: str, ca
 
 
 def test_the_booted_inode_is_read_back(root: Root) -> None:
-    path = root.add(A, 1)
+    path, other = root.add(A, 1), root.add(B, 2)
     set_booted(root, path)
-    status = (root.top / path).stat()
-    assert deployments._read_booted_inode() == (status.st_dev, status.st_ino)
-    Path(ostreebooted.PATH).write_bytes(b"")
-    assert deployments._read_booted_inode() is None
-    Path(ostreebooted.PATH).write_bytes(struct.pack("=QQ", 1, 2))
-    assert deployments._read_booted_inode() is None
+    assert ostree.is_booted(path, str(root.top))
+    assert not ostree.is_booted(other, str(root.top))
+    for content in (b"", struct.pack("=QQ", 1, 2)):
+        Path(ostreebooted.PATH).write_bytes(content)
+        assert not ostree.is_booted(path, str(root.top))
 
 
 @pytest.mark.parametrize("command", [[], ["--all"]], ids=["one", "all"])
@@ -279,7 +286,7 @@ def test_what_no_boot_entry_names_does_not_boot_next(root: Root) -> None:
         deployments.choose(str(root.top), None)
     assert f"{A[:12]}.0" in caught.value.hint
     root.add("c" * 64, 1)
-    assert deployments.choose(str(root.top), None).parts[1] == "c" * 64
+    assert deployments.choose(str(root.top), None).path.split("/")[-1].split(".")[0] == "c" * 64
     assert [one.state for one in deployments.list_all(str(root.top))] == ["pending", "", ""]
 
 
@@ -350,15 +357,31 @@ def test_a_loader_directory_that_is_linked_as_ostree_does(root: Root) -> None:
     assert [found.options is None for found in root.found()] == [False]
 
 
-def test_where_boot_is(root: Root) -> None:
+def test_where_boot_is(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use the /boot of the running system only if the physical root is that of the running system."""
     top = str(root.top)
     (root.top.parent / "ostree-booted").touch()
-    assert deployments._find_boot(top) == (top, "boot")
-    (root.top / "boot/loader").rename(root.top / "boot/other")
-    assert deployments._find_boot(top) == ("/", "boot")
+    monkeypatch.setattr(deployments, "_BOOT_PLACES", ("boot", "efi", "usr"))
+    boots = deployments.list_boots(top)
+    assert boots[0] == (top, "boot")
+    assert ("/", "usr") in boots
+    assert deployments._find_entries(boots) == ((top, "boot"),)
     (root.top.parent / "ostree-booted").unlink()
-    assert deployments._find_boot(top) == (top, "boot")
+    assert deployments.list_boots(top) == ((top, "boot"),)
+
+
+def test_entries_of_the_running_system_count_if_the_disk_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boots = ((str(tmp_path), "boot"), ("/", str(tmp_path / "esp").lstrip("/")))
+    for root, place in boots:
+        Path(root, place, "loader").mkdir(parents=True)
+    assert deployments._find_entries(boots) == boots[:1]
+    (tmp_path / "boot/loader").rmdir()
+    assert deployments._find_entries(boots) == boots[1:]
+
+
+def test_a_place_of_the_boot_loader_under_two_names_is_one(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployments, "_BOOT_PLACES", ("boot", "boot/../boot"))
+    assert deployments.list_boots(str(root.top)) == ((str(root.top), "boot"),)
 
 
 def _uki(root: Root, directory: Path) -> None:
@@ -370,7 +393,7 @@ def _uki(root: Root, directory: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("place", deployments._UKI_PLACES)
+@pytest.mark.parametrize("place", deployments._BOOT_PLACES)
 def test_a_unified_kernel_image(place: str, root: Root) -> None:
     _uki(root, root.top / place / "EFI/Linux")
     (found,) = root.found()
@@ -390,7 +413,7 @@ def test_a_linked_ostree_is_none(linked: str, root: Root, outside: Path) -> None
     root.add(A)
     (root.top / linked).rename(outside / "moved")
     (root.top / linked).symlink_to(outside / "moved")
-    with pytest.raises(Failure, match="no ostree/deploy below"):
+    with pytest.raises(Failure, match="neither ostree/deploy nor state/deploy below"):
         root.found()
 
 
@@ -458,7 +481,7 @@ def test_an_entry_with_other_blanks_and_line_ends(blank: str, root: Root) -> Non
 def test_a_fifo_in_run(which: str, root: Root) -> None:
     root.add(A, 1)
     (root.top.parent / "ostree-booted").touch()
-    path = Path(deployments.STAGED if which == "staged" else ostreebooted.PATH)
+    path = Path(ostree.STAGED if which == "staged" else ostreebooted.PATH)
     path.unlink(missing_ok=True)
     os.mkfifo(path)
     if which == "booted":
@@ -480,7 +503,7 @@ def test_the_gate_stays_within_the_deployment(kind: str, root: Root, outside: Pa
         (outside / "modules/6.12/initrd").write_bytes(make_initrd())
     else:
         (modules / "6.12/initrd").write_bytes(make_initrd())
-    found = deployments.find_staged()
+    found = deployments.find_staged(str(root.top))
     assert found
     assert len(deployments.find_initrds(found, str(root.top))) == (kind == "directory")
 

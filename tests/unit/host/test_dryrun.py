@@ -15,11 +15,14 @@ import pytest
 from bootseal import libcrypto, reference, verdicts
 from bootseal.errors import Refusal
 from bootseal.host import dryrun, inside, objects
-from bootseal.host.deployments import Deployed
+from bootseal.host.deployed import Deployed
+from bootseal.host.layouts import ostree
+from bootseal.layouts import ostreebooted
 from bootseal.linux import files
 from bootseal.stages import image as image_stage
-from bootseal.stages import keyring, ostreebooted, physicalroot
-from unit.support import policy, refusal
+from bootseal.stages import keyring, physicalroot
+from bootseal.values import RootConfig
+from unit.support import deployment, policy, refusal
 
 from .initrds import cpio_archive
 from .program import TREE, certificate, image, key, signed
@@ -36,7 +39,7 @@ from bootseal.values import BootKeyring, Unverified
 before = set(sys.modules)
 digest, signature = (open(sys.argv[2] + suffix, "rb").read() for suffix in (".digest", ".sig"))
 trusted = BootKeyring(tuple(keyring.load_file(sys.argv[3])), ())
-verify.verify(Unverified(digest, stands_in=False, signature=signature, image_path=""), trusted)
+verify.verify(Unverified(digest, stands_in=False, signature=signature, pair_path=""), trusted)
 print(*set(sys.modules) - before)
 """
 
@@ -247,6 +250,33 @@ def test_nothing_is_left_and_nothing_is_written(signed_root: Root, tmp_path: Pat
     assert Path("/proc/self/mountinfo").read_text() == mounts
 
 
+UPPER = {
+    "bind": ("bind", "", lambda _: None, ""),
+    "absent": ("overlay", "rw", lambda _: None, ""),
+    "from an earlier boot": ("overlay", "ro rw", lambda etc: (etc / "upper").mkdir(), ""),
+    "a link": ("overlay", "rw", lambda etc: (etc / "upper").symlink_to("/"), "cannot be opened"),
+    "a file": ("overlay", "rw", lambda etc: (etc / "work").touch(), "cannot be opened"),
+    "read-only": ("overlay", "rw ro", lambda _: None, "would be read-only"),
+    "read-only by default": ("overlay", "quiet", lambda _: None, "would be read-only"),
+}
+
+
+@pytest.mark.parametrize(("mode", "options", "make", "what"), UPPER.values(), ids=UPPER)
+def test_upper_layers_on_the_disk(mode: str, options: str, make: Callable[[Path], object], what: str, tmp_path: Path) -> None:
+    """They are judged without the write that mounting them is."""
+    (tmp_path / "etc").mkdir()
+    make(tmp_path / "etc")
+    fd = os.open(tmp_path / "etc", os.O_PATH)
+    found = deployment(etc_fd=fd, path="state/deploy/x")
+    root = RootConfig(True, False, True, mode, "")
+    if what:
+        refused = refusal(dryrun._check_upper_layers, found, root, options)
+        assert (refused.verdict.name, what in refused.what) == ("mount-failed", True)
+    else:
+        dryrun._check_upper_layers(found, root, options)
+    os.close(fd)
+
+
 OPTIONS = "CONFIG_FS_VERITY=y\nCONFIG_EROFS_FS=y\nCONFIG_OVERLAY_FS=y\n"
 CONFIGS: dict[str, Callable[[Path, Path], object]] = {
     "linked file": lambda config, outside: config.symlink_to(outside / "config"),
@@ -256,13 +286,17 @@ CONFIGS: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
+def kernel_config(deployed: Deployed, root: Root) -> tuple[str, bytes]:
+    return ostree.read_kernel_config(deployed.path, str(root.top), dryrun._CONFIG_SIZE)
+
+
 @pytest.mark.parametrize("make", CONFIGS.values(), ids=CONFIGS)
 def test_the_configuration_of_the_kernel_is_the_deployments_own(
     make: Callable[[Path, Path], object], root: Root, tree: Path, outside: Path
 ) -> None:
     (outside / "config").write_text(OPTIONS)
     make(tree / "usr/lib/modules/6.12/config", outside)
-    assert dryrun._read_kernel_config(root.found()[0], str(root.top)) == ("", b"")
+    assert kernel_config(root.found()[0], root) == ("", b"")
 
 
 def test_a_configuration_within_the_deployment_may_be_linked(root: Root, tree: Path) -> None:
@@ -270,16 +304,16 @@ def test_a_configuration_within_the_deployment_may_be_linked(root: Root, tree: P
     (tree / "usr/lib/ostree-boot/config-6.12").write_text(OPTIONS)
     path = tree / "usr/lib/modules/6.12/config"
     found = root.found()[0]
-    assert dryrun._read_kernel_config(found, str(root.top))[0] == str(tree / "usr/lib/ostree-boot/config-6.12")
+    assert kernel_config(found, root)[0] == str(tree / "usr/lib/ostree-boot/config-6.12")
     path.symlink_to("/usr/lib/ostree-boot/config-6.12")
-    assert dryrun._read_kernel_config(found, str(root.top)) == (str(path), OPTIONS.encode())
+    assert kernel_config(found, root) == (str(path), OPTIONS.encode())
 
 
 def test_a_configuration_without_end(root: Root, tree: Path) -> None:
     with (tree / "usr/lib/modules/6.12/config").open("w") as file:
         file.write(OPTIONS)
         file.truncate(1 << 40)
-    assert len(dryrun._read_kernel_config(root.found()[0], str(root.top))[1]) == dryrun._CONFIG_SIZE
+    assert len(kernel_config(root.found()[0], root)[1]) == dryrun._CONFIG_SIZE
 
 
 @pytest.mark.parametrize("end", "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
@@ -291,4 +325,4 @@ def test_only_newlines_end_a_line_of_the_configuration(end: str, root: Root, tre
 
 def test_a_full_directory_of_kernels_is_no_bug_of_the_judge(root: Root, tree: Path) -> None:
     fill(tree / "usr/lib/modules", inside.MAX_NAMES)
-    assert dryrun._read_kernel_config(root.found()[0], str(root.top)) == ("", b"")
+    assert kernel_config(root.found()[0], root) == ("", b"")

@@ -13,6 +13,7 @@ from bootseal import digest
 from bootseal.digest import Digest
 from bootseal.host import imagedigest, inside
 from bootseal.host.output import Failure
+from bootseal.values import Entry
 from unit.support import content
 
 from .program import bootseal, certificate, image, key, signed, tool
@@ -115,7 +116,7 @@ def test_an_image_whose_digest_is_not_computed(
     (tmp_path / "d").mkdir()
     make(tmp_path / "d/.ostree.cfs", outside)
     with inside.opened(str(tmp_path), "d") as directory, pytest.raises(Failure, match=why):
-        imagedigest.compute(str(tmp_path / "d/.ostree.cfs"), "sha256", "", directory)
+        imagedigest.compute(str(tmp_path / "d/.ostree.cfs"), "sha256", "", Entry(directory, ".ostree.cfs", ""))
 
 
 @pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 128 * 4096, 128 * 4096 + 1, 3_000_000])

@@ -135,10 +135,10 @@ def test_a_signature_outside_is_not_explained(tmp_path: Path, outside: Path) -> 
     (tmp_path / "d").mkdir()
     with inside.opened(str(tmp_path), "d") as directory:
         os.symlink(outside / "sig", ".ostree.cfs.sig", dir_fd=directory)
-        assert deviations.signature_in(directory) == []
+        assert deviations.signature_in(directory, ".ostree.cfs") == []
         os.unlink(".ostree.cfs.sig", dir_fd=directory)
         (tmp_path / "d/.ostree.cfs.sig").write_bytes(b"-----BEGIN")
-        assert [finding.name for finding in deviations.signature_in(directory)] == ["pem"]
+        assert [finding.name for finding in deviations.signature_in(directory, ".ostree.cfs")] == ["pem"]
 
 
 def test_a_linked_deployment_is_not_compared(tmp_path: Path, outside: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_commit_gets_the_signature(repo: Path, kind: str) -> None:
     assert (said["commit"], said["key"], said["digest"]) == (checksum, carriers.KEY, f"sha256:{DIGEST.hex()}")
     (signature,) = _carried(repo)
     trusted = BootKeyring((keyring.load_file(str(certificate(kind)))[0],), ())
-    assert verify.verify(Unverified(DIGEST, stands_in=False, signature=signature, image_path=""), trusted)
+    assert verify.verify(Unverified(DIGEST, stands_in=False, signature=signature, pair_path=""), trusted)
     assert ostree(repo, "show", "--print-detached-metadata-key=ostree.sign.note", BRANCH).strip() == "'kept'"
     assert set(repo.rglob("*")) == objects, "nothing but the detached metadata is written"
     assert ostree(repo, "rev-parse", BRANCH).strip() == checksum

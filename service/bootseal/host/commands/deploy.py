@@ -12,7 +12,7 @@ from ...errors import printable
 from .. import arguments as shared
 from .. import deployments, gateunits, placing
 from ..checker import Checker
-from ..deployments import Deployed
+from ..deployed import Deployed
 from ..dryrun import INCOMPLETE
 from ..output import USAGE, Failure, emit, error, note
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bootseal gate: put the signature of a staged deployment in place, and let ostree finalize it only if it would boot.
+"""bootseal gate: put the signature of a staged deployment in place, and let it be finalized only if it would boot.
 
-ostree-finalize-staged.service runs this before 'ostree admin finalize-staged' when the machine shuts down. If it fails, systemd
-does not run the second command, and the running deployment stays the default. Enabling bootseal-gate.path switches the gate on.
-That unit also runs the gate as soon as ostree stages something, so that the reason can be seen before the reboot.
+ostree-finalize-staged.service and bootc-finalize-staged.service run this before their own command when the machine shuts down.
+If it fails, systemd does not run the second command, and the running deployment stays the default. Enabling bootseal-gate.path
+switches the gate on. That unit also runs the gate as soon as something is staged, so that the reason can be seen before the
+reboot.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from ...errors import reason
 from ...stages import writable
 from .. import continuity, deployments, gateunits, placing
 from ..checker import Checker, KeySource, describe_untrusted
+from ..layouts import ostree
 from ..output import NO_PERMISSION, Failure, note, warning
 
 _UNTRUSTED_HINT = (
@@ -36,7 +38,7 @@ def run(_arguments: argparse.Namespace, _command: list[str]) -> int:
         return 0
     sysroot = deployments.default_sysroot()
     _complete(sysroot)
-    deployed = deployments.find_staged()
+    deployed = deployments.find_staged(sysroot)
     if deployed is None:
         note("no deployment is staged")
         return 0
@@ -65,7 +67,7 @@ def _complete(sysroot: str) -> None:
 
     The boot does not depend on it.
     """
-    for path in deployments.find_marked(sysroot):
+    for path in ostree.find_marked(sysroot):
         name = os.path.basename(path)
         try:
             with writable.opened_below(sysroot, path) as where:

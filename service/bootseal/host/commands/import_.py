@@ -4,6 +4,7 @@
 import argparse
 import base64
 import binascii
+from typing import NamedTuple
 
 from ... import digest, paths, verdicts
 from ...digest import Digest
@@ -11,11 +12,12 @@ from ...errors import Refusal
 from ...formats import pkcs7
 from ...formats.der import Malformed
 from ...stages import keyring
-from ...values import BootKeyring
+from ...values import DIGEST_FILE, IMAGE, BootKeyring
 from .. import carriers, imagedigest, inside, ocilayout, pairs, sidecars
 from ..carriers import Found
 from ..dryrun import list_certificates
-from ..output import DATA, USAGE, Failure, emit
+from ..layouts import composefs
+from ..output import DATA, USAGE, Failure, emit, note
 
 # Without attributes, the signature covers none of these, so bootseal can drop them.
 _DROPPED = (
@@ -46,18 +48,27 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
         raise Failure(USAGE, "Failed to read the command line: --digest= already has the algorithm; omit --algorithm=")
     image, image_digest = _find_digest(arguments)
     trusted = keyring.load(list_certificates(arguments.keys) if arguments.keys else [arguments.cert])
-    where, signature = _choose(_find(arguments.source), image_digest, trusted, image)
-    pairs.write(image, sidecars.Pair(image_digest.value, signature), keep_other=bool(arguments.digest))
-    files = [paths.digest_of(image), paths.signature_of(image)]
-    value = {"version": 1, "verdict": verdicts.VERIFIED.name, "digest": str(image_digest), "source": where, "files": files}
-    emit(value, arguments.json, f"{image_digest} {image}")
+    chosen, pair = _choose(_find(arguments.source), image_digest, trusted, image), composefs.pair_of(image)
+    pairs.write(pair, sidecars.Pair(image_digest.value, chosen.signature), keep_other=bool(arguments.digest))
+    files = [paths.digest_of(pair), paths.signature_of(pair)]
+    value = {"version": 1, "verdict": verdicts.VERIFIED.name, "digest": str(image_digest), "source": chosen.where}
+    emit(value | {"form": chosen.form, "files": files}, arguments.json, f"{image_digest} {image}")
+    if chosen.form == IMAGE:
+        note("the signature covers the image itself: the boot accepts it with [Policy] Signed=image")
     return 0
+
+
+class _Chosen(NamedTuple):
+    where: str
+    signature: bytes
+    form: str
 
 
 def _find_digest(arguments: argparse.Namespace) -> tuple[str, Digest]:
     """Return the image's path and digest. Raises Failure."""
     if arguments.image:
-        return arguments.image, imagedigest.compute(arguments.image, arguments.algorithm or "sha256", "")
+        algorithm = arguments.algorithm or imagedigest.algorithm_of(arguments.image)
+        return arguments.image, imagedigest.compute(arguments.image, algorithm, "")
     image = arguments.digest.removesuffix(paths.DIGEST_SUFFIX)
     if image == arguments.digest:
         raise Failure(USAGE, f"Failed to use the digest {arguments.digest}: its name must end in {paths.DIGEST_SUFFIX}")
@@ -87,13 +98,13 @@ def _decode(name: str, content: bytes) -> bytes:
         raise Failure(DATA, f"Failed to read the signature {name}: neither DER nor PEM nor base64") from error
 
 
-def _choose(found: list[Found], image_digest: Digest, trusted: BootKeyring, image: str) -> tuple[str, bytes]:
-    """Return the first signature that the boot would accept, and where it was. Raises Refusal."""
+def _choose(found: list[Found], image_digest: Digest, trusted: BootKeyring, image: str) -> _Chosen:
+    """Return the first signature that a boot could accept. Raises Refusal."""
 
-    def accept(one: Found) -> tuple[str, bytes]:
+    def accept(one: Found) -> _Chosen:
         normalized = _normalize(*one)
-        pairs.check(pairs.Given(image_digest.value, normalized, image, one.where), trusted)
-        return one.where, normalized
+        given = pairs.Given(image_digest.value, normalized, image, one.where, (DIGEST_FILE, IMAGE))
+        return _Chosen(one.where, normalized, pairs.check(given, trusted).form)
 
     return carriers.first_accepted(found, accept)
 

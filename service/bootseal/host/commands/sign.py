@@ -18,6 +18,7 @@ from ...errors import Refusal
 from ...formats import pkcs7
 from ...values import BootKeyring, Certificate, Signer
 from .. import carriers, imagedigest, inside, pairs, sidecars
+from ..layouts import composefs
 from ..output import CANNOT_CREATE, DATA, OS_ERROR, USAGE, Failure, emit, note, os_failure, warning
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _find_digest(arguments: argparse.Namespace) -> Digest:
     if arguments.digest:
         return imagedigest.parse(arguments.digest)
     hint = "COMMAND must make it" if arguments.ephemeral else "to sign without the image, give its --digest="
-    return imagedigest.compute(arguments.image, arguments.algorithm or "sha256", hint)
+    return imagedigest.compute(arguments.image, arguments.algorithm or imagedigest.algorithm_of(arguments.image), hint)
 
 
 def _sign(key: "PrivateKey", certificate: Certificate, to_sign: bytes) -> bytes:
@@ -160,8 +161,9 @@ def _finish(arguments: argparse.Namespace, image_digest: Digest, signature: byte
     if arguments.repo:
         written = _attach(arguments, image_digest, signature)
     else:
-        pairs.write(arguments.image, sidecars.Pair(image_digest.value, signature), keep_other=bool(arguments.digest))
-        files = [paths.digest_of(arguments.image), paths.signature_of(arguments.image)]
+        pair = composefs.pair_of(arguments.image)
+        pairs.write(pair, sidecars.Pair(image_digest.value, signature), keep_other=bool(arguments.digest))
+        files = [paths.digest_of(pair), paths.signature_of(pair)]
         written = {"image": arguments.image, "files": files}
     _check_dates(signer.certificate)
     value = {"version": 1, "digest": str(image_digest), "algorithm": signer.algorithm} | written

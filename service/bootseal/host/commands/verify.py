@@ -5,13 +5,15 @@ import argparse
 
 from ... import record as records
 from ... import verdicts
+from ...values import DIGEST_FILE, IMAGE
 from .. import arguments as shared
 from .. import continuity, deployments, filecheck
 from ..checker import Checker, describe_untrusted
-from ..deployments import Deployed
+from ..deployed import Deployed
 from ..dryrun import INCOMPLETE, Judgement, Source, list_certificates
-from ..output import USAGE, Failure, emit, error, table, warning
+from ..output import USAGE, Failure, emit, error, note, table, warning
 
+_ABSENT = {verdict.name for verdict in verdicts.ABSENT}
 _COLOURS = (
     {"unknown": "yellow", INCOMPLETE.name: "yellow"}
     | {"verified": "green"}
@@ -31,14 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--image", metavar="FILE", help="composefs image, whose digest is computed and compared")
     files.add_argument("--repo", metavar="REPO", help="ostree repository; DEPLOYMENT is a commit there, by checksum or branch")
     files.add_argument("--cert", metavar="FILE", help="certificates to trust")
+    files.add_argument("--signed", choices=(DIGEST_FILE, IMAGE), help="what the signature covers (default: digest-file)")
 
 
 def run(arguments: argparse.Namespace, _command: list[str]) -> int:
     """Print the verdict of one deployment or of all, and return the exit status."""
     if arguments.signature or arguments.digest or arguments.image or arguments.repo:
         return _verify_files(arguments)
-    if arguments.cert:
-        raise Failure(USAGE, "Failed to read the command line: --cert= needs --signature=, --image= or --repo=")
+    for name in ("cert", "signed"):
+        if getattr(arguments, name):
+            raise Failure(USAGE, f"Failed to read the command line: --{name}= needs --signature=, --image= or --repo=")
     sysroot = shared.sysroot(arguments)
     checker = Checker(sysroot, shared.key_source(arguments), verbose=arguments.verbose)
     if arguments.all:
@@ -47,11 +51,30 @@ def run(arguments: argparse.Namespace, _command: list[str]) -> int:
         everything = deployments.require_any(deployments.list_all(sysroot), sysroot)
         checker.read_initrds(everything)
         return _print_all([(deployed, _check_or_explain(checker, deployed)) for deployed in everything], arguments.json)
+    if arguments.deployment is None and arguments.cmdline is None:
+        return _print_one(*_check_next(checker, deployments.choose_next(sysroot)), arguments.json)
     deployed = deployments.choose(sysroot, arguments.deployment)
     if arguments.cmdline is not None:
         state = "" if deployed.state == "staged" else deployed.state
         deployed = deployed._replace(options=arguments.cmdline, state=state)
     return _print_one(deployed, checker.check(deployed), arguments.json)
+
+
+def _check_next(checker: Checker, tried: list[Deployed]) -> tuple[Deployed, Judgement]:
+    """Return the first that would boot, with its record; without one, the one whose refusal the boot would report."""
+    refused: list[tuple[Deployed, Judgement]] = []
+    for deployed in tried:
+        record = checker.check(deployed)
+        if not record["exit_status"] or record["verdict"] == INCOMPLETE.name:
+            told = deployed, record
+            break
+        refused.append((deployed, record))
+    else:
+        told = next((one for one in refused if one[1]["verdict"] not in _ABSENT), refused[0])
+    for other, record in refused:
+        if other is not told[0]:
+            note(f"another image would be refused ({record['verdict']}): {record['message']}")
+    return told
 
 
 def _verify_files(arguments: argparse.Namespace) -> int:
@@ -62,6 +85,7 @@ def _verify_files(arguments: argparse.Namespace) -> int:
     else:
         one = filecheck.read(arguments.image, arguments.digest, arguments.signature)
         name, everything = one.signature_name, [one]
+    everything = [one._replace(forms=(arguments.signed or DIGEST_FILE,)) for one in everything]
     source = Source("/", arguments.keys or arguments.cert, keys=arguments.keys)
     trusted = list_certificates(arguments.keys) if arguments.keys else [arguments.cert]
     missing = [filecheck.NOT_COMPARED] if arguments.repo else []

@@ -8,21 +8,24 @@ import os
 from typing import NamedTuple
 
 from ...errors import Refusal, printable, reason
+from ...layouts import SOURCES, digest_in
 from ...linux import files, keyctl, mountapi
 from ...linux.mountapi import MountInfo
 from ...record import Record
 from ...stages import image, kernelkeys, mount
-from ...values import Deployment
-from .. import inside
+from ...values import Entry
+from .. import inside, layouts
 
 SAME, DIFFERS, UNKNOWN = "same", "differs", "unknown"
 # Where the kernel or systemd mounts something of its own; a verified root has empty directories there.
 _OWN = frozenset({"/proc", "/sys", "/dev", "/run", "/tmp"})
 # Part of every ostree root; boot.json says which of them are not covered.
-_OSTREE = frozenset({"/etc", "/var", "/boot", "/sysroot"})
+_PLACES = frozenset({"/etc", "/var", "/boot", "/sysroot"})
 EXTENSIONS = ("sysext", "confext")
 _EXTENDED = frozenset({"/usr", "/opt", "/etc"})
-_TRANSIENT_ETC = "upperdir=/run/ostree/transient-etc."  # as mount.py makes it
+# Upper layers of /etc, as the layouts make them: in /run, and on the disk.
+_TRANSIENT_ETC = ("upperdir=/run/ostree/transient-etc.", "upperdir=/run/bootseal/transient/.private/etc/")
+_OVERLAY_ETC = "upperdir=/proc/self/fd/"
 _UNLOCKED = "lowerdir=usr"  # the relative name is how ostree mounts it
 _ETC = "/etc"
 _NEEDS_ROOT = "only root may look"
@@ -84,7 +87,7 @@ def covering(now: Mounts) -> list[Mount]:
     if root is None:
         return []
     hiding = [m for m in now.everything if m.parent == root.id or _is_below_usr(m)]
-    return [m for m in hiding if m.target not in _OWN | _OSTREE and not _shows_itself(m, root)]
+    return [m for m in hiding if m.target not in _OWN | _PLACES and not _shows_itself(m, root)]
 
 
 def extensions(now: Mounts) -> list[Mount]:
@@ -119,13 +122,13 @@ def _check_boot(record: Record) -> Check:
 def _check_root(record: Record, root: MountInfo | None) -> Check:
     if root is None:
         return Check("root", UNKNOWN, "the mount at / is not in the mount table of this process")
-    expected = f"{mount.SOURCE_PREFIX}{record.image.digest if record.image else 'none'}"
-    if root.fstype != "overlay" or root.source != expected:
-        what = f"mounted at / is {root.fstype} from {root.source}, verified was overlay from {expected}"
+    expected = record.image.digest if record.image else "none"
+    if root.fstype != "overlay" or digest_in(root.source) != expected:
+        what = f"mounted at / is {root.fstype} from {root.source}, verified was overlay from {SOURCES[0]}{expected}"
         return Check("root", DIFFERS, printable(what))
     if "verity=require" not in root.super_options.split(","):
         return Check("root", DIFFERS, f"the overlay at / has no verity=require ({printable(root.super_options)})")
-    return Check("root", SAME, f"{expected[:22]}..., verity=require")
+    return Check("root", SAME, f"{SOURCES[0]}{expected[:12]}..., verity=require")
 
 
 def _check_tree(record: Record, now: Mounts, sysroot: str) -> Check:
@@ -153,18 +156,21 @@ def _find_other_etc(record: Record, now: Mounts, sysroot: str) -> list[Mount]:
     top = [m for m in mounted if m.id not in {other.parent for other in mounted}]
     if not top or any(m.id == top[0].id for m in extensions(now)):
         return []
-    if "/etc" in (record.not_covered or ()):
+    options = top[0].super_options.split(",")
+    if "/etc" not in (record.not_covered or ()):
+        same = any(option.startswith(_TRANSIENT_ETC) for option in options)
+    elif top[0].fstype == "overlay":
+        same = top[0].source == "overlay" and any(option.startswith(_OVERLAY_ETC) for option in options)
+    else:
         with inside.opened(sysroot, f"{_path(record)}/etc") as etc:
             same = os.path.samestat(os.stat(_ETC), os.fstat(etc))
-    else:
-        same = any(option.startswith(_TRANSIENT_ETC) for option in top[0].super_options.split(","))
     return [] if same else top
 
 
 def _check_image(record: Record, sysroot: str) -> Check:
     path, expected = _path(record), _digest(record)
     try:
-        enforced = str(_measure(path, sysroot))
+        enforced = str(_measure(record, path, sysroot))
     except Refusal as refusal:
         if isinstance(refusal.__cause__, PermissionError):
             return Check("image", UNKNOWN, f"the image was not measured: {_NEEDS_ROOT}")
@@ -179,9 +185,10 @@ def _check_image(record: Record, sysroot: str) -> Check:
     return Check("image", SAME, "measured now, and the same")
 
 
-def _measure(path: str, sysroot: str) -> object:
-    with inside.opened(sysroot, path) as fd:
-        return image.enforced_digest(Deployment("ostree", "", "", 0, path, -1, fd, -1, -1, -1), sysroot)
+def _measure(record: Record, path: str, sysroot: str) -> object:
+    where = layouts.of(record.deployment.layout if record.deployment else "ostree").where(path, sysroot)
+    with inside.opened(sysroot, where.image_place) as fd:
+        return image.enforced_digest(Entry(fd, where.image, where.image_path))
 
 
 def _check_keyring(record: Record) -> Check:
