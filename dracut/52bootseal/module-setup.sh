@@ -76,13 +76,18 @@ install() {
 # No other module may mount the root, and no module may mount or run anything from the disk after the check.
 # host/initrd/bypasses.py recognizes the same modules by the files that they install.
 _bootseal_check_modules() {
-    local _module
+    local _module _file
     for _module in $modules_loaded $mods_to_load; do
         case $_module in
             # Names differ between projects: 51bootc, 37composefs and others.
             ostree | *bootc* | *composefs*) _bootseal_refuse "$_module" "mounts the root without this check" ;;
         esac
     done
+    # Whichever module installed these units.
+    while read -r _file; do
+        _bootseal_fatal "${_file#"$initdir"} mounts the root without this check: leave it out of the initrd"
+    done < <(find "$initdir"/{usr/lib,lib,etc}/systemd/system \( -name ostree-prepare-root.service -o -name bootc-root-setup.service \
+        -o -name composefs-setup-root.service \) ! -lname /dev/null 2> /dev/null)
     # Users request these modules explicitly. A module comes before its own dependencies, so that the message names it.
     for _module in ignition-ostree selinux masterkey integrity ecryptfs convertfs; do
         dracut_module_included "$_module" && _bootseal_refuse "$_module" "runs a file of the disk's /etc as root"
@@ -124,7 +129,7 @@ _bootseal_install_python() {
         || _bootseal_fatal "Python module 'cryptography' not found: install python3-cryptography"
     _libcrypto=$(_bootseal_find_libcrypto) || _bootseal_fatal "libcrypto not found: install OpenSSL 3 or later"
     _out=$(mktemp -d --tmpdir="$DRACUT_TMPDIR" bootseal.XXXXXX) || _bootseal_fatal "cannot make a directory in $DRACUT_TMPDIR"
-    /usr/bin/python3 -ISB "$moddir/python-deps" "$_bootseal_libdir" "$_libcrypto" "$_out" > "$_out.objects" \
+    /usr/bin/python3 -ISB "$moddir/python-deps" "$_bootseal_libdir" "$_libcrypto" "$_out" "${dracutsysrootdir-}" > "$_out.objects" \
         || _bootseal_fatal "the boot path does not run on this machine's Python: see above"
     echo "$_libcrypto $_libcrypto" >> "$_out.objects"
     # The copy below replaces the modes of the initrd's own directories: mktemp's 0700 must not become that of /.
@@ -152,6 +157,8 @@ _bootseal_install_configuration() {
             _bootseal_install_or_mask "$_file"
         done
     done
+    # How bootc mounts the root, see bootc-setup-root-conf.toml(5).
+    _bootseal_install_or_mask /usr/lib/composefs/setup-root-conf.toml
     # If several files set VOA=, config.py knows which one counts.
     while read -r _os; do
         [[ $_os == no ]] && continue

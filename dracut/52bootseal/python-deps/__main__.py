@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""python3 -ISB python-deps LIBDIR LIBCRYPTO OUT: run the boot path, and write the modules that it imports as bytecode.
+"""python3 -ISB python-deps LIBDIR LIBCRYPTO OUT TREE: run the boot path, and write the modules that it imports as bytecode.
 
-LIBDIR has the package bootseal, and LIBCRYPTO is the library for the initrd. dracut runs this directory with the options of the
-service, because Python imports a few modules to start a directory. OUT receives the tree for the initrd, with modules as
-sourceless .pyc because every boot reads them. Stdout has one line for each shared object, "SOURCE DESTINATION". dracut installs
-it and its libraries.
+LIBDIR has the package bootseal, LIBCRYPTO is the library for the initrd, and TREE the system whose configuration goes there.
+dracut runs this directory with the options of the service, because Python imports a few modules to start a directory. OUT
+receives the tree for the initrd, with modules as sourceless .pyc because every boot reads them. Stdout has one line for each
+shared object, "SOURCE DESTINATION". dracut installs it and its libraries.
 
 The imports at the top must be modules that a bare interpreter has loaded. All others would be in every initrd.
 """
@@ -12,7 +12,7 @@ The imports at the top must be modules that a bare interpreter has loaded. All o
 import os
 import sys
 
-LIBDIR, LIBCRYPTO, OUT = sys.argv[1:4]
+LIBDIR, LIBCRYPTO, OUT, TREE = sys.argv[1:5]
 
 
 def rehearse(directory: str) -> None:
@@ -23,6 +23,8 @@ def rehearse(directory: str) -> None:
     import bootseal.boot
     import bootseal.checkinitrd
     import bootseal.failure
+    import bootseal.layouts.composefs
+    import bootseal.layouts.ostree
     import bootseal.linux.loop  # noqa: F401
     from bootseal import errors, libcrypto, record, report, verdicts
     from bootseal.formats import der, pkcs7
@@ -32,6 +34,7 @@ def rehearse(directory: str) -> None:
     libcrypto.PATH = LIBCRYPTO
     verify.rehearse()
     config.load(directory)
+    config.read_setup_root(f"{TREE}/{config.SETUP_ROOT}")
     for call in (lambda: pkcs7.parse(b"0"), lambda: keyring.certificate("", b"0"), mountapi.mounts, keyctl.listed_keys):
         with suppress(der.Malformed, keyring.Unusable, OSError):
             call()
