@@ -23,7 +23,7 @@ OUTSIDE: Mapping[str, guest.Content] = {
 LINK = r"/sysroot/ostree/boot\.1/guest/[0-9a-f]{64}/0"  # the value of ostree=
 DEPLOYMENT = r"/sysroot/ostree/deploy/guest/deploy/[0-9a-f]{64}\.0"
 IMAGE = rf"{DEPLOYMENT}/\.ostree\.cfs"
-BROKEN_STAGE = {"usr/lib/bootseal/bootseal/stages/deployment.py": b"def locate(request):\n    return request.no_such_name\n"}
+BROKEN_STAGE = {"usr/lib/bootseal/bootseal/stages/deployment.py": b"def wishes(request):\n    return request.no_such_name\n"}
 
 
 def _signature(digest: Callable[[guest.Image], bytes]) -> Change:
@@ -56,7 +56,7 @@ REFUSALS = (
         whole=True,
     ),
     Scenario("empty-target", Refused("bad-command-line", r"empty: ostree="), ostree="ostree="),
-    Scenario("no-target", Refused("no-deployment", r".* names no deployment \(ostree=\): /proc/cmdline"), ostree=""),
+    Scenario("no-target", Refused("no-deployment", r".* names no deployment \(ostree=.*\): /proc/cmdline"), ostree=""),
     Scenario(
         "link-out-of-the-disk",
         Refused("no-deployment", rf"no such directory below the physical root: {LINK}"),

@@ -57,9 +57,16 @@ class Outcome(parse.Said):
     written: int
 
 
-def boot(change: Change | None = None, *, suite: str = "forky", initrd: Path | None = None, **options: Any) -> Outcome:
+def boot(
+    change: Change | None = None,
+    *,
+    suite: str = "forky",
+    image: guest.Image | None = None,
+    initrd: Path | None = None,
+    **options: Any,
+) -> Outcome:
     """Boot a disk with a change; its copy is removed afterwards."""
-    image = signed.image(suite)
+    image = image or signed.image(suite)
     disk = changed(image, change)
     try:
         result = guest.boot(image, initrd or signed.initrd(suite), disk=disk, **options)
@@ -95,6 +102,7 @@ class Scenario:
     rw: bool = False
     readonly: bool = False  # the medium
     built: Callable[[], Path] | None = None  # another initrd
+    image: Callable[[], guest.Image] | None = None  # another disk
     whole: bool = False  # never resumed from a saved state
     idle: bool = False  # it mostly sleeps
 
@@ -107,6 +115,7 @@ class Scenario:
         return boot(
             self.disk,
             suite=self.suite,
+            image=self.image and self.image(),
             initrd=self.built and self.built(),
             append=self.cmdline if self.fsck else f"{UNREAD_DISK} {self.cmdline}",
             karg=self.ostree,
@@ -166,13 +175,14 @@ class Refused:
     unwritten: bool = True  # not where enrolling is attempted, or the kernel notes an error on the disk
     mounted: bool | None = None  # the physical root; of course, if the service has waited for it
     hint: str = ""  # if it is not the verdict's
+    details: tuple[str, ...] = ()  # their names, if they are not the verdict's
 
     def check(self, outcome: Outcome) -> None:
         """Check console, greeting, record, unit, journal and disk; and that nothing is mounted."""
         outcome.must_end(guest.REFUSED)
         hint = self.hint or _verdict(self.verdict).hint
         message = _check_console(outcome, self.verdict, self.what, hint)
-        _check_record(outcome, self.verdict, message, hint)
+        _check_record(outcome, self.verdict, message, hint, self.details)
         _check_unit(outcome, self.verdict, message)
         _check_journal(outcome, self.verdict, message)
         waited = "wait" in outcome.record["milliseconds"]
@@ -267,12 +277,13 @@ def _verdict(name: str) -> verdicts.Verdict:
     return next(verdict for verdict in verdicts.VERDICTS if verdict.name == name)
 
 
-def _check_record(outcome: Outcome, verdict: str, message: str, hint: str) -> None:
+def _check_record(outcome: Outcome, verdict: str, message: str, hint: str, details: tuple[str, ...]) -> None:
     record = outcome.record
     assert (record["version"], record["verdict"], record["message"]) == (1, verdict, message)
     assert record["hint"] == hint
     assert "mount" not in record
-    assert [detail["name"] for detail in record.get("details", ())] == _DETAILS.get(verdict, _signer(record))
+    expected = [*details] or _DETAILS.get(verdict, _signer(record))
+    assert [detail["name"] for detail in record.get("details", ())] == expected
 
 
 _DETAILS = {

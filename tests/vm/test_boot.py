@@ -132,6 +132,7 @@ def test_the_record_names_the_signer(job: Job[Boots]) -> None:
             "issuer": f"CN=guest {boots.chain.kind}",
             "certificate_sha256": fingerprint.split("=")[1].replace(":", "").lower(),
             "algorithm": signer_algorithm(boots.chain.kind),
+            "form": "digest-file",
         }
 
 

@@ -1,9 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# disk.sh BUILDER DEPLOYED FILES FS DISK SCRATCH: a raw disk image of the physical root, with FILES/* put beside the image.
+# disk.sh BUILDER DEPLOYED DEPLOYMENT FILES FS DISK SCRATCH: a raw disk image of the physical root, with FILES/* put into the
+# directory DEPLOYMENT.
 # It is sealed if FS is ext4.
 set -eu
-builder=$1 deployed=$2 files=$3 fs=$4 disk=$5 scratch=$6
+builder=$1 deployed=$2 deployment=$3 files=$4 fs=$5 disk=$6 scratch=$7
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck disable=SC1091
 . "$here/lib.sh"
@@ -11,7 +12,6 @@ here=$(dirname "$(readlink -f "$0")")
 # A copy, and no view: changing a file there would separate its hard links.
 root=$scratch/root
 cp -a --reflink=auto "$deployed/root" "$root"
-deployment=$(cat "$deployed/deployment")
 cp -R --no-preserve=ownership "$files"/. "$root/$deployment"
 used=$(cat "$deployed/mebibytes")
 

@@ -19,6 +19,30 @@ api_mounts() {
     mount --rbind /sys "$1/sys"
 }
 
+# quiet_guest TREE: no first boot: a machine identity, no password, no job that only matters on a real machine.
+quiet_guest() (
+    cd "$1" || return
+    echo 0123456789abcdef0123456789abcdef >etc/machine-id
+    echo guest >etc/hostname
+    : >etc/fstab
+    sed -i 's,^root:[^:]*:,root::,' etc/shadow
+    for unit in dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-tmpfiles-clean.timer e2scrub_reap.service \
+        systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service networking.service \
+        getty.target systemd-logind.service systemd-logind-varlink.socket systemd-user-sessions.service \
+        systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-pstore.service systemd-random-seed.service \
+        systemd-udev-load-credentials.service systemd-ask-password-wall.path \
+        dev-hugepages.mount dev-mqueue.mount sys-fs-fuse-connections.mount sys-kernel-config.mount sys-kernel-debug.mount \
+        sys-kernel-tracing.mount; do
+        ln -sf /dev/null "etc/systemd/system/$unit"
+    done
+    # Each runs twice a boot, to find nothing. The initrd has its own.
+    mkdir -p etc/systemd/system-generators
+    for generator in clonesetup cryptsetup debug factory-reset gpt-auto hibernate-resume integritysetup run ssh system-update \
+        veritysetup tpm2 bless-boot; do
+        ln -sf /dev/null "etc/systemd/system-generators/systemd-$generator-generator"
+    done
+)
+
 # said NAME COMMAND...: run a command in the view that is the working directory. $out/NAME gets what it says, and its status in a
 # last line.
 said() {
@@ -47,6 +71,12 @@ builder_and_tree() {
     mkdir -p "$3/builder" "$3/tree"
     overlay "$1" "$3/builder"
     overlay "$2" "$3/tree"
+}
+
+# bootc_layout TREE: the layout of a bootc image, whose /boot and /sysroot are empty.
+bootc_layout() {
+    ostree_layout "$1" || return
+    rm ostree
 }
 
 # ostree_layout TREE: the layout of an ostree operating system but for /etc: state in /var, the kernel beside its modules.

@@ -21,7 +21,7 @@ from .tree import guest_exit
 # What boots append that share a saved state; one for any other command line would serve only one.
 COMMON = ("", "fsck.mode=skip", "fsck.mode=skip fips=1")
 # Arguments that bootseal.service alone reads: a resumed boot gets them as a file over /proc/cmdline.
-OWN = ("ostree=", "rd.bootseal.")
+OWN = ("ostree=", "composefs=", "composefs.digest=", "bootseal.root=", "rd.bootseal.")
 # The first boot's jobs (linker cache, hardware database, ...) take half a minute of an emulated guest; no test needs them.
 ARGUMENTS = "console=ttyS0 panic=-1 systemd.condition_needs_update=0"
 # Where the same library is at the same address in all processes, the emulator translates it once.
@@ -80,7 +80,7 @@ def _script_disk(script: str, to: Path) -> Path:
 
 def arguments(image: Image, *, rw: bool = False, cheap: bool = True, append: str = "") -> str:
     """Make the kernel command line."""
-    root = f"root=/dev/vda rootfstype={image.fs} {'rw' if rw else 'ro'} ostree={image.deployment.karg}"
+    root = f"root=/dev/vda rootfstype={image.fs} {'rw' if rw else 'ro'} {image.deployment.argument}"
     return f"{ARGUMENTS} {CHEAP_ARGUMENTS + ' ' if cheap else ''}{root} {append}".strip()
 
 
@@ -112,10 +112,10 @@ def boot(
     `waiting_script` runs in the initrd before the physical root is mounted.
     `disk` replaces the image's disk: a changed copy (raw), or the overlay of an earlier boot (qcow2, by its suffix).
     Without `snapshot` the guest writes to that overlay itself; it never writes to a raw disk. `karg` replaces the argument
-    ostree=. `readonly` is the medium. `firmware` boots everything as one unified kernel image below Secure Boot, from the
-    disk `guest-esp`. The file `writes` logs what the guest writes to its disk. Unless it must be `whole`, a boot that shares
-    its command line with others is resumed from a saved state, and only then may it `pause`, see saved.PAUSE. A `cheap` guest
-    has a CPU and arguments for the emulator.
+    that selects the image. `readonly` is the medium. `firmware` boots everything as one unified kernel image below Secure
+    Boot, from the disk `guest-esp`. The file `writes` logs what the guest writes to its disk. Unless it must be `whole`, a
+    boot that shares its command line with others is resumed from a saved state, and only then may it `pause`, see
+    saved.PAUSE. A `cheap` guest has a CPU and arguments for the emulator.
     """
     work = _working_directory()
     source = disk or image.disk
@@ -123,7 +123,7 @@ def boot(
     top = source if qcow2 and not snapshot else overlay(source, work / "root.qcow2", format="qcow2" if qcow2 else "raw")
     line = arguments(image, rw=rw, cheap=cheap, append=append)
     if karg is not None:
-        line = line.replace(f"ostree={image.deployment.karg}", karg)
+        line = line.replace(image.deployment.argument, karg)
     files = {"etc/guest-emergency-script": emergency_script.encode(), **(extra_initrd_files or {})}
     if waiting_script:
         files["etc/guest-waiting-script"] = waiting_script.encode()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import guest, signed
+from . import composefs, guest, signed
 from .cache import output_of, temporary
 
 
@@ -25,10 +25,20 @@ class Names:
     @classmethod
     def of(cls, image: guest.Image) -> Names:
         path = image.deployment.path
+        if image.deployment.key != "ostree":
+            return cls._of_repository(image)
         stateroot = path.split("/deploy/")[1]
         link = image.deployment.karg.lstrip("/").replace("/boot.1/", "/boot.1.1/").replace("/boot.0/", "/boot.0.1/")
         names = [f"{path}/{name}" for name in (signed.IMAGE, signed.DIGEST, signed.SIGNATURE)]
         return cls(path, names[0], names[1], names[2], f"ostree/deploy/{stateroot}", link)
+
+    @classmethod
+    def _of_repository(cls, image: guest.Image) -> Names:
+        """Name the files of a composefs repository; `link` is what names the image."""
+        path = image.deployment.path
+        digest = path.rpartition("/")[2]
+        pair, object_ = f"{path}/{composefs.PAIR}", f"composefs/objects/{digest[:2]}/{digest[2:]}"
+        return cls(path, object_, f"{pair}.digest", f"{pair}.sig", "state/os/default", f"composefs/images/{digest}")
 
 
 # Changes a copied disk in place.

@@ -28,8 +28,14 @@ class Deployment:
     suite: str
     home: Path
     cfs: Path
-    path: str  # of the deployment directory, below the physical root
-    karg: str  # for ostree=
+    path: str  # of the directory with digest and signature, below the physical root
+    karg: str  # the value of `key` in the kernel command line
+    key: str = "ostree"
+
+    @property
+    def argument(self) -> str:
+        """Return the argument of the kernel command line that selects it."""
+        return f"{self.key}={self.karg}"
 
     @property
     def checksum(self) -> str:
@@ -75,15 +81,20 @@ def image(suite: str, fs: str = "ext4", *, files: Mapping[str, bytes] | Signer |
 
 
 def image_of(
-    deployed: Deployment, fs: str = "ext4", *, files: Mapping[str, bytes] | Signer | None = None, commands: str = ""
+    deployed: Deployment,
+    fs: str = "ext4",
+    *,
+    files: Mapping[str, bytes] | Signer | None = None,
+    commands: str = "",
+    sealed: bool = True,
 ) -> Image:
-    """Make a sealed disk with a deployment; `files` (or a Signer) are put beside the image.
+    """Make a sealed disk with a deployment; `files` (or a Signer) are put beside the image. btrfs need not be `sealed`.
 
     `commands` run as `sh -ex` in the deployment directory in a guest (ostree, fsverity, chattr, cp, dd). A guest seals a disk
     with btrfs, too, by `ostree admin post-copy`. One with ext4 is sealed on this machine, in a tenth of the time.
     """
     suite, builder = deployed.suite, base_tree(BUILDER)
-    guest = bool(commands) or fs != "ext4"
+    guest = sealed and (bool(commands) or fs != "ext4")
     beside = files(deployed.cfs) if callable(files) else files or {}
 
     def build(path: Path) -> None:
@@ -92,15 +103,15 @@ def image_of(
             (work / "files").mkdir()
             for name, content in beside.items():
                 (work / "files" / name).write_bytes(content)
-            must_run("disk.sh", builder, deployed.home, work / "files", fs, disk, work)
+            must_run("disk.sh", builder, deployed.home, deployed.path, work / "files", fs, disk, work)
         if guest:
             _seal(disk, fs, deployed, commands)
 
     flat = [part for name, content in sorted(beside.items()) for part in (name, content)]
     scripts = [SCRIPTS / name for name in ("disk.sh", "lib.sh", "seal.py", "initrd/seal")]
     sealer = seal_initrd().path.parent.name if guest else ""
-    key = digest_of(deployed.home.name, sealer, fs, commands, *scripts, *flat)
-    home = cached(f"disk-{suite}-{fs}", key, f"sealed {fs} disk of {suite}", build)
+    key = digest_of(str(sealed), deployed.home.name, deployed.path, sealer, fs, commands, *scripts, *flat)
+    home = cached(f"disk-{suite}-{fs}", key, f"{'sealed ' if sealed else ''}{fs} disk of {suite}", build)
     return Image(home / "disk.raw", fs, kernel(suite), deployed)
 
 

@@ -63,6 +63,17 @@ def sign(digest: bytes, by: Key, *, kind: str = "signature") -> bytes:
     return (cached(kind, digest_of(digest, by.certificate), f"signature by {by.key.parent.name}", build) / "sig").read_bytes()
 
 
+def sign_file(file: Path, by: Key, algorithm: str = "sha256") -> bytes:
+    """Sign a file itself by `fsverity sign`, once."""
+
+    def build(path: Path) -> None:
+        keys = (f"--key={by.key}", f"--cert={by.certificate}", f"--hash-alg={algorithm}")
+        output_of("fsverity", "sign", file, path / "sig", *keys)
+
+    key = digest_of(file.read_bytes(), algorithm, by.certificate)
+    return (cached("signature-of-image", key, f"signature of an image by {by.key.parent.name}", build) / "sig").read_bytes()
+
+
 def image_digest(cfs: Path, algorithm: str = "sha256") -> bytes:
     """Compute the fs-verity digest of a composefs image, raw."""
     return bytes.fromhex(output_of("fsverity", "digest", "--compact", f"--hash-alg={algorithm}", cfs).strip())

@@ -124,19 +124,36 @@ def _packages(kind: str, title: str) -> Path:
     return cached(kind, digest_of(*sources), title, build)
 
 
+def test_aids(to: Path) -> Path:
+    """Copy what a tree needs to run a test's script, and return the copy."""
+    shutil.copytree(SCRIPTS / "tree", to, symlinks=True)
+    (to / "usr/lib/bootseal-test/guest-exit").write_bytes(guest_exit())
+    for program in (to / "usr/lib/bootseal-test").iterdir():
+        program.chmod(0o755)
+    return to
+
+
+def guest_dracut(modules: str, *, hostonly: bool = False, compress: str = "cat") -> str:
+    """Configure dracut for an initrd that only has what a guest needs."""
+    wanted, unwanted = _module_choice(modules)
+    return (
+        f'hostonly="{"yes" if hostonly else "no"}"\ncompress="{compress}"\ndrivers="{GUEST_DRIVERS}"\n'
+        f'filesystems="ext4 btrfs"\nadd_dracutmodules+=" {wanted} "\n'
+        f'omit_dracutmodules+=" {unwanted} {OMITTED_MODULES} "\n'
+    )
+
+
 @cache
 def os_tree(suite: str) -> Path:
     """Build the base tree with project and test aids, once per process so that a run sees one state."""
     base, debs = base_tree(suite), sorted(packages().glob("*.deb"))
     with scratch() as work:
-        aids = work / "aids"
-        shutil.copytree(SCRIPTS / "tree", aids, symlinks=True)
-        (aids / "usr/lib/bootseal-test/guest-exit").write_bytes(guest_exit())
+        aids = test_aids(work / "aids")
 
         def build(path: Path) -> None:
             must_run("os.sh", base, aids, path / "tree", *debs)
 
-        key = digest_of(base.parent.name, SCRIPTS / "os.sh", aids, *debs)
+        key = digest_of(base.parent.name, SCRIPTS / "os.sh", SCRIPTS / "lib.sh", aids, *debs)
         return cached(f"os-{suite}", key, f"OS tree of {suite}", build) / "tree"
 
 
@@ -183,12 +200,8 @@ def initrd(
         files["etc/bootseal/bootseal.conf"] = conf.encode()
     if prepare_root is not None:
         files["etc/ostree/prepare-root.conf"] = prepare_root.encode()
-    wanted, unwanted = _module_choice(modules)
     files["etc/dracut.conf.d/60-guest.conf"] = (
-        f'hostonly="{"yes" if hostonly else "no"}"\ncompress="{compress}"\ndrivers="{GUEST_DRIVERS}"\n'
-        f'filesystems="ext4 btrfs"\nadd_dracutmodules+=" {wanted} "\n'
-        f'omit_dracutmodules+=" {unwanted} {OMITTED_MODULES} "\n'
-        f"{dracut_conf}"
+        guest_dracut(modules, hostonly=hostonly, compress=compress) + dracut_conf
     ).encode()
     files.update(_newer_prepare_root(suite) if modules == "ostree" else {})
     return _dracut(os_tree(suite), f"initrd-{suite}", {**files, **extra_files}, f"initrd of {suite} with {modules}")
