@@ -25,11 +25,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "service"))
 from bootseal.host.signingkeys import make_ephemeral
-from vm.demo import SIGNER, end_on_sigterm, make_key, sign
 from vm.harness import guest, qemu, tree
 from vm.harness.cache import CHECKOUT, SCRIPTS, cached, digest_of, must_run, say, scratch
 from vm.harness.parse import sections
 from vm.harness.signed import IMAGE, Key
+from vm.show import SIGNER, end_on_sigterm, make_key, sign
 
 SUITE = "forky"
 ROUNDS = 3

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""make demo: a signed root boots, is updated, keeps a stranger's update out, and is refused after its image was swapped.
+"""make demo [LAYOUT=composefs]: a signed root boots, is updated, keeps a stranger's update out, and is refused once swapped.
 
 All of it is shown from inside. Everything is real: Debian packages, ostree, dracut, QEMU. The keys are gone with this run.
 """
@@ -8,27 +8,36 @@ All of it is shown from inside. Everything is real: Debian packages, ostree, dra
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this package is
-from vm.harness import cache, guest, updates
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "service"))
+from vm import democomposefs
+from vm.harness import guest, updates
 from vm.harness.cache import output_of, scratch
 from vm.harness.parse import sections
 from vm.harness.qemu import LONG, Disk
-from vm.harness.signed import DIGEST, IMAGE, SIGNATURE, Key
+from vm.harness.signed import DIGEST, IMAGE
+from vm.show import (
+    SIGNER,
+    STRANGER_NAME,
+    SUITE,
+    Show,
+    console_lines,
+    end_on_sigterm,
+    ended,
+    enrolled,
+    is_verified,
+    make_key,
+    record_of,
+    show_rest,
+    sign,
+)  # fmt: skip
 from vm.staging import SERVE, default_entry, roomy, shut_down, upgrade
 
-SUITE = "forky"
-SIGNER, STRANGER_NAME = "bootseal demo key", "somebody else"
 ALTERED = "An operating system that nobody signed"
 
 # In the guest that seals the disk: a second image from a commit of its own, as complete and valid as the first one.
@@ -87,71 +96,6 @@ STRANGER = {
     "the swap": SWAP,
 }
 
-Record = dict[str, Any]
-
-
-class Show:
-    """The text for people, on stdout."""
-
-    def __init__(self) -> None:
-        self._colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        self._start = time.monotonic()
-        self._number = 0
-        cache.say = self.progress
-        self._durations: list[tuple[str, float]] = []
-        self._checks: list[tuple[str, bool]] = []
-
-    def _styled(self, code: str, text: str) -> str:
-        return f"\033[{code}m{text}\033[0m" if self._colours else text
-
-    def line(self, text: str = "") -> None:
-        print(text, flush=True)
-
-    def progress(self, line: str) -> None:
-        """Show what the harness begins to do; the whole step shows how long it took."""
-        if line.endswith("..."):
-            self.line(self._styled("2", f"   {line.removeprefix('guest: ')}"))
-
-    @contextmanager
-    def step(self, title: str, why: str) -> Iterator[None]:
-        """Show a numbered heading, and afterwards how long the step took."""
-        self._number += 1
-        self.line("\n" + self._styled("1", f"{self._number}. {title}"))
-        self.line(f"   {why}")
-        start = time.monotonic()
-        yield
-        self._durations.append((title, time.monotonic() - start))
-        self.line(self._styled("2", f"   ({self._durations[-1][1]:.1f} s)"))
-
-    def block(self, title: str, text: str) -> None:
-        """Show word for word what a program said."""
-        self.line("   " + self._styled("36", title))
-        for line in text.strip("\n").splitlines():
-            self.line(f"     | {line}")
-
-    def check(self, what: str, *, seen: bool) -> None:
-        """Record an expectation; the demo fails if any of them is not met."""
-        self._checks.append((what, seen))
-        if not seen:
-            self.line(self._styled("1;31", f"   NOT SEEN: {what}"))
-
-    def missed(self) -> list[str]:
-        """List the expectations that are not met."""
-        return [what for what, seen in self._checks if not seen]
-
-    def end(self) -> int:
-        """Show the summary and return the exit status."""
-        self.line("\n" + self._styled("1", "Summary"))
-        for title, seconds in self._durations:
-            self.line(f"   {seconds:6.1f} s  {title}")
-        self.line(f"   {time.monotonic() - self._start:6.1f} s  in all\n")
-        for what, seen in self._checks:
-            mark = self._styled("32", "seen    ") if seen else self._styled("1;31", "NOT SEEN")
-            self.line(f"   {mark}  {what}")
-        missed = len(self.missed())
-        self.line(f"\n   {missed} of {len(self._checks)} not seen." if missed else "\n   All of it was seen.")
-        return 1 if missed else 0
-
 
 @dataclass(frozen=True)
 class Sealed:
@@ -162,23 +106,6 @@ class Sealed:
     initrd: Path
     digest: str
     updates: Disk
-
-
-def make_key(work: Path, subject: str) -> Key:
-    """Make a signing key and its certificate in `work`."""
-    made = Key(work / f"{subject}.key", work / f"{subject}.pem")
-    extensions = ("-addext", "keyUsage=critical,digitalSignature", "-addext", "basicConstraints=critical,CA:FALSE")
-    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", f"/CN={subject}")
-    output_of("openssl", "req", "-x509", *kind, *extensions, "-keyout", made.key, "-out", made.certificate)
-    return made
-
-
-def sign(cfs: Path, work: Path, by: Key) -> dict[str, bytes]:
-    """Make the digest and signature for an image."""
-    digest = output_of("fsverity", "digest", "--compact", cfs).strip()
-    (work / "digest").write_bytes(bytes.fromhex(digest))
-    output_of("fsverity", "sign", work / "digest", work / "sig", f"--key={by.key}", f"--cert={by.certificate}")
-    return {DIGEST: (work / "digest").read_bytes(), SIGNATURE: (work / "sig").read_bytes()}
 
 
 def build(show: Show, work: Path) -> Sealed:
@@ -215,28 +142,6 @@ def build(show: Show, work: Path) -> Sealed:
     return Sealed(image, disk, made, digest, updates.disk(work))
 
 
-def console_lines(console: str) -> list[str]:
-    """Find our lines on the console, without systemd's cursor movements before them."""
-    return re.findall(r"bootseal: (?:verified|refused|hint|note)\b.*", console)
-
-
-def ended(show: Show, result: guest.Result, status: int, what: str) -> None:
-    """Check that the guest ended with the agreed status; otherwise show where it stopped."""
-    show.check(f"{what} (agreed exit status {status} from inside)", seen=result.status == status)
-    if result.status != status:
-        tail = "\n".join([*result.console.splitlines()[-25:], *result.report.splitlines()[-25:]])
-        show.block(f"the guest ended with: {result.ended} {result.status}", tail)
-
-
-def record_of(said: dict[str, str]) -> Record:
-    """Read boot.json, empty if the guest did not print it."""
-    try:
-        record = json.loads(said.get("cat /run/bootseal/boot.json", ""))
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def first_boot(show: Show, sealed: Sealed) -> guest.Result:
     """Boot for the first time."""
     why = "The initrd verifies the signature, enrolls it in the kernel, mounts the image; then the system starts."
@@ -251,24 +156,13 @@ def first_boot(show: Show, sealed: Sealed) -> guest.Result:
     show.check("console: verified", seen=any(line.startswith("bootseal: verified debian ") for line in lines))
     active = "active (exited)" in status and '"verified debian ' in status
     show.check("systemctl status: active (exited), verified", seen=active)
-    show.check("boot.json: verdict, and the digest that was signed", seen=_is_verified(record, sealed))
-    enrolled = _enrolled(record.get("enrollment", {}), first=True)
-    show.check("boot.json: enrolled on this first boot, nothing missing", seen=enrolled)
+    show.check("boot.json: verdict, and the digest that was signed", seen=is_verified(record, sealed.digest))
+    was_enrolled = enrolled(record.get("enrollment", {}), first=True)
+    show.check("boot.json: enrolled on this first boot, nothing missing", seen=was_enrolled)
     booted = f"* guest {sealed.image.deployment.checksum}.0"
     show.check("ostree admin status: this deployment is booted", seen=booted in said.get("ostree admin status", ""))
     show.check("the mounted root names that digest", seen=sealed.digest in said.get("findmnt /", ""))
     return result
-
-
-def _is_verified(record: Record, sealed: Sealed) -> bool:
-    signer, digest = record.get("signature", {}).get("subject", ""), record.get("image", {}).get("digest")
-    return record.get("verdict") == "verified" and digest == sealed.digest and SIGNER in signer
-
-
-def _enrolled(enrollment: Record, *, first: bool) -> bool:
-    how = (enrollment.get("method"), enrollment.get("first_boot"), enrollment.get("missing"))
-    written = enrollment.get("bytes_written", -1)
-    return how == ("fsverity", first, []) and (0 < written < 128 * 1024 if first else written == 0)
 
 
 def second_boot(show: Show, sealed: Sealed, before: guest.Result) -> guest.Result:
@@ -284,10 +178,10 @@ def second_boot(show: Show, sealed: Sealed, before: guest.Result) -> guest.Resul
         enrollment = record.get("enrollment", {})
         show.block("console", "\n".join(lines))
         show.block("enrollment in boot.json", json.dumps(enrollment))
-        _show_rest(show, said)
+        show_rest(show, said)
     ended(show, result, guest.PASSED, "second boot reaches the system, fetches an update, and shuts down")
-    show.check("second boot: verified, same digest", seen=_is_verified(record, sealed) and bool(lines))
-    show.check("second boot: enrolled before, nothing written", seen=_enrolled(enrollment, first=False))
+    show.check("second boot: verified, same digest", seen=is_verified(record, sealed.digest) and bool(lines))
+    show.check("second boot: enrolled before, nothing written", seen=enrolled(enrollment, first=False))
     show.check(
         "the units put the signature beside the update", seen="digest and signature are in place" in said.get("the units", "")
     )
@@ -304,7 +198,7 @@ def third_boot(show: Show, sealed: Sealed, before: guest.Result) -> guest.Result
         said, lines = sections(result.report), console_lines(result.console)
         record = record_of(said)
         show.block("console", "\n".join(lines))
-        _show_rest(show, said)
+        show_rest(show, said)
     ended(show, result, guest.PASSED, "third boot reaches the system, and the image is swapped")
     updated = record.get("verdict") == "verified" and record.get("image", {}).get("digest") not in (None, sealed.digest)
     show.check("third boot: verified, with the digest of the update", seen=updated and bool(lines))
@@ -338,13 +232,6 @@ def _default(result: guest.Result) -> str:
     return default_entry(listed) if listed else ""
 
 
-def _show_rest(show: Show, said: dict[str, str]) -> None:
-    """Show what programs said, but for the record, and for files that only the checks read."""
-    for title, text in said.items():
-        if title not in ("cat /run/bootseal/boot.json", "serve", "time", "flags", "status", "entries", "journal"):
-            show.block(title, text)
-
-
 def refused_boot(show: Show, sealed: Sealed, before: guest.Result) -> guest.Result:
     """Check that the swapped image does not boot."""
     why = "The image is a valid one; its fs-verity digest is not the signed one. Nothing of it may be mounted."
@@ -369,29 +256,35 @@ def refused_boot(show: Show, sealed: Sealed, before: guest.Result) -> guest.Resu
     return result
 
 
-def end_on_sigterm() -> None:
-    """Treat SIGTERM as an interrupt: end QEMU and remove temporary files."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+def of_ostree(show: Show, work: Path) -> None:
+    """Show a deployment of ostree."""
+    sealed = build(show, work)
+    last = first_boot(show, sealed)
+    for boot in (second_boot, third_boot, refused_boot):
+        if not show.missed():  # each one needs what the boot before it did
+            last = boot(show, sealed, last)
 
 
-def demo() -> int:
+LAYOUTS = {"ostree": of_ostree, "composefs": democomposefs.run}
+
+
+def demo(layout: str) -> int:
     """Run all steps and return the exit status."""
     end_on_sigterm()
     show = Show()
     show.line("bootseal demo: a root filesystem that boots only if its digest is signed by a key in the initrd")
     show.line("(no virtualization is used: guests are emulated, and some tens of times slower than a real machine)")
     with scratch() as work:
-        sealed = build(show, work)
-        last = first_boot(show, sealed)
-        for boot in (second_boot, third_boot, refused_boot):
-            if not show.missed():  # each one needs what the boot before it did
-                last = boot(show, sealed, last)
+        LAYOUTS[layout](show, work)
     return show.end()
 
 
 if __name__ == "__main__":
+    chosen = sys.argv[1] if len(sys.argv) > 1 else "ostree"
+    if chosen not in LAYOUTS:
+        sys.exit(f"demo: no such layout: {chosen} (there are {' and '.join(LAYOUTS)})")
     try:
-        sys.exit(demo())
+        sys.exit(demo(chosen))
     except guest.GuestError as error:
         sys.exit(f"demo: {error}")
     except KeyboardInterrupt:
