@@ -97,10 +97,11 @@ def test_conf_page_has_every_key_and_no_other() -> None:
 def test_conf_page_has_every_value_and_the_default(key: tuple[str, str]) -> None:
     allowed, default = config.KEYS[key]
     text = man_options()[key[0].upper(), key[1]]
-    named = set(re.findall(r"^\.BR? (\w+)(?![\w.])", text, re.M))
+    text = text.replace(r"\-", "-")
+    named = set(re.findall(r"^\.BR? ([\w-]+)(?![\w.-])", text, re.M))
     if set(allowed) != {"yes", "no"}:
         assert named == set(allowed)
-    assert re.findall(r"^Defaults to\n\.BR? (\w+)", text, re.M) == [default]
+    assert re.findall(r"^Defaults to\n\.BR? ([\w-]+)", text, re.M) == [default]
 
 
 def test_shipped_configuration_is_all_defaults_commented_out() -> None:
