@@ -41,6 +41,10 @@ def _hook(name: str, hook: str, file: str) -> dict[str, bytes]:
 FAKES = {**_hook("95nfs", "cleanup/99", "nfsroot-cleanup.sh"), **_hook("90overlay-root", "pre-pivot/10", "overlay-mount.sh")}
 COMPOSEFS = _module("37composefs", 'install() { inst "$moddir/unit" "$systemdsystemunitdir/composefs-setup-root.service"; }')
 COMPOSEFS |= {f"{MODULES}/37composefs/unit": b"[Unit]\n"}
+# One whose name tells nothing.
+SETUP = _module("30early", 'install() { inst "$moddir/unit" "$systemdsystemunitdir/bootc-root-setup.service"; }')
+SETUP |= {f"{MODULES}/30early/unit": b"[Unit]\n"}
+TOML = "usr/lib/composefs/setup-root-conf.toml"
 # dracut adds fstab-sys as soon as its configuration has lines of fstab(5).
 FSTAB = 'fstab_lines+=("tmpfs /mnt tmpfs")\n'
 WITHOUT = tree.OMITTED_MODULES.split()
@@ -118,6 +122,14 @@ FAILING: dict[str, tuple[Callable[[str], guest.Initrd], str]] = {
         partial(_build, files=COMPOSEFS, dracut_conf='add_dracutmodules+=" composefs "\n'),
         r"dracut module 'composefs' mounts the root without this check: omit_dracutmodules\+=\" composefs \"",
     ),
+    "unit-of-bootc": (
+        partial(_build, files=SETUP, dracut_conf='add_dracutmodules+=" early "\n'),
+        r"/usr/lib/systemd/system/bootc-root-setup\.service mounts the root without this check: leave it out of the initrd",
+    ),
+    "bad-setup-root": (
+        partial(_build, files=((TOML, b'[etc]\nmount = "loop"\n'),)),
+        rf"\[etc\] mount.*: .*/{TOML}",
+    ),
     "overlayfs-beside-it": (
         partial(_build, dracut_conf='add_dracutmodules+=" overlayfs "\n'),
         r"dracut module 'overlayfs' changes the verified root before the switch: omit_dracutmodules\+=\" overlayfs \"",
@@ -181,6 +193,7 @@ GOOD: dict[str, Callable[[str], guest.Initrd]] = {
     "hostonly": partial(_build, hostonly=True, compress="zstd"),
     # A distribution's configuration may switch these on; the build leaves them out or refuses them.
     "bypasses-added": partial(_build, files=FAKES, dracut_conf=_omitting(*BYPASSING)),
+    "setup-root": partial(_build, files=((TOML, b"[root]\ntransient = true\n"),)),
     "voa": partial(_build, keys=(), files=VOA_FILES, conf="[Keyring]\nVOA=os\n"),
 }
 JOBS = {f"{name}-{suite}": Job(partial(build, suite)) for name, build in GOOD.items() for suite in guest.SUITES}
@@ -242,6 +255,18 @@ def test_the_units_are_required_and_wanted(job: Job[guest.Initrd]) -> None:
 @good("voa")
 def test_the_certificates_of_voa_are_there(job: Job[guest.Initrd]) -> None:
     assert {name for name in files_of(job) if name.endswith(".pem")} == set(list(VOA_FILES)[:2])
+
+
+@good("setup-root")
+def test_the_configuration_of_bootc_is_there_with_its_reader(job: Job[guest.Initrd]) -> None:
+    files = files_of(job)
+    assert files[TOML] == b"[root]\ntransient = true\n"
+    assert [name for name in files if name.endswith("/tomllib/_parser.pyc")]
+
+
+@good("plain")
+def test_no_reader_of_toml_without_its_configuration(job: Job[guest.Initrd]) -> None:
+    assert [name for name in files_of(job) if "tomllib" in name or name == TOML] == []
 
 
 @good("plain")
