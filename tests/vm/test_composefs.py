@@ -21,10 +21,11 @@ from vm import bootc, staging
 from vm.harness import composefs, guest, qemu, signed
 from vm.harness.ask import ask, put_file
 from vm.harness.cache import cached, digest_of, temporary
-from vm.harness.changes import Change, changed, commands, put, several
+from vm.harness.changes import SIGNED_BY_STRANGER, Change, Names, changed, commands, put, several
 from vm.harness.disk import image_of
 from vm.harness.jobs import Job
 from vm.harness.parse import Said, first_json
+from vm.refusals import OUTSIDE
 from vm.scenario import UNREAD_DISK, Outcome, Refused, Scenario, rows
 
 pytestmark = pytest.mark.vm
@@ -291,9 +292,29 @@ def _pair_of_other(made: guest.Image, disk: Path) -> None:
     several(put("{digest}", value), put("{signature}", signed.sign(value, signed.key())))(made, disk)
 
 
+def _link_to_file(made: guest.Image, disk: Path) -> None:
+    """Make the image's name a link to the object of a file, which has fs-verity, too."""
+    with made.deployment.cfs.open("rb") as file:
+        found = erofs.find(file.fileno(), "usr/share/bootseal-test/tamper", 1)
+    assert found
+    commands("rm /{link}", f"symlink /{{link}} ../objects/{found.object}")(made, disk)
+
+
+def _directory_of_object(made: guest.Image, disk: Path) -> None:
+    place = Names.of(made).image.rpartition("/")[0]
+    commands(f"unlink /{place}", f"symlink /{place} ../../../outside/target")(made, disk)
+
+
 _OF_IMAGE = r"the signature of CN=guest p256 is over the image's own digest, not over that of the digest file"
+
+
+def away(place: str) -> Change:
+    """Replace a directory or link by a link that leads away from the disk."""
+    return commands(f"unlink /{place}", f"symlink /{place} ../../../../../outside/target")
+
+
 REFUSALS = [
-    Scenario(id_, expect, disk=disk, ostree=karg, image=image())
+    Scenario(id_, expect, disk=disk, ostree=karg, initrd=OUTSIDE if disk else {}, image=image())
     for id_, expect, disk, karg in (
         ("no-enforcement", Refused("bad-command-line", r"'\?' asks for .*: composefs=\?0+"), None, f"composefs=?{NONE}"),
         (
@@ -343,6 +364,49 @@ REFUSALS = [
             "pair-of-another",
             Refused("image-mismatch", rf"{_OTHER}, signed is sha256:[0-9a-f]{{64}}: {LINK}"),
             _pair_of_other,
+            None,
+        ),
+        *(
+            (f"{name}-away", Refused("no-deployment", f"cannot be opened without leaving .*: {where}"), away(place), None)
+            for name, where, place in (
+                ("etc", f"{STATE}/etc", "{deployment}/etc"),
+                ("state", STATE, "{deployment}"),
+                ("objects", "/sysroot/composefs/objects", "composefs/objects"),
+                ("images", "/sysroot/composefs/images", "composefs/images"),
+            )
+        ),
+        (
+            "directory-of-object-away",
+            Refused("bad-image", rf"a link or no directory on the way to it: .*: {LINK}"),
+            _directory_of_object,
+            None,
+        ),
+        (
+            "link-to-a-file",
+            Refused(
+                "image-mismatch",
+                rf"{_OTHER}, asked for was [0-9a-f]{{64}}: {LINK}",
+                details=("image has", "asked for", "signer", "trusted"),
+            ),
+            _link_to_file,
+            None,
+        ),
+        (
+            "digest-33-bytes",
+            Refused("bad-digest", rf"33 bytes, .*: {STATE}/bootseal\.digest"),
+            put("{digest}", bytes(33)),
+            None,
+        ),
+        (
+            "other-key",
+            Refused("untrusted-signer", rf"no certificate of the boot keyring .*: {STATE}/bootseal\.sig"),
+            SIGNED_BY_STRANGER,
+            None,
+        ),
+        (
+            "other-digest-signed",
+            Refused("wrong-signature", rf"the signature of CN=guest p256 is not over the digest .*: {STATE}/bootseal\.sig"),
+            put("{signature}", lambda made: signed.sign(bytes(range(32)), signed.key())),
             None,
         ),
         (
