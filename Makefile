@@ -59,7 +59,7 @@ install: ## install below DESTDIR and PREFIX (default: /usr)
 setup: ## install the packages and Python tools of the tests
 	@bash tests/setup.sh
 
-test: setup ## run all tests, boots in QEMU included (about an hour)
+test: setup ## run all tests, boots in QEMU included (more than an hour)
 	@"$(VENV)/bin/python" tests/all.py
 
 check: setup ## run unit tests and linters
