@@ -80,7 +80,7 @@ def verified_image(
             continue
         _note_others([refusal for refusal, _ in refused], seen)
         return place, pinned
-    told, steps = next((one for one in refused if one[0].verdict not in verdicts.ABSENT), refused[0])
+    told, steps = refused[verdicts.most_telling([refusal.verdict.name for refusal, _ in refused])]
     seen.steps += steps  # the record is about one image
     _note_others([refusal for refusal, _ in refused if refusal is not told], seen)
     raise told

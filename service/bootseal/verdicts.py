@@ -168,5 +168,9 @@ VERDICTS: tuple[Verdict, ...] = (
     UNTRUSTED_SIGNER, WRONG_SIGNATURE, IMAGE_UNSEALED, IMAGE_MISMATCH, NO_KEYS, BAD_CONFIG, UNSUPPORTED, IO_ERROR,
     ENROLL_FAILED, MOUNT_FAILED, CHANGED, INTERRUPTED, INTERNAL,
 )  # fmt: skip
-# The disk does not have what was asked for.
-ABSENT = (NO_DEPLOYMENT, NO_IMAGE)
+
+
+def most_telling(names: list[str]) -> int:
+    """Return which of several refusals to report: the first that is not about something absent, or else the first."""
+    absent = (NO_DEPLOYMENT.name, NO_IMAGE.name)
+    return next((number for number, name in enumerate(names) if name not in absent), 0)

@@ -145,7 +145,7 @@ def test_link_to_anything_but_an_object_is_a_bad_image(target: str, repository: 
     repository.point_to(target)
     found = refusal(repository.located)
     assert (found.verdict.name, found.path) == ("bad-image", str(repository.link))
-    assert found.what.endswith("which is no object of the repository")
+    assert found.what.endswith("which is not an object of the repository")
 
 
 def test_link_to_another_object_is_left_to_the_digest(repository: Repository) -> None:

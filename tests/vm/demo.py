@@ -22,6 +22,7 @@ from vm.harness.parse import sections
 from vm.harness.qemu import LONG, Disk
 from vm.harness.signed import DIGEST, IMAGE
 from vm.show import (
+    MOUNTS,
     SIGNER,
     STRANGER_NAME,
     SUITE,
@@ -33,6 +34,8 @@ from vm.show import (
     is_verified,
     make_key,
     record_of,
+    show_first_boot,
+    show_refused_boot,
     show_rest,
     sign,
 )  # fmt: skip
@@ -147,18 +150,7 @@ def first_boot(show: Show, sealed: Sealed) -> guest.Result:
     why = "The initrd verifies the signature, enrolls it in the kernel, mounts the image; then the system starts."
     with show.step("First boot", why):
         result = guest.boot(sealed.image, sealed.initrd, whole=True, disk=sealed.disk, script=FIRST_BOOT, title="first boot")
-        said, lines = sections(result.report), console_lines(result.console)
-        show.block("console", "\n".join(lines))
-        for title, text in said.items():
-            show.block(title, text)
-    ended(show, result, guest.PASSED, "first boot reaches the system")
-    record, status = record_of(said), said.get("systemctl status bootseal", "")
-    show.check("console: verified", seen=any(line.startswith("bootseal: verified debian ") for line in lines))
-    active = "active (exited)" in status and '"verified debian ' in status
-    show.check("systemctl status: active (exited), verified", seen=active)
-    show.check("boot.json: verdict, and the digest that was signed", seen=is_verified(record, sealed.digest))
-    was_enrolled = enrolled(record.get("enrollment", {}), first=True)
-    show.check("boot.json: enrolled on this first boot, nothing missing", seen=was_enrolled)
+        said, _ = show_first_boot(show, result, sealed.digest)
     booted = f"* guest {sealed.image.deployment.checksum}.0"
     show.check("ostree admin status: this deployment is booted", seen=booted in said.get("ostree admin status", ""))
     show.check("the mounted root names that digest", seen=sealed.digest in said.get("findmnt /", ""))
@@ -236,23 +228,11 @@ def refused_boot(show: Show, sealed: Sealed, before: guest.Result) -> guest.Resu
     """Check that the swapped image does not boot."""
     why = "The image is a valid one; its fs-verity digest is not the signed one. Nothing of it may be mounted."
     with show.step("Boot with the swapped image", why):
-        script = "echo '=== mounts'\ngrep ' /sysroot' /proc/self/mountinfo\n"
         result = guest.boot(
             sealed.image, sealed.initrd, whole=True, disk=before.overlay, karg=f"ostree={_default(before)}",
-            emergency_script=script, title="refused boot",
+            emergency_script=MOUNTS, title="refused boot",
         )  # fmt: skip
-        lines, mounts = console_lines(result.console), sections(result.report).get("mounts", "")
-        show.block("console", "\n".join(lines))
-        show.block("mounted at and below /sysroot in the initrd", mounts)
-    ended(show, result, guest.REFUSED, "fourth boot ends in the initrd's emergency target")
-    refusal = next((line for line in lines if line.startswith("bootseal: refused (image-mismatch): ")), "")
-    show.check("console: refused (image-mismatch), naming the image", seen=refusal.endswith(f"/{IMAGE}"))
-    hint = any(line.startswith("bootseal: hint: ") for line in lines)
-    show.check("console: a second line says what to do", seen=hint)
-    physical = len(mounts.splitlines()) == 1 and " - ext4 /dev/vda " in mounts
-    show.check("nothing but the physical root is mounted", seen=physical)
-    show.check("boot.json: the same verdict", seen='"verdict": "image-mismatch"' in result.report)
-    show.check("no switch to the altered system", seen="guest: booted" not in result.console)
+        show_refused_boot(show, result, IMAGE)
     return result
 
 

@@ -16,6 +16,7 @@ from .harness.parse import sections
 from .harness.qemu import LONG
 from .harness.signed import Key
 from .show import (
+    MOUNTS,
     SIGNER,
     STRANGER_NAME,
     SUITE,
@@ -26,6 +27,8 @@ from .show import (
     is_verified,
     make_key,
     record_of,
+    show_first_boot,
+    show_refused_boot,
     show_rest,
     sign,
 )  # fmt: skip
@@ -121,19 +124,8 @@ def first_boot(show: Show, sealed: Sealed) -> guest.Result:
         result = guest.boot(
             sealed.image, sealed.initrd, whole=True, disk=sealed.disk, rw=True, script=ask(**FIRST_BOOT), title="first boot"
         )
-        said, lines = sections(result.report), console_lines(result.console)
-        show.block("console", "\n".join(lines))
-        for title, text in said.items():
-            show.block(title, text)
-    ended(show, result, guest.PASSED, "first boot reaches the system")
-    record, status = record_of(said), said.get("systemctl status bootseal", "")
-    show.check("console: verified", seen=any(line.startswith("bootseal: verified debian ") for line in lines))
-    active = "active (exited)" in status and '"verified debian ' in status
-    show.check("systemctl status: active (exited), verified", seen=active)
-    show.check("boot.json: verdict, and the digest that was signed", seen=is_verified(record, sealed.digest))
+        said, record = show_first_boot(show, result, sealed.digest)
     show.check("boot.json: the layout", seen=record.get("deployment", {}).get("layout") == "composefs")
-    was_enrolled = enrolled(record.get("enrollment", {}), first=True)
-    show.check("boot.json: enrolled on this first boot, nothing missing", seen=was_enrolled)
     mounted = f"composefs:{sealed.digest}" in said.get("findmnt", "")
     show.check("the mounted root names that digest, as bootc expects it", seen=mounted)
     return result
@@ -207,23 +199,11 @@ def refused_boot(show: Show, sealed: Sealed, before: guest.Result) -> guest.Resu
     """Check that the swapped image does not boot."""
     why = "The image is a valid one; its fs-verity digest is not the signed one. Nothing of it may be mounted."
     with show.step("Boot with the swapped image", why):
-        script = "echo '=== mounts'\ngrep ' /sysroot' /proc/self/mountinfo\n"
         result = guest.boot(
             sealed.image, sealed.initrd, whole=True, disk=before.overlay, rw=True, karg=sealed.update.argument,
-            emergency_script=script, title="refused boot",
+            emergency_script=MOUNTS, title="refused boot",
         )  # fmt: skip
-        lines, mounts = console_lines(result.console), sections(result.report).get("mounts", "")
-        show.block("console", "\n".join(lines))
-        show.block("mounted at and below /sysroot in the initrd", mounts)
-    ended(show, result, guest.REFUSED, "fourth boot ends in the initrd's emergency target")
-    link = f"/composefs/images/{_digest(sealed.update)}"
-    refusal = next((line for line in lines if line.startswith("bootseal: refused (image-mismatch): ")), "")
-    show.check("console: refused (image-mismatch), naming the image", seen=link in refusal)
-    show.check("console: a second line says what to do", seen=any(line.startswith("bootseal: hint: ") for line in lines))
-    physical = len(mounts.splitlines()) == 1 and " - ext4 /dev/vda " in mounts
-    show.check("nothing but the physical root is mounted", seen=physical)
-    show.check("boot.json: the same verdict", seen='"verdict": "image-mismatch"' in result.report)
-    show.check("no switch to the altered system", seen="guest: booted" not in result.console)
+        show_refused_boot(show, result, f"composefs/images/{_digest(sealed.update)}")
     return result
 
 

@@ -16,10 +16,13 @@ from typing import Any
 
 from .harness import cache, guest
 from .harness.cache import output_of
+from .harness.parse import sections
 from .harness.signed import IMAGE, Key
 
 SUITE = "forky"
 SIGNER, STRANGER_NAME = "bootseal demo key", "somebody else"
+
+MOUNTS = "echo '=== mounts'\ngrep ' /sysroot' /proc/self/mountinfo\n"  # for show_refused_boot()
 
 Record = dict[str, Any]
 
@@ -149,3 +152,36 @@ def show_rest(show: Show, said: dict[str, str]) -> None:
     for title, text in said.items():
         if title not in ("cat /run/bootseal/boot.json", "serve", "time", "flags", "status", "entries", "journal"):
             show.block(title, text)
+
+
+def show_first_boot(show: Show, result: guest.Result, digest: str) -> tuple[dict[str, str], Record]:
+    """Show what the first boot said, check what is the same in all layouts, and return it with the record."""
+    said, lines = sections(result.report), console_lines(result.console)
+    show.block("console", "\n".join(lines))
+    for title, text in said.items():
+        show.block(title, text)
+    ended(show, result, guest.PASSED, "first boot reaches the system")
+    record, status = record_of(said), said.get("systemctl status bootseal", "")
+    show.check("console: verified", seen=any(line.startswith("bootseal: verified debian ") for line in lines))
+    active = "active (exited)" in status and '"verified debian ' in status
+    show.check("systemctl status: active (exited), verified", seen=active)
+    show.check("boot.json: verdict, and the digest that was signed", seen=is_verified(record, digest))
+    was_enrolled = enrolled(record.get("enrollment", {}), first=True)
+    show.check("boot.json: enrolled on this first boot, nothing missing", seen=was_enrolled)
+    return said, record
+
+
+def show_refused_boot(show: Show, result: guest.Result, image: str) -> None:
+    """Show the refusal of a swapped image, whose path ends in `image`, and check that nothing of it was mounted."""
+    lines, mounts = console_lines(result.console), sections(result.report).get("mounts", "")
+    show.block("console", "\n".join(lines))
+    show.block("mounted at and below /sysroot in the initrd", mounts)
+    ended(show, result, guest.REFUSED, "fourth boot ends in the initrd's emergency target")
+    refusal = next((line for line in lines if line.startswith("bootseal: refused (image-mismatch): ")), "")
+    show.check("console: refused (image-mismatch), naming the image", seen=refusal.endswith(f"/{image}"))
+    hint = any(line.startswith("bootseal: hint: ") for line in lines)
+    show.check("console: a second line says what to do", seen=hint)
+    physical = len(mounts.splitlines()) == 1 and " - ext4 /dev/vda " in mounts
+    show.check("nothing but the physical root is mounted", seen=physical)
+    show.check("boot.json: the same verdict", seen='"verdict": "image-mismatch"' in result.report)
+    show.check("no switch to the altered system", seen="guest: booted" not in result.console)

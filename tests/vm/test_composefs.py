@@ -314,7 +314,7 @@ def away(place: str) -> Change:
 
 
 REFUSALS = [
-    Scenario(id_, expect, disk=disk, ostree=karg, initrd=OUTSIDE if disk else {}, image=image())
+    Scenario(id_, expect, disk=disk, ostree=karg, initrd=OUTSIDE, image=image())
     for id_, expect, disk, karg in (
         ("no-enforcement", Refused("bad-command-line", r"'\?' asks for .*: composefs=\?0+"), None, f"composefs=?{NONE}"),
         (
@@ -333,7 +333,9 @@ REFUSALS = [
         ("no-link", Refused("no-image", f"missing: {LINK}", hint=AGAIN), commands("rm /{link}"), None),
         (
             "link-elsewhere",
-            Refused("bad-image", rf"a link to \.\./\.\./etc/passwd, which is no object of the repository: {LINK}", hint=AGAIN),
+            Refused(
+                "bad-image", rf"a link to \.\./\.\./etc/passwd, which is not an object of the repository: {LINK}", hint=AGAIN
+            ),
             commands("rm /{link}", "symlink /{link} ../../etc/passwd"),
             None,
         ),

@@ -34,7 +34,7 @@ def rehearse(directory: str) -> None:
     libcrypto.PATH = LIBCRYPTO
     verify.rehearse()
     config.load(directory)
-    with suppress(errors.Refusal):  # checkinitrd says so
+    with suppress(errors.Refusal):  # checkinitrd.py reports it
         config.read_setup_root(f"{TREE}/{config.SETUP_ROOT}")
     for call in (lambda: pkcs7.parse(b"0"), lambda: keyring.certificate("", b"0"), mountapi.mounts, keyctl.listed_keys):
         with suppress(der.Malformed, keyring.Unusable, OSError):

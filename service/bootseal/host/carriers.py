@@ -151,21 +151,24 @@ def find_digest(commit: Commit) -> Digest:
         raise Failure(DATA, f"Failed to use the {DIGEST_KEY} of the commit {commit}: {error}") from error
 
 
+def name_in_boot(image_digest: str) -> str:
+    """Return where the signature of an image is below /boot; the digest is in hexadecimal."""
+    return paths.signature_of(f"bootseal/{image_digest}")
+
+
 def in_tree(directory: int, image_digest: bytes) -> Iterator[Found | Unusable]:
-    """Yield the signature that the deployed tree has in boot/bootseal, if any."""
-    path = f"boot/bootseal/{image_digest.hex()}"
-    yield from _in(directory, path, f"/{paths.signature_of(path)} of the tree")
+    """Yield the signature that the deployed tree has in its /boot, if any."""
+    path = f"boot/{name_in_boot(image_digest.hex())}"
+    yield from _read_at(directory, path, f"/{path} of the tree")
 
 
 def in_boot(boot: int, image_digest: str, where: str) -> Iterator[Found | Unusable]:
-    """Yield the signature that a partition of the boot loader has in bootseal, if any."""
-    path = f"bootseal/{image_digest}"
-    yield from _in(boot, path, f"{where}/{paths.signature_of(path)}")
+    """Yield the signature that a partition of the boot loader has, if any."""
+    path = name_in_boot(image_digest)
+    yield from _read_at(boot, path, f"{where}/{path}")
 
 
-def _in(directory: int, pair: str, where: str) -> Iterator[Found | Unusable]:
-    path = paths.signature_of(pair)
-
+def _read_at(directory: int, path: str, where: str) -> Iterator[Found | Unusable]:
     def read() -> bytes | None:
         with suppress(FileNotFoundError):
             return inside.read(directory, path, pkcs7.MAX_SIZE + 1)

@@ -25,7 +25,6 @@ _BOOT_PLACES = ("boot", "boot/efi", "efi")
 _UKI_DIRECTORIES = ("EFI/Linux/bootc", "EFI/Linux")
 _ENTRIES, _STAGED_ENTRIES = "loader/entries", "loader/entries.staged"
 _NO_DEPLOYMENT = verdicts.NO_DEPLOYMENT.exit_status
-_LIST = "bootseal.root"
 
 Entry = dict[str, list[str]]
 
@@ -239,7 +238,7 @@ def _find_wishes(sysroot: str, options: str) -> list[tuple[Wish, str]]:
     found: list[tuple[Wish, str]] = []
     for word in _split_words(options):
         key, _, value = word.partition("=")
-        if key == _LIST:
+        if key == cmdline.LIST:
             request = Request((), value.lstrip("/"), "", "", debug=False)
             with suppress(Refusal):
                 found += [(wish, f"{wish.what} of {word}") for wish in deployment.wishes(request, sysroot)]
@@ -251,7 +250,7 @@ def _find_wishes(sysroot: str, options: str) -> list[tuple[Wish, str]]:
 
 
 def _list_on_disk(sysroot: str) -> list[Deployed]:
-    """List the deployments' directories. Raises Failure if there is no layout."""
+    """List the deployments' directories. Raises Failure without any layout."""
     listed: list[Deployed] = []
     errors: list[OSError] = []
     for name, layout in layouts.ALL.items():

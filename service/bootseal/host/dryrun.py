@@ -19,7 +19,7 @@ from ..errors import Refusal, failed
 from ..layouts import upper
 from ..linux import files, syscall
 from ..record import Noted, Trail
-from ..stages import config, kernelkeys, keyring, origin, physicalroot
+from ..stages import config, image, kernelkeys, keyring, origin, physicalroot
 from ..values import (
     OVERLAY,
     TRANSIENT,
@@ -154,12 +154,10 @@ def _judge_unsealed(deployment: Deployment, verified: Verified) -> Refusal:
         computed = imagedigest.compute(path, verified.digest.algorithm, "", deployment.image)
     except Failure as failure:
         return Refusal(verdicts.IO_ERROR if failure.status == IO_ERROR else verdicts.BAD_IMAGE, failure.what, path)
-    if computed != verified.digest:
-        what = f"the image has the digest {computed}, signed is {verified.digest}"
-        return Refusal(verdicts.IMAGE_MISMATCH, what, path)
-    if deployment.wished not in ("", computed.value.hex()):
-        what = f"the image has the digest {computed}, asked for was {deployment.wished}"
-        return Refusal(verdicts.IMAGE_MISMATCH, what, path)
+    try:
+        image.compare(computed, deployment, verified)
+    except Refusal as refusal:
+        return refusal
     return Refusal(INCOMPLETE, "the image is the one that was signed, and must be sealed before it boots", path)
 
 

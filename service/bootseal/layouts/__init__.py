@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The layouts of a physical root: how the command line selects an image, where its signature is, and what is mounted beside it.
 
-Each layout is a module. Only it knows what is different: the stages ask for a function of Layout.
+Each layout is a module. The stages call the functions of Layout instead of comparing names.
 """
 
 from ..values import Wish
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 # Arguments of the kernel command line, and of a list on the disk.
 KEYS = {"ostree": "ostree", "composefs": "composefs", "composefs.digest": "composefs"}
-SOURCES = ("composefs:", "transient:composefs=")  # of the root's mount, before the digest
+# The source of the root's mount, before the digest.
+SOURCE, TRANSIENT_SOURCE = "composefs:", "transient:composefs="
 
 
 def of(name: str) -> "Layout":
@@ -51,7 +52,7 @@ def of(name: str) -> "Layout":
 
 
 def load_all() -> None:
-    """Import every layout, for a list that may name any."""
+    """Import all layouts: a list can name each of them."""
     for name in KEYS.values():
         of(name)
 
@@ -64,5 +65,5 @@ def parse(key: str, value: str | None) -> Wish:
 
 
 def digest_in(source: str) -> str:
-    """Return the digest, in hexadecimal, in the source of a mount; empty if it is none of ours."""
-    return next((source.removeprefix(prefix) for prefix in SOURCES if source.startswith(prefix)), "")
+    """Return the digest in hexadecimal that the source of a mount names; empty if the mount is not ours."""
+    return next((source.removeprefix(one) for one in (SOURCE, TRANSIENT_SOURCE) if source.startswith(one)), "")

@@ -14,14 +14,15 @@ from ..digest import SIZES
 from ..errors import LEADS_NOWHERE, Refusal, failed, printable
 from ..linux import mountapi
 from ..values import BIND, NONE, OVERLAY, TRANSIENT, Deployment, Entry, Plan, Request, RootConfig, Submount
-from . import confined, upper
+from . import SOURCE, TRANSIENT_SOURCE, confined, upper
 
 _RUN = paths.RUN + "/transient/.private"
 TRANSIENT_ROOT = f"{_RUN}/root"
 _FORMATS = ("v1", "v2")
 _BLOCK_SIZE = "12"  # the binary logarithm
-_VOLATILE = ("state", "overlay")  # values of systemd.volatile= with which systemd mounts a /var of its own
+_VOLATILE = ("state", "overlay")  # values of systemd.volatile= with which bootc mounts no /var
 _READ_ONLY = mountapi.MOUNT_ATTR_RDONLY
+_DEPLOY_AGAIN = "choose another boot entry, or deploy again, for example with 'bootc upgrade'"
 
 
 def parse(key: str, value: str) -> str:
@@ -80,17 +81,14 @@ def find_object(images: int, name: str, path: str) -> str:
         raise failed(error, verdicts.MOUNT_FAILED, "cannot be read", path) from error
     directory, _, rest = target.removeprefix("../objects/").partition("/")
     if not target.startswith("../objects/") or len(directory) != 2 or not paths.is_image_digest(directory + rest):
-        what = f"a link to {printable(target[:160])}, which is no object of the repository"
+        what = f"a link to {printable(target[:160])}, which is not an object of the repository"
         raise Refusal(verdicts.BAD_IMAGE, what, path, _DEPLOY_AGAIN)
     return f"{directory}/{rest}"
 
 
-_DEPLOY_AGAIN = "choose another boot entry, or deploy again, for example with 'bootc upgrade'"
-
-
 def source(image_digest: str, config: RootConfig) -> str:
     """Return the source of the root's mount, in which bootc looks for the digest."""
-    return f"transient:composefs={image_digest}" if config.root_transient else f"composefs:{image_digest}"
+    return (TRANSIENT_SOURCE if config.root_transient else SOURCE) + image_digest
 
 
 def etc_mode(config: RootConfig) -> str:
@@ -99,12 +97,12 @@ def etc_mode(config: RootConfig) -> str:
 
 
 def var_mode(config: RootConfig, request: Request) -> str:
-    """Return how /var is mounted: not at all if systemd mounts it, unless it was configured."""
+    """Return how /var is mounted. systemd.volatile= replaces the default, as with bootc."""
     return config.var or (NONE if request.volatile in _VOLATILE else BIND)
 
 
-def plan(root: int, deployment: Deployment, config: RootConfig, request: Request) -> Plan:
-    """Prepare /etc, /var and /sysroot. Raises OSError."""
+def plan(_root: int, deployment: Deployment, config: RootConfig, request: Request) -> Plan:
+    """Prepare /etc, /var and /sysroot. Raises OSError, Refusal."""
     etc, var = etc_mode(config), var_mode(config, request)
     states = (("etc", etc, deployment.etc_fd), ("var", var, deployment.var_fd))
     submounts = [_submount(name, mode, fd, deployment) for name, mode, fd in states if mode != NONE]

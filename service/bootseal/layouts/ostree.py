@@ -11,7 +11,7 @@ from .. import paths, verdicts
 from ..errors import LEADS_NOWHERE, Refusal, failed
 from ..linux import files, mountapi
 from ..values import TRANSIENT, Deployment, Entry, Plan, Request, RootConfig, Submount
-from . import confined, ostreebooted, upper
+from . import SOURCE, confined, ostreebooted, upper
 
 _TOP = paths.DEPLOYMENTS + "/"
 _RUN = "/run/ostree"
@@ -73,7 +73,7 @@ def parts(path: str, where: str) -> tuple[str, str, int]:
 
 def source(image_digest: str, _config: RootConfig) -> str:
     """Return the source of the root's mount."""
-    return f"composefs:{image_digest}"
+    return SOURCE + image_digest
 
 
 def plan(root: int, deployment: Deployment, config: RootConfig, _request: Request) -> Plan:

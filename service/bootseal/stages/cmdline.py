@@ -11,7 +11,7 @@ from ..values import BOOLEANS, Request, Wish
 PATH = "/proc/cmdline"
 SPACE = " \t\n\v\f\r"  # isspace() of the kernel; Python's str.isspace() accepts more
 _OWN_PREFIX = "rd.bootseal."
-_LIST = "bootseal.root"
+LIST = "bootseal.root"
 _NAMES = "ostree=, composefs=, composefs.digest= or bootseal.root="
 
 Arguments = list[tuple[str, str | None]]
@@ -32,7 +32,7 @@ def parse(text: str) -> Request:
     wishes, root_list = _find_wishes(arguments), _find_list(arguments)
     if not wishes and not root_list:
         raise Refusal(verdicts.NO_DEPLOYMENT, f"the kernel command line names no deployment ({_NAMES})", PATH)
-    kinds = {wish.layout for wish in wishes} | ({_LIST} if root_list else set())
+    kinds = {wish.layout for wish in wishes} | ({LIST} if root_list else set())
     if len(kinds) > 1:
         raise _refusal("only one kind may be specified", _NAMES)
     volatile = _find_last(arguments, "systemd.volatile")
@@ -95,13 +95,13 @@ def _find_wishes(arguments: Arguments) -> tuple[Wish, ...]:
 
 def _find_list(arguments: Arguments) -> str:
     """Return the path of the list on the disk, below the physical root; empty without one. Raises Refusal."""
-    values = {value for key, value in arguments if key == _LIST}
+    values = {value for key, value in arguments if key == LIST}
     if not values:
         return ""
     path = (values.pop() or "") if len(values) == 1 else ""
     components = path.split("/")[1:]
     if not path.startswith("/") or not set(components).isdisjoint({"", ".", ".."}) or not path.isascii():
-        raise _refusal("not one absolute path without empty, '.' or '..' components", f"{_LIST}={path[:64]}")
+        raise _refusal("not one absolute path without empty, '.' or '..' components", f"{LIST}={path[:64]}")
     layouts.load_all()  # now, because there is time until the list can be read
     return path[1:]
 

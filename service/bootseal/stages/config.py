@@ -18,7 +18,7 @@ _METHODS = ("keyring", "fsverity", "none")
 _SPACE = " \t\r"  # \r: files may have DOS line endings
 _ON_REFUSAL = ("emergency", "reboot", "poweroff")
 _SIGNED = (DIGEST_FILE, IMAGE)  # one of them, or both
-# Of bootc, see bootc-setup-root-conf.toml(5), where two words have another name, too.
+# bootc's, see bootc-setup-root-conf.toml(5). Two of its modes have two names.
 SETUP_ROOT = "usr/lib/composefs/setup-root-conf.toml"
 _MODES = {"none": NONE, "root": NONE, "bind": BIND, "overlay": OVERLAY, "transient": TRANSIENT, "volatile": TRANSIENT}
 _OS = ("no",)  # or the name of an operating system

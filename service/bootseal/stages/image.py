@@ -24,16 +24,21 @@ def pin(deployment: Deployment, verified: Verified) -> Pinned:
     size = os.fstat(fd).st_size
     if size == 0:
         raise Refusal(verdicts.BAD_IMAGE, "empty", path)
-    enforced = _measure(fd, path)
-    if deployment.wished not in ("", enforced.value.hex()):
-        what = f"the image has the digest {enforced}, asked for was {deployment.wished}"
-        details = (("image has", str(enforced)), ("asked for", deployment.wished))
-        raise Refusal(verdicts.IMAGE_MISMATCH, what, path, details=details)
-    if enforced != verified.digest:
-        what = f"the image has the digest {enforced}, signed is {verified.digest}"
-        details = (("image has", str(enforced)), ("signed is", str(verified.digest)))
-        raise Refusal(verdicts.IMAGE_MISMATCH, what, path, details=details)
+    compare(_measure(fd, path), deployment, verified)
     return Pinned(verified, fd, path, size)
+
+
+def compare(found: Digest, deployment: Deployment, verified: Verified) -> None:
+    """Raise Refusal `image-mismatch` unless a digest of the image is the one that was asked for and the verified one."""
+    path = deployment.image.path
+    if deployment.wished not in ("", found.value.hex()):
+        what = f"the image has the digest {found}, asked for was {deployment.wished}"
+        details = (("image has", str(found)), ("asked for", deployment.wished))
+        raise Refusal(verdicts.IMAGE_MISMATCH, what, path, details=details)
+    if found != verified.digest:
+        what = f"the image has the digest {found}, signed is {verified.digest}"
+        details = (("image has", str(found)), ("signed is", str(verified.digest)))
+        raise Refusal(verdicts.IMAGE_MISMATCH, what, path, details=details)
 
 
 def enforced_digest(image: Entry) -> Digest:

@@ -13,7 +13,6 @@ from ..deployed import Deployed
 from ..dryrun import INCOMPLETE, Judgement, Source, list_certificates
 from ..output import USAGE, Failure, emit, error, note, table, warning
 
-_ABSENT = {verdict.name for verdict in verdicts.ABSENT}
 _COLOURS = (
     {"unknown": "yellow", INCOMPLETE.name: "yellow"}
     | {"verified": "green"}
@@ -70,7 +69,7 @@ def _check_next(checker: Checker, tried: list[Deployed]) -> tuple[Deployed, Judg
             break
         refused.append((deployed, record))
     else:
-        told = next((one for one in refused if one[1]["verdict"] not in _ABSENT), refused[0])
+        told = refused[verdicts.most_telling([record["verdict"] for _, record in refused])]
     for other, record in refused:
         if other is not told[0]:
             note(f"another image would be refused ({record['verdict']}): {record['message']}")

@@ -59,7 +59,7 @@ def find_staged(_sysroot: str) -> Deployed | None:
     except (ValueError, KeyError, TypeError, RecursionError, files.NotRegular) as error:
         raise Failure(DATA, f"Failed to read {STAGED}: unknown format", "see 'bootc status'") from error
     if not isinstance(image, str) or not paths.is_image_digest(image):
-        raise Failure(DATA, f"Failed to read {STAGED}: depl_id is no digest", "see 'bootc status'")
+        raise Failure(DATA, f"Failed to read {STAGED}: depl_id is not a digest", "see 'bootc status'")
     return Deployed(paths.state_of(image), "staged", None, (), "composefs")
 
 
@@ -126,14 +126,15 @@ def read_kernel_config(path: str, sysroot: str, size: int) -> tuple[str, bytes]:
 
 def unsigned(path: str) -> tuple[str, str]:
     """Say that nothing carries a signature, and what to do."""
-    hint = f"give a signature with --signature=, or put it into {_in_boot(path)} of the image"
+    place = f"/boot/{carriers.name_in_boot(os.path.basename(path))}"
+    hint = f"give a signature with --signature=, or put it into {place} of the image"
     return f"nothing carries a signature for the image {paths.name_of(path)}", hint
 
 
 def signatures(path: str, _image_digest: bytes, sysroot: str, boots: Boots) -> Iterator[Found | Unusable]:
     """Yield those in bootseal/ on the partitions of the boot loader, and in /boot of the repository's images. Raises OSError.
 
-    Before bootc takes the digest of an image, it empties /boot. The image with its /boot is in the repository, too.
+    bootc empties /boot before it computes the digest of an image. The repository also has the image with its /boot.
     """
     image = os.path.basename(path)
     for root, place in boots:
@@ -162,7 +163,7 @@ def _list_objects(sysroot: str) -> list[str]:
 
 def _in_image(sysroot: str, other: str, image_digest: str) -> Iterator[Found | Unusable]:
     """Yield the signature that another image has in /boot. One that cannot be read hides no other."""
-    path = _in_boot(image_digest)
+    path = f"/boot/{carriers.name_in_boot(image_digest)}"
     where = f"{path} of the image {other[:12]}"
     try:
         with _opened(sysroot, other) as (fd, objects):
@@ -190,10 +191,6 @@ def _read(fd: int, objects: int, path: str, size: int) -> bytes | None:
     if content is None:
         return None
     return inside.read(objects, content.object, size) if content.object else content.inline
-
-
-def _in_boot(image: str) -> str:
-    return paths.signature_of(f"/boot/bootseal/{os.path.basename(image)}")
 
 
 def pair_of(image: str) -> str:

@@ -8,7 +8,7 @@ import os
 from typing import NamedTuple
 
 from ...errors import Refusal, printable, reason
-from ...layouts import SOURCES, digest_in
+from ...layouts import SOURCE, digest_in
 from ...linux import files, keyctl, mountapi
 from ...linux.mountapi import MountInfo
 from ...record import Record
@@ -124,11 +124,11 @@ def _check_root(record: Record, root: MountInfo | None) -> Check:
         return Check("root", UNKNOWN, "the mount at / is not in the mount table of this process")
     expected = record.image.digest if record.image else "none"
     if root.fstype != "overlay" or digest_in(root.source) != expected:
-        what = f"mounted at / is {root.fstype} from {root.source}, verified was overlay from {SOURCES[0]}{expected}"
+        what = f"mounted at / is {root.fstype} from {root.source}, verified was overlay from {SOURCE}{expected}"
         return Check("root", DIFFERS, printable(what))
     if "verity=require" not in root.super_options.split(","):
         return Check("root", DIFFERS, f"the overlay at / has no verity=require ({printable(root.super_options)})")
-    return Check("root", SAME, f"{SOURCES[0]}{expected[:12]}..., verity=require")
+    return Check("root", SAME, f"{SOURCE}{expected[:12]}..., verity=require")
 
 
 def _check_tree(record: Record, now: Mounts, sysroot: str) -> Check:
