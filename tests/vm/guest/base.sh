@@ -10,5 +10,6 @@ cd "$tree"
 rm -rf usr/share/doc usr/share/man usr/share/info usr/share/locale usr/share/bug usr/share/lintian usr/share/zsh
 rm -rf var/lib/apt var/cache/* var/log/* usr/lib/valgrind usr/lib/python3*/test
 find usr/lib/python3* -depth -name __pycache__ -exec rm -rf {} +
-# ostree sets all modification times to zero, and a .pyc file that records another time would be ignored.
-chroot . sh -c 'python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3*' >/dev/null
+# ostree sets all modification times to zero, and a .pyc file that records another time would be ignored. -f and -B, because
+# compileall itself would write such files for what it imports, and then skip them.
+chroot . sh -c 'python3 -B -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/python3*' >/dev/null
