@@ -18,10 +18,11 @@ from .qemu import CHEAP, FULL, TIMEOUT, Disk, Ended, Ending, Machine, bytes_writ
 from .saved import resumed
 from .tree import guest_exit
 
-# What boots append that share a saved state; one for any other command line would serve only one.
-COMMON = ("", "fsck.mode=skip", "fsck.mode=skip fips=1")
-# Arguments that bootseal.service alone reads: a resumed boot gets them as a file over /proc/cmdline.
-OWN = ("ostree=", "composefs=", "composefs.digest=", "bootseal.root=", "rd.bootseal.")
+# The physical root of a saved state: what most boots have.
+_COMMON_ROOT = "rootfstype=ext4 ro"
+# Arguments that nothing has read where a boot is resumed, which gets its command line as a file over /proc/cmdline. A boot
+# with any other is whole: a state would serve it alone.
+LATE = ("ostree=", "composefs=", "composefs.digest=", "bootseal.root=", "rd.bootseal.", "fsck.mode=")
 # The first boot's jobs (linker cache, hardware database, ...) take half a minute of an emulated guest; no test needs them.
 ARGUMENTS = "console=ttyS0 panic=-1 systemd.condition_needs_update=0"
 # Where the same library is at the same address in all processes, the emulator translates it once.
@@ -80,8 +81,12 @@ def _script_disk(script: str, to: Path) -> Path:
 
 def arguments(image: Image, *, rw: bool = False, cheap: bool = True, append: str = "") -> str:
     """Make the kernel command line."""
-    root = f"root=/dev/vda rootfstype={image.fs} {'rw' if rw else 'ro'} {image.deployment.argument}"
-    return f"{ARGUMENTS} {CHEAP_ARGUMENTS + ' ' if cheap else ''}{root} {append}".strip()
+    root = f"rootfstype={image.fs} {'rw' if rw else 'ro'} {image.deployment.argument}"
+    return f"{_arguments(cheap=cheap)} {root} {append}".strip()
+
+
+def _arguments(*, cheap: bool) -> str:
+    return f"{ARGUMENTS} {CHEAP_ARGUMENTS + ' ' if cheap else ''}root=/dev/vda"
 
 
 def boot(
@@ -128,23 +133,23 @@ def boot(
     if waiting_script:
         files["etc/guest-waiting-script"] = waiting_script.encode()
     script_disk = Disk(_script_disk(script, work / "script.raw"), "raw", "guest-script", readonly=True)
+    root_disk = Disk(top, "qcow2", "guest-root", readonly=readonly)
     machine = Machine(
         kernel=image.kernel,
         initrd=initrd,
         append=line,
-        disks=(Disk(top, "qcow2", "guest-root", readonly=readonly), script_disk, *disks),
+        disks=(root_disk, script_disk, *disks),
         timeout=timeout,
         cpu=CHEAP if cheap else FULL,
         writes=writes,
     )
     common = _common_files(cheap=cheap)
-    shared = " ".join(word for word in append.split() if not word.startswith(OWN))
-    shared_line = arguments(image, rw=rw, cheap=cheap, append=shared)
-    own = {} if line == shared_line else {"proc/cmdline": f"{line}\n".encode()}
-    alone = whole or firmware or writes or shared not in COMMON
+    alone = whole or firmware or writes or not all(word.startswith(LATE) for word in append.split())
     with step(title):
-        state = replace(machine, append=shared_line)
-        ending = None if alone else resumed(state, {**files, **own}, work, common=common, pause=pause)
+        state = replace(machine, append=f"{_arguments(cheap=cheap)} {_COMMON_ROOT}", disks=(root_disk, *disks))
+        # A disk less: each takes a guest half a second to find.
+        own = {**files, "proc/cmdline": f"{line}\n".encode(), "run/guest-script": script.encode()}
+        ending = None if alone else resumed(state, own, work, common=common, pause=pause)
         if ending is None:
             ending = _run_whole(machine, {**common, **files}, work, firmware=firmware)
     return Result(ending.status, ending.ended, ending.console, ending.report, top, ending.seconds)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CMDLINE = "proc/cmdline"  # among the files: what this boot's command line has been
+MOUNT = ("rootfstype=", "ro", "rw")  # arguments from which systemd makes sysroot.mount
 DISK = "/dev/disk/by-id/virtio-guest-files"
 POLL = 0.02
 SETTLE = 3.0  # seconds of the guest's clock, in which everything else that needs no disk comes to its end
@@ -40,6 +41,12 @@ def put(path: str, kind: str, content: "Any", mode: int) -> None:
     os.chmod(path, mode)
 
 
+def mounted_by(cmdline: bytes) -> "list[str]":
+    """Return the arguments that say how the physical root is mounted."""
+    words = cmdline.decode().split()
+    return [word for word in words if word in MOUNT or word.startswith(MOUNT[0])]
+
+
 def place(files: "dict[str, tuple[str, Any, int]]", root: str = "/") -> None:
     """Put all files below `root`."""
     for name, file in files.items():
@@ -58,14 +65,14 @@ def main() -> None:
     closed = any(name.startswith("usr/") for name in files) and bool(os.statvfs("/usr").f_flag & os.ST_RDONLY)
     if closed:
         run("/usr/bin/mount", "-o", "remount,bind,rw", "/usr")
-    cmdline = files.pop(CMDLINE, None)
-    place(files)
-    if cmdline:
-        place({"run/guest-cmdline": cmdline})
-        run("/usr/bin/mount", "--bind", "/run/guest-cmdline", f"/{CMDLINE}")
+    cmdline = files.pop(CMDLINE)
+    with open(f"/{CMDLINE}", "rb") as file:
+        remade = mounted_by(cmdline[1]) != mounted_by(file.read())
+    place({**files, "run/guest-cmdline": cmdline})
+    run("/usr/bin/mount", "--bind", "/run/guest-cmdline", f"/{CMDLINE}")
     if closed:
         run("/usr/bin/mount", "-o", "remount,bind,ro", "/usr")
-    if any("/systemd/" in name for name in files):
+    if remade or any("/systemd/" in name for name in files):
         run("/usr/bin/systemctl", "daemon-reload")
     os.unlink("/etc/guest-waits")
     say("guest: files in place")
