@@ -31,6 +31,11 @@ quiet_guest() (
         getty.target systemd-logind.service systemd-logind-varlink.socket systemd-user-sessions.service \
         systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-pstore.service systemd-random-seed.service \
         systemd-udev-load-credentials.service systemd-ask-password-wall.path \
+        systemd-sysctl.service systemd-modules-load.service kmod-static-nodes.service systemd-journal-flush.service \
+        systemd-tmpfiles-setup-dev-early.service systemd-tmpfiles-setup-dev.service systemd-hibernate-clear.service \
+        systemd-ask-password-console.path systemd-ask-password.socket systemd-creds.socket systemd-cryptenroll.socket \
+        systemd-factory-reset.socket systemd-hostnamed.socket systemd-journalctl.socket systemd-mute-console.socket \
+        systemd-sysext.socket systemd-sysinstall.socket \
         dev-hugepages.mount dev-mqueue.mount sys-fs-fuse-connections.mount sys-kernel-config.mount sys-kernel-debug.mount \
         sys-kernel-tracing.mount; do
         ln -sf /dev/null "etc/systemd/system/$unit"
