@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from vm import waiting
@@ -28,15 +30,15 @@ def _check_verified(outcome: Outcome, section: str = "unit") -> None:
 # --- the disk comes late
 
 
-@runs(*waiting.PASSPHRASE)
-def test_a_passphrase_may_take_long(job: Job[Outcome]) -> None:
+@rows(waiting.PASSPHRASE)
+def test_a_passphrase_may_take_long(scenario: Scenario, job: Job[Outcome]) -> None:
     outcome = job.result().must_end()
     assert f'Status: "{WAITING}"' in outcome["asked"]
     assert "Active: activating (start) since" in outcome["asked"]
     _check_waiting(outcome, "later")
     _check_verified(outcome)
     assert outcome.record["keyring"]["sealed_before_mount"] is True
-    assert outcome.record["milliseconds"]["wait"] > waiting.LATE * 1000
+    assert outcome.record["milliseconds"]["wait"] > waiting.LATE[scenario.suite] * 1000
 
 
 # --- the disk does not come
@@ -148,11 +150,17 @@ def test_boot_is_refused_before_the_disk_is_there(scenario: Scenario, job: Job[O
 # --- many certificates
 
 
-@runs(*waiting.CERTIFICATES)
-def test_record_says_whether_the_keyring_was_sealed_first(job: Job[Outcome]) -> None:
-    outcome = job.result().must_end()
-    record = outcome.record
+@runs(*waiting.SEALED_FIRST)
+def test_keyring_is_sealed_before_the_mount(job: Job[Outcome]) -> None:
+    _check_sealing(job.result().must_end().record, 64, before=True)
+
+
+@runs(*waiting.MOUNTED_FIRST)
+def test_record_says_that_the_keyring_was_sealed_after_the_mount(job: Job[Outcome]) -> None:
+    _check_sealing(job.result().must_end().record, 10, before=False)
+
+
+def _check_sealing(record: Any, certificates: int, *, before: bool) -> None:
     assert record["verdict"] == "verified"
-    started, mounted = (int(line) / 1000 for line in outcome["times"].split())
-    sealed = started + record["milliseconds"]["configuration"] + record["milliseconds"]["keyring"]
-    assert record["keyring"]["sealed_before_mount"] == (sealed < mounted)
+    keyring = record["keyring"]
+    assert (keyring["certificates"], keyring["sealed"], keyring["sealed_before_mount"]) == (certificates, True, before)
