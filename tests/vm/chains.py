@@ -13,7 +13,7 @@ from vm.harness.ask import ask
 _STAT = "/sys/class/block/vda/stat"
 _AFTER = "/bin/sh -c 'cat /proc/self/mountinfo >/run/guest-mountinfo'"
 _DROP_IN = f"[Service]\nExecStartPost={_AFTER}\n"
-# For its counters the disk must be there: the service starts late. The whole chains have it start early.
+# For its counters the disk must be there: the service starts late. Where the boot is whole, it starts early.
 _COUNTING = f"""[Unit]
 After=sysroot.mount
 {_DROP_IN}
@@ -76,7 +76,7 @@ class Chain:
     rw: bool = False
     root: str = "[composefs]\nenabled=verity\n"
     late_journal: bool = False
-    whole: bool = False
+    whole: bool = False  # the first boot
 
     def run(self) -> Boots:
         """Boot it `boots` times, each from the disk that the one before has left."""
@@ -92,15 +92,16 @@ class Chain:
 
     def _boot(self, boots: Boots) -> guest.Result:
         before = boots.results[-1].overlay if boots.results else None
+        whole = self.whole and not boots.results
         files = signed.settings(f"[Enroll]\nMethod={self.method}\n", self.root, [boots.key])
-        files["etc/systemd/system/bootseal.service.d/50-guest.conf"] = (_DROP_IN if self.whole else _COUNTING).encode()
+        files["etc/systemd/system/bootseal.service.d/50-guest.conf"] = (_DROP_IN if whole else _COUNTING).encode()
         if self.late_journal:
             files["etc/systemd/system/bootseal.service.d/60-late-journal.conf"] = _LATE_JOURNAL.encode()
         return guest.boot(
             boots.image,
             signed.initrd(self.suite),
             append="fsck.mode=skip",
-            whole=self.whole,
+            whole=whole,
             extra_initrd_files=files,
             script=_script(boots.image.deployment),
             rw=self.rw,

@@ -53,7 +53,6 @@ REFUSALS = (
         "two-targets",
         Refused("bad-command-line", r"specified more than once, .*: ostree="),
         cmdline="ostree=/ostree/boot.1/b/c/0",
-        whole=True,
     ),
     Scenario("empty-target", Refused("bad-command-line", r"empty: ostree="), ostree="ostree="),
     Scenario("no-target", Refused("no-deployment", r".* names no deployment \(ostree=.*\): /proc/cmdline"), ostree=""),

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import pytest
 
-from vm.disks import INITRD, THIN, changed_disk, initrd_disk, thin_initrd_disk
+from vm.disks import THIN, changed_disk, thin_initrd_disk
 from vm.harness import guest, qemu, signed
 from vm.harness.ask import ask, put_file
 from vm.harness.changes import commands, put, several
@@ -77,10 +77,10 @@ def _deploy_script(signature: bytes) -> str:
         + f"cp {file} {file}.new\nmv -f {file}.new {file}\n"  # without fs-verity
         + "mount --bind /run/target /run/readonly\nmount -o remount,bind,ro /run/readonly\n"
     )
-    # The update that is staged later: the same tree with an initrd in it, as ostree wants it.
+    # The update that is staged later: the same tree with an initrd in it, as ostree wants it. QEMU boots another.
     more = "/run/target/more"
     update = (
-        f"mkdir -p {more}/usr/lib/modules/$(uname -r)\ncp {INITRD} {more}/usr/lib/modules/$(uname -r)/initramfs.img\n"
+        f"mkdir -p {more}/usr/lib/modules/$(uname -r)\ncp {THIN} {more}/usr/lib/modules/$(uname -r)/initramfs.img\n"
         "ostree --repo=/run/target/ostree/repo commit --branch=guest --generate-composefs-metadata --owner-uid=0 --owner-gid=0"
         f" --tree=ref=guest --tree=dir={more}\nrm -r {more}"
     )
@@ -105,7 +105,7 @@ def _deploy(chain: Updates) -> guest.Result:
         signed.image(),
         signed.initrd(),
         script=_deploy_script(chain.signature),
-        disks=[initrd_disk(compressed=True), thin_initrd_disk(), target],
+        disks=[thin_initrd_disk(), target],
         timeout=qemu.LONG,
         title="deploy",
     )

@@ -63,7 +63,7 @@ def _built() -> tuple[Image, str]:
     home = cached("readme", key, "the README's quick start", build)
     path, karg = ((home / name).read_text().strip() for name in ("deployment", "karg"))
     deployed = Deployment(tree.BUILDER, home, home / "image.cfs", path, karg)
-    return image_of(deployed, "btrfs"), (home / "output").read_text()
+    return image_of(deployed), (home / "output").read_text()
 
 
 def _boot() -> guest.Result:

@@ -16,9 +16,8 @@ from vm.harness.ask import ask
 from vm.harness.cache import CHECKOUT
 from vm.harness.jobs import Job
 from vm.harness.signed import settings
-from vm.harness.units import ended_at
 from vm.refusals import REFUSALS
-from vm.scenario import Interrupted, Outcome, Passed, Scenario
+from vm.scenario import Outcome, Passed, Scenario
 
 # --- the same boot, whole and resumed
 
@@ -31,11 +30,6 @@ SCRIPT = ask(
 )
 PAIRS = [
     next(scenario for scenario in REFUSALS if scenario.id == "other-key"),
-    Scenario(
-        "killed-while-writable",
-        Interrupted("killed"),
-        initrd={**ended_at("kill 1 enable"), **settings("[Enroll]\nMethod=fsverity\n")},
-    ),
     Scenario("booted", Passed(), initrd=settings("[Enroll]\nMethod=fsverity\n"), script=SCRIPT),
 ]
 SECTIONS = ("unit", "targets", "switch", "failed", "mounts", "clock")

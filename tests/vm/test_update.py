@@ -29,7 +29,6 @@ pytestmark = pytest.mark.vm
 _HOME = "/sysroot/ostree/deploy/guest/deploy"
 # A branch, the gate's verdict, and what else its units say.
 BAD = {
-    "unsigned": ("no-signature", "carries no signature"),
     MOVED: ("wrong-signature", "is not over the digest"),
     GARBAGE: ("no-signature", "carries no signature"),
     "stranger": ("untrusted-signer", "the commit's detached metadata"),

@@ -22,7 +22,7 @@ from .tree import BUILDER, base_tree
 
 SERIAL = "guest-updates"
 # Each branch, and whose key signs it.
-SIGNERS = {"first": "guest", "second": "guest", "third": "guest", "stranger": "stranger", "unsigned": ""}
+SIGNERS = {"first": "guest", "second": "guest", "third": "guest", "stranger": "stranger"}
 # Signatures that do not belong to their commits: that of `first`, and ten megabytes that are none.
 MOVED, GARBAGE = "moved", "garbage"
 _BOOTED = ("first", "second")  # the trees of the others are small
