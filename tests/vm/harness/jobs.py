@@ -16,7 +16,7 @@ class Job(Generic[T]):
     """Work for the two background threads. One that is the value of a test's parameter starts with the first test of a guest.
 
     `boots` tells how many follow one another in it; a job with more of them starts before others, see start_all(). `idle`
-    says that it mostly sleeps: it starts first, while unit tests have use for the processor.
+    says that it mostly sleeps: it starts early, while unit tests have use for a processor.
     """
 
     _pool = ThreadPoolExecutor(max_workers=qemu.SLOTS)
@@ -40,8 +40,13 @@ class Job(Generic[T]):
 
     @staticmethod
     def start_all(jobs: Iterable[Job[Any]]) -> None:
-        """Queue them, the longest first: one that began last would leave the other thread without work."""
-        for job in sorted(jobs, key=lambda job: (not job.idle, -job.boots)):
+        """Queue them, the longest first: one that began last would leave the other thread without work.
+
+        Idle ones begin before, but one of the two threads begins with the longest of all: one processor would be without work.
+        """
+        ordered = sorted(jobs, key=lambda job: (not job.idle, -job.boots))
+        idle = sum(job.idle for job in ordered)
+        for job in (*ordered[idle : idle + 1], *ordered[:idle], *ordered[idle + 1 :]):
             job.start()
 
     @classmethod
