@@ -84,18 +84,13 @@ def test_a_changed_root_is_not_switched_to(scenario: Scenario, job: Job[Outcome]
 # --- an end that OnRefusal= names
 
 
-def _rebooting() -> Path:
-    keys = [signed.named(signed.key().certificate)]
-    return guest.initrd("forky", keys=keys, conf="[Policy]\nOnRefusal=reboot\n").built()
-
-
 REBOOT = Scenario(
     "reboot",
     Ended("changed", "reboot: Restarting system"),
     initrd=BIND_OVER_USR,
     fsck=True,
     emergency="",
-    built=_rebooting,
+    built=functools.partial(signed.initrd, "forky", "[Policy]\nOnRefusal=reboot\n"),
 )
 
 

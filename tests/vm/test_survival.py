@@ -59,11 +59,6 @@ def test_interrupted(scenario: Scenario, job: Job[Outcome]) -> None:
     scenario.expect.check(job.result())
 
 
-def _powering_off() -> Path:
-    keys = [signed.named(signed.key().certificate)]
-    return guest.initrd("forky", keys=keys, conf="[Policy]\nOnRefusal=poweroff\n").built()
-
-
 # test_last_look.py has a reboot.
 POWEROFF = Scenario(
     "poweroff",
@@ -71,7 +66,7 @@ POWEROFF = Scenario(
     cmdline="rd.bootseal.nonsense",
     fsck=True,
     emergency="",
-    built=_powering_off,
+    built=functools.partial(signed.initrd, "forky", "[Policy]\nOnRefusal=poweroff\n"),
 )
 
 

@@ -20,8 +20,8 @@ from .tree import guest_exit
 
 # The physical root of a saved state: what most boots have.
 _COMMON_ROOT = "rootfstype=ext4 ro"
-# Arguments that nothing has read where a boot is resumed, which gets its command line as a file over /proc/cmdline. A boot
-# with any other is whole: a state would serve it alone.
+# Arguments that nothing has read before a resumed boot gets its command line, a file over /proc/cmdline. A boot with any other
+# is whole, because its state would serve it alone.
 LATE = ("ostree=", "composefs=", "composefs.digest=", "bootseal.root=", "rd.bootseal.", "fsck.mode=")
 # The first boot's jobs (linker cache, hardware database, ...) take half a minute of an emulated guest; no test needs them.
 ARGUMENTS = "console=ttyS0 panic=-1 systemd.condition_needs_update=0"
@@ -147,7 +147,7 @@ def boot(
     alone = whole or firmware or writes or not all(word.startswith(LATE) for word in append.split())
     with step(title):
         state = replace(machine, append=f"{_arguments(cheap=cheap)} {_COMMON_ROOT}", disks=(root_disk, *disks))
-        # A disk less: each takes a guest half a second to find.
+        # Without the script on a disk, because a guest takes half a second to find one.
         own = {**files, "proc/cmdline": f"{line}\n".encode(), "run/guest-script": script.encode()}
         ending = None if alone else resumed(state, own, work, common=common, pause=pause)
         if ending is None:

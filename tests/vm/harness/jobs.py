@@ -40,9 +40,9 @@ class Job(Generic[T]):
 
     @staticmethod
     def start_all(jobs: Iterable[Job[Any]]) -> None:
-        """Queue them, the longest first: one that began last would leave the other thread without work.
+        """Queue them, the longest first, because a long one at the end leaves the other thread without work.
 
-        Idle ones begin before, but one of the two threads begins with the longest of all: one processor would be without work.
+        Idle ones follow the very longest: one thread works while the other sleeps.
         """
         ordered = sorted(jobs, key=lambda job: (not job.idle, -job.boots))
         idle = sum(job.idle for job in ordered)

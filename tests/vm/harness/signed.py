@@ -98,9 +98,12 @@ def image(suite: str = "forky", fs: str = "ext4", *, algorithm: str = "sha256") 
     return guest.image(suite, fs, files=lambda cfs: beside(cfs, algorithm=algorithm), commands=commands)
 
 
-def initrd(suite: str = "forky") -> Path:
-    """Build the initrd with key() in its boot keyring; settings() change the rest without dracut."""
-    return guest.initrd(suite, keys=[named(key().certificate)]).built()
+def initrd(suite: str = "forky", conf: str | None = None) -> Path:
+    """Build the initrd with key() in its boot keyring; settings() change the rest without dracut.
+
+    Only what dracut reads of bootseal.conf needs `conf`.
+    """
+    return guest.initrd(suite, keys=[named(key().certificate)], conf=conf).built()
 
 
 def thin_initrd(suite: str = "forky") -> bytes:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 CMDLINE = "proc/cmdline"  # among the files: what this boot's command line has been
-MOUNT = ("rootfstype=", "ro", "rw")  # arguments from which systemd makes sysroot.mount
 DISK = "/dev/disk/by-id/virtio-guest-files"
 POLL = 0.02
 SETTLE = 3.0  # seconds of the guest's clock, in which everything else that needs no disk comes to its end
@@ -42,9 +41,8 @@ def put(path: str, kind: str, content: "Any", mode: int) -> None:
 
 
 def mounted_by(cmdline: bytes) -> "list[str]":
-    """Return the arguments that say how the physical root is mounted."""
-    words = cmdline.decode().split()
-    return [word for word in words if word in MOUNT or word.startswith(MOUNT[0])]
+    """Return the arguments from which systemd makes the options and type of sysroot.mount."""
+    return [word for word in cmdline.decode().split() if word in ("ro", "rw") or word.startswith("rootfstype=")]
 
 
 def place(files: "dict[str, tuple[str, Any, int]]", root: str = "/") -> None:
