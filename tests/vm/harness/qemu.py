@@ -33,7 +33,9 @@ TIMEOUT, LONG = 900, 3600  # seconds, see _waited()
 CHEAP = "qemu64,model=4,stepping=0,-svm,+arat,+fsgsbase,+pdpe1gb,+rdrand,+smep"
 FULL = "max,la57=off"
 # Without KVM, so that results are the same everywhere. One CPU, because two emulated ones sometimes deadlock.
-EMULATOR = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on", "-smp", "1"]
+EMULATOR = ["-accel", "tcg,thread=single", "-smp", "1"]
+# The time of an instruction, 1 or 8 ns. Firmware waits in loops that read a clock, and a read takes the emulator 1 us.
+CLOCK, CLOCK_OF_FIRMWARE = (["-icount", f"shift={shift},sleep=on"] for shift in (0, 3))
 
 Ended = Literal["exit", "timeout", "reached"]
 
@@ -91,7 +93,7 @@ class Ending:
 def command(machine: Machine) -> list[str]:
     """Make the QEMU command line."""
     line = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    line += [*EMULATOR, "-cpu", machine.cpu]
+    line += [*EMULATOR, *(CLOCK_OF_FIRMWARE if machine.firmware else CLOCK), "-cpu", machine.cpu]
     line += ["-m", str(machine.memory), *_booting(machine), "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
     for number, disk in enumerate(machine.disks):
         options = _logged(disk, machine.writes) if machine.writes and not number else f"file={disk.path},format={disk.format}"
