@@ -22,7 +22,7 @@ from .tree import guest_exit
 _COMMON_ROOT = "rootfstype=ext4 ro"
 # Arguments that nothing has read before a resumed boot gets its command line, a file over /proc/cmdline. A boot with any other
 # is whole, because its state would serve it alone.
-LATE = ("ostree=", "composefs=", "composefs.digest=", "bootseal.root=", "rd.bootseal.", "fsck.mode=")
+LATE = ("ostree=", "composefs=", "composefs.digest=", "bootseal.root=", "rd.bootseal.", "fsck.mode=", "fips=")
 # The first boot's jobs (linker cache, hardware database, ...) take half a minute of an emulated guest; no test needs them.
 ARGUMENTS = "console=ttyS0 panic=-1 systemd.condition_needs_update=0"
 # Where the same library is at the same address in all processes, the emulator translates it once.
@@ -144,7 +144,7 @@ def boot(
         writes=writes,
     )
     common = _common_files(cheap=cheap)
-    alone = whole or firmware or writes or not all(word.startswith(LATE) for word in append.split())
+    alone = whole or firmware or not all(word.startswith(LATE) for word in append.split())
     with step(title):
         state = replace(machine, append=f"{_arguments(cheap=cheap)} {_COMMON_ROOT}", disks=(root_disk, *disks))
         # Without the script on a disk, because a guest takes half a second to find one.
