@@ -11,7 +11,7 @@ import re
 import pytest
 
 from unit.host import program
-from vm.disks import INITRD, changed_disk, initrd_disk
+from vm.disks import INITRD, THIN, changed_disk, initrd_disk, thin_initrd_disk
 from vm.harness import guest, qemu, signed
 from vm.harness.ask import ask, put_file
 from vm.harness.cache import temporary
@@ -51,7 +51,7 @@ def _sha512_script() -> str:
     key = signed.key()
     cfs = signed.image(algorithm="sha512").deployment.cfs
     made = signed.made_by_sign(cfs, "--key", key.key, "--cert", key.certificate, "--algorithm", "sha512")
-    where = f"--sysroot /run/target --initrd {INITRD} --json=short"
+    where = f"--sysroot /run/target --initrd {THIN} --json=short"
     deploy = f"bootseal deploy {where} --digest /run/digest --signature /run/sig"
     prepare = put_file("/run/digest", made[signed.DIGEST]) + put_file("/run/sig", made[signed.SIGNATURE])
     prepare += "mkdir /run/target; mount /dev/disk/by-id/virtio-target /run/target"
@@ -78,7 +78,7 @@ def _run() -> guest.Result:
         signed.image(SUITE),
         signed.initrd(SUITE),
         extra_initrd_files=signed.settings(conf="[Keyring]\nSeal=no\n"),
-        disks=[initrd_disk(SUITE, compressed=True), target],
+        disks=[initrd_disk(SUITE, compressed=True), thin_initrd_disk(SUITE), target],
         script=script,
         timeout=qemu.LONG,
         title="signatures by every type of key",

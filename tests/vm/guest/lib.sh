@@ -92,6 +92,8 @@ ostree_layout() {
     rm -rf boot home root opt srv mnt media var tmp run dev proc sys vmlinuz* initrd.img*
     (cd "usr/lib/modules/$kernel/kernel" && rm -rf sound net drivers/net drivers/gpu drivers/scsi drivers/ata drivers/infiniband)
     chroot . depmod "$kernel"
+    # A quarter of all files. A guest that deploys takes milliseconds for each.
+    rm -rf usr/share/zoneinfo usr/share/perl5 usr/lib/*/perl-base usr/lib/*/gconv usr/share/bash-completion
     mkdir boot var tmp run dev proc sys sysroot
     chmod 1777 tmp
     ln -s sysroot/ostree ostree
