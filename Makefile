@@ -13,7 +13,7 @@ LAYOUT ?= ostree
 CACHE := $(or $(BOOTSEAL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootseal)
 VENV := $(CACHE)/venv
 
-.PHONY: all help install test demo bench check setup completions dist clean
+.PHONY: all help install test nightly demo bench check setup completions dist clean
 
 all: help
 
@@ -59,7 +59,10 @@ install: ## install below DESTDIR and PREFIX (default: /usr)
 setup: ## install the packages and Python tools of the tests
 	@bash tests/setup.sh
 
-test: setup ## run all tests, boots in QEMU included (more than an hour)
+test: setup ## run the tests, boots in QEMU included (half an hour)
+	@"$(VENV)/bin/python" tests/all.py -m "not nightly"
+
+nightly: setup ## run all tests, also boots much like those of 'make test' (40 minutes)
 	@"$(VENV)/bin/python" tests/all.py
 
 check: setup ## run unit tests and linters

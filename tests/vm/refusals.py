@@ -47,14 +47,17 @@ def _pem(image: guest.Image) -> bytes:
 
 REFUSALS = (
     Scenario(
-        "unknown-argument", Refused("bad-command-line", r"unknown; .*: rd\.bootseal\.verify"), cmdline="rd.bootseal.verify=no"
+        "unknown-argument",
+        Refused("bad-command-line", r"unknown; .*: rd\.bootseal\.verify"),
+        cmdline="rd.bootseal.verify=no",
+        nightly=True,
     ),
     Scenario(
         "two-targets",
         Refused("bad-command-line", r"specified more than once, .*: ostree="),
         cmdline="ostree=/ostree/boot.1/b/c/0",
     ),
-    Scenario("empty-target", Refused("bad-command-line", r"empty: ostree="), ostree="ostree="),
+    Scenario("empty-target", Refused("bad-command-line", r"empty: ostree="), ostree="ostree=", nightly=True),
     Scenario("no-target", Refused("no-deployment", r".* names no deployment \(ostree=.*\): /proc/cmdline"), ostree=""),
     Scenario(
         "link-out-of-the-disk",
@@ -76,18 +79,21 @@ REFUSALS = (
         Refused("no-deployment", r"cannot be opened without leaving .*: /sysroot/ostree/deploy/guest/var"),
         disk=commands("unlink /{stateroot}/var", "symlink /{stateroot}/var ../../../../outside/target"),
         initrd=OUTSIDE,
+        nightly=True,
     ),
     Scenario(
         "etc-out-of-the-disk",
         Refused("no-deployment", rf"cannot be opened without leaving .*: {DEPLOYMENT}/etc"),
         disk=commands("unlink /{deployment}/etc", "symlink /{deployment}/etc ../../../../../../outside/target"),
         initrd=OUTSIDE,
+        nightly=True,
     ),
     Scenario(
         "objects-out-of-the-disk",
         Refused("no-deployment", r"cannot be opened without leaving .*: /sysroot/ostree/repo/objects"),
         disk=commands("unlink /ostree/repo/objects", "symlink /ostree/repo/objects ../../../outside/target"),
         initrd=OUTSIDE,
+        nightly=True,
     ),
     Scenario(
         "stateroot-with-words",
@@ -110,13 +116,16 @@ REFUSALS = (
         Refused("bad-digest", rf"not a regular file: {IMAGE}\.digest"),
         disk=commands("rm /{digest}", "symlink /{digest} ../../../../../../outside/digest"),
         initrd=OUTSIDE,
+        nightly=True,
     ),
     Scenario(
         "signature-fifo",
         Refused("bad-signature", rf"not a regular file: {IMAGE}\.sig"),
         disk=commands("rm /{signature}", "cd /{deployment}", "mknod .ostree.cfs.sig p"),
     ),
-    Scenario("signature-pem", Refused("bad-signature", rf".*PEM, .*: {IMAGE}\.sig"), disk=put("{signature}", _pem)),
+    Scenario(
+        "signature-pem", Refused("bad-signature", rf".*PEM, .*: {IMAGE}\.sig"), disk=put("{signature}", _pem), nightly=True
+    ),
     Scenario(
         "other-key",
         Refused("untrusted-signer", rf"no certificate of the boot keyring .*CN=guest p256.*: {IMAGE}\.sig"),
@@ -137,6 +146,7 @@ REFUSALS = (
             hint="sign with 'bootseal sign', or run 'fsverity sign' on IMAGE.digest instead of IMAGE",
         ),
         disk=_signature(lambda image: image.deployment.cfs.read_bytes()),
+        nightly=True,
     ),
     Scenario(
         "image-copied",
@@ -154,6 +164,7 @@ REFUSALS = (
             "image-mismatch", rf"the image has the digest sha256:[0-9a-f]{{64}}, signed is sha512:[0-9a-f]{{128}}: {IMAGE}"
         ),
         disk=_pair(lambda image: signed.image_digest(image.deployment.cfs, "sha512")),
+        nightly=True,
     ),
     Scenario(
         "junk-certificate",
@@ -167,6 +178,7 @@ REFUSALS = (
         "unknown-key",
         Refused("bad-config", r"unknown key \[Policy\] OnRefuse=: /etc/bootseal/bootseal\.conf"),
         initrd=signed.settings(conf="[Policy]\nOnRefuse=reboot\n"),
+        nightly=True,
     ),
     Scenario(
         "prepare-root",
@@ -192,16 +204,19 @@ REFUSALS = (
         "init-gone",
         Refused("mount-failed", rf"init or its loader cannot be read: .*ENOENT.*: {INIT}"),
         disk=remove(object_of(INIT)),
+        nightly=True,
     ),
     Scenario(
         "os-release-tampered",
         Refused("io-error", rf"cannot be read through the verified root: .*EIO.*: {OS_RELEASE}"),
         disk=flip(object_of(OS_RELEASE), 8),
+        nightly=True,
     ),
     Scenario(
         "os-release-gone",
         Refused("mount-failed", rf"cannot be read through the verified root: .*ENOENT.*: {OS_RELEASE}"),
         disk=remove(object_of(OS_RELEASE)),
+        nightly=True,
     ),
     Scenario(
         "own-mounts",

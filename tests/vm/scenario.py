@@ -105,6 +105,7 @@ class Scenario:
     image: Callable[[], guest.Image] | None = None  # another disk
     whole: bool = False  # never resumed from a saved state
     idle: bool = False  # it mostly sleeps
+    nightly: bool = False  # 'make test' boots another one much like it
 
     def files(self) -> Files:
         """Make the files for the initrd."""
@@ -135,6 +136,15 @@ class Scenario:
         """Boot it in the background, once for all tests."""
         return Job(self.run, idle=self.idle)
 
+    def row(self, *more: object) -> pytest.ParameterSet:
+        """Make a test's parameters: `more`, then the boot."""
+        return pytest.param(*more, self.job, id=self.id, marks=nightly(self.nightly))
+
+
+def nightly(chosen: bool) -> list[pytest.MarkDecorator]:  # noqa: FBT001
+    """Mark a row that `make test` leaves out, if it is `chosen`."""
+    return [pytest.mark.nightly] if chosen else []
+
 
 def _text(script: Script) -> str:
     return script() if callable(script) else script
@@ -142,12 +152,12 @@ def _text(script: Script) -> str:
 
 def rows(scenarios: Iterable[Scenario]) -> pytest.MarkDecorator:
     """Parametrize a test with scenarios and their boots."""
-    return pytest.mark.parametrize(("scenario", "job"), [pytest.param(s, s.job, id=s.id) for s in scenarios])
+    return pytest.mark.parametrize(("scenario", "job"), [scenario.row(scenario) for scenario in scenarios])
 
 
 def runs(*scenarios: Scenario) -> pytest.MarkDecorator:
     """Parametrize a test with the boots of scenarios."""
-    return pytest.mark.parametrize("job", [pytest.param(s.job, id=s.id) for s in scenarios])
+    return pytest.mark.parametrize("job", [scenario.row() for scenario in scenarios])
 
 
 # --- the results that a boot must have

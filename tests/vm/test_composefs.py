@@ -26,7 +26,7 @@ from vm.harness.disk import image_of
 from vm.harness.jobs import Job
 from vm.harness.parse import Said, first_json
 from vm.refusals import OUTSIDE
-from vm.scenario import UNREAD_DISK, Outcome, Refused, Scenario, rows
+from vm.scenario import UNREAD_DISK, Outcome, Refused, Scenario, nightly, rows
 
 pytestmark = pytest.mark.vm
 
@@ -104,6 +104,7 @@ class Chain:
     karg: Callable[[], str] | None = None
     append: str = UNREAD_DISK
     status: bool = False  # 'bootseal status' takes a guest seconds
+    nightly: bool = False
 
     def run(self) -> list[Said]:
         made = self.image()
@@ -155,18 +156,19 @@ OVERLAY = Chain(
 TRANSIENT = Chain(
     "transient", image("sha512"), 1, "", '[root]\ntransient = true\n[etc]\nmount = "none"\n[var]\nmount = "none"\n'
 )
-TRANSIENT_ETC = Chain("transient-etc", image(), 1, "", "[etc]\ntransient = true\n[var]\ntransient = true\n")
+TRANSIENT_ETC = Chain("transient-etc", image(), 1, "", "[etc]\ntransient = true\n[var]\ntransient = true\n", nightly=True)
 LISTED = Chain(
     "listed", image(), 1, "[Policy]\nSigned=digest-file image\n", change=put("state/roots", _list),
     karg=lambda: "bootseal.root=/state/roots", append="systemd.volatile=state",
 )  # fmt: skip
-BTRFS = Chain("btrfs", _sealed_by_deploy, 1, "[Enroll]\nMethod=fsverity\n")
-TRIXIE = Chain("trixie", image(suite="trixie"))
+BTRFS = Chain("btrfs", _sealed_by_deploy, 1, "[Enroll]\nMethod=fsverity\n", nightly=True)
+TRIXIE = Chain("trixie", image(suite="trixie"), nightly=True)
 CHAINS = (BIND, FSVERITY, OVERLAY, TRANSIENT, TRANSIENT_ETC, LISTED, BTRFS, TRIXIE)
 
 
 def chains(*chosen: Chain) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(("chain", "job"), [pytest.param(one, one.job, id=one.name) for one in chosen or CHAINS])
+    cases = [pytest.param(one, one.job, id=one.name, marks=nightly(one.nightly)) for one in chosen or CHAINS]
+    return pytest.mark.parametrize(("chain", "job"), cases)
 
 
 def _digest(chain: Chain) -> str:
@@ -313,8 +315,13 @@ def away(place: str) -> Change:
     return commands(f"unlink /{place}", f"symlink /{place} ../../../../../outside/target")
 
 
+# Much like others, here or in refusals.py.
+_NIGHTLY = {
+    "no-enforcement", "no-list", "no-state", "no-link", "no-object", "etc-away", "objects-away", "images-away",
+    "digest-33-bytes", "other-digest-signed",
+}  # fmt: skip
 REFUSALS = [
-    Scenario(id_, expect, disk=disk, ostree=karg, initrd=OUTSIDE, image=image())
+    Scenario(id_, expect, disk=disk, ostree=karg, initrd=OUTSIDE, image=image(), nightly=id_ in _NIGHTLY)
     for id_, expect, disk, karg in (
         ("no-enforcement", Refused("bad-command-line", r"'\?' asks for .*: composefs=\?0+"), None, f"composefs=?{NONE}"),
         (
@@ -429,6 +436,7 @@ FORMS = [
         ),
         disk=put("{signature}", lambda made: signed.sign_file(made.deployment.cfs, signed.key())),
         image=image(),
+        nightly=True,
     ),
 ]
 

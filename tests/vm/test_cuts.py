@@ -29,12 +29,12 @@ LIBRARY = "usr/lib/bootseal/bootseal"
 
 
 KILLS = [
-    Scenario(id, Interrupted("killed", unwritten=True), initrd=ended_at(f"kill 1 {step}"), suite=suite)
-    for id, step, suite in [
-        ("before-attaching", "attach '/sysroot'", "forky"),
-        ("beneath-the-physical-root", "umount '/sysroot'", "forky"),
-        ("attached-forky", "mounts '1'", "forky"),
-        ("attached-trixie", "mounts '1'", "trixie"),
+    Scenario(id, Interrupted("killed", unwritten=True), initrd=ended_at(f"kill 1 {step}"), suite=suite, nightly=repeated)
+    for id, step, suite, repeated in [
+        ("before-attaching", "attach '/sysroot'", "forky", False),
+        ("beneath-the-physical-root", "umount '/sysroot'", "forky", False),
+        ("attached-forky", "mounts '1'", "forky", False),
+        ("attached-trixie", "mounts '1'", "trixie", True),
     ]
 ]
 

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`deploy` on a real disk; a real staged update, which the gate holds back until it is signed; and the boots of both.
 
-One chain: a guest deploys onto a second disk, which later guests boot, and in which they stage an update. Each of those ends
+A guest deploys onto a second disk, which a chain of later guests boots, and in which they stage an update. Each of those ends
 in a real shutdown. The test then asks whether ostree finalized the update.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -19,7 +20,7 @@ from vm.harness import guest, qemu, signed
 from vm.harness.ask import ask, put_file
 from vm.harness.changes import commands, put, several
 from vm.harness.jobs import Job
-from vm.harness.parse import first_json
+from vm.harness.parse import Said, first_json
 from vm.refusals import OTHER_DIGEST
 from vm.staging import Chain, default_entry, entries, shut_down
 
@@ -30,32 +31,7 @@ OBJECT = "/usr/share/bootseal-test/tamper"
 UNSEALED = several(commands("rm /{digest}", "rm /{signature}"), put("{image}", lambda image: image.deployment.cfs.read_bytes()))
 
 
-# --- the chain
-
-
-@dataclass
-class Updates(Chain):
-    """The boots, and the signature that they use."""
-
-    signature: bytes = b""
-
-
-def _run() -> Updates:
-    chain = Updates(signature=_signature())
-    steps: dict[str, Callable[[Updates], guest.Result]] = {
-        "deploy": _deploy, "held": _held, "passed": _passed, "open": _open,
-    }  # fmt: skip
-    for name, step in steps.items():
-        chain.results[name] = step(chain)
-        if chain.results[name].status != guest.PASSED:
-            break
-    return chain
-
-
-CHAIN = Job(_run, boots=8)  # four, long ones
-chain = pytest.mark.parametrize("job", [pytest.param(CHAIN, id="chain")])
-
-
+@functools.cache
 def _signature() -> bytes:
     key = signed.key()
     made = signed.made_by_sign(signed.image().deployment.cfs, "--key", key.key, "--cert", key.certificate)
@@ -77,13 +53,6 @@ def _deploy_script(signature: bytes) -> str:
         + f"cp {file} {file}.new\nmv -f {file}.new {file}\n"  # without fs-verity
         + "mount --bind /run/target /run/readonly\nmount -o remount,bind,ro /run/readonly\n"
     )
-    # The update that is staged later: the same tree with an initrd in it, as ostree wants it. QEMU boots another.
-    more = "/run/target/more"
-    update = (
-        f"mkdir -p {more}/usr/lib/modules/$(uname -r)\ncp {THIN} {more}/usr/lib/modules/$(uname -r)/initramfs.img\n"
-        "ostree --repo=/run/target/ostree/repo commit --branch=guest --generate-composefs-metadata --owner-uid=0 --owner-gid=0"
-        f" --tree=ref=guest --tree=dir={more}\nrm -r {more}"
-    )
     return prepare + ask(
         before=state,
         refused=f'{deploy} --signature /run/other.sig || echo "status $?"',
@@ -93,18 +62,16 @@ def _deploy_script(signature: bytes) -> str:
         objects=f'{deploy} --objects --signature /run/good.sig || echo "status $?"',
         second=f'{deploy} --objects --signature /run/good.sig || echo "status $?"',
         after_second=state,
-        times="cat /proc/uptime",
-        update=update,
-        end="cat /proc/uptime; cd /; umount /run/readonly /run/target",
+        end="cd /; umount /run/readonly /run/target",
     )
 
 
-def _deploy(chain: Updates) -> guest.Result:
+def _deploy() -> guest.Result:
     target = changed_disk(UNSEALED, "target", readonly=False)
     result = guest.boot(
         signed.image(),
         signed.initrd(),
-        script=_deploy_script(chain.signature),
+        script=_deploy_script(_signature()),
         disks=[thin_initrd_disk(), target],
         timeout=qemu.LONG,
         title="deploy",
@@ -112,45 +79,48 @@ def _deploy(chain: Updates) -> guest.Result:
     return replace(result, overlay=target.path)
 
 
-@chain
-def test_deploy_refuses_before_it_writes(job: Job[Updates]) -> None:
-    said = job.result().said("deploy")
+DEPLOY = Job(_deploy, boots=4)  # one, a long one
+deployed = pytest.mark.parametrize("job", [pytest.param(DEPLOY, id="deploy")])
+
+
+@deployed
+def test_deploy_refuses_before_it_writes(job: Job[guest.Result]) -> None:
+    said = Said.of(job.result())
     assert "status 77" in said["refused"]
     assert "refused (wrong-signature)" in said["refused"]
     assert said["after_refused"] == said["before"]
     assert ".ostree.cfs.sig" not in said["before"]
 
 
-@chain
-def test_deploy_seals_and_writes(job: Job[Updates]) -> None:
-    chain = job.result()
-    said = chain.said("deploy")
+@deployed
+def test_deploy_seals_and_writes(job: Job[guest.Result]) -> None:
+    said = Said.of(job.result())
     record = first_json(said["first"])
     assert (record["verdict"], record["changed"]) == ("verified", True), record
     assert ["without fs-verity" in line for line in record["missing"]] == [True]
     state = said["after_first"]
     assert ".ostree.cfs.digest 32 " in state
-    assert f".ostree.cfs.sig {len(chain.signature)} " in state
+    assert f".ostree.cfs.sig {len(_signature())} " in state
     assert ".bootseal" not in state
 
 
-@chain
-def test_deploy_leaves_the_immutable_bit_and_the_read_only_mount(job: Job[Updates]) -> None:
-    said = job.result().said("deploy")
+@deployed
+def test_deploy_leaves_the_immutable_bit_and_the_read_only_mount(job: Job[guest.Result]) -> None:
+    said = Said.of(job.result())
     for state in (said["before"], said["after_refused"], said["after_first"], said["after_second"]):
         assert "i" in state.splitlines()[0].split()[0]
         assert state.splitlines()[-1].startswith("ro,")
 
 
-@chain
-def test_deploy_seals_objects_when_asked(job: Job[Updates]) -> None:
-    record = first_json(job.result().said("deploy")["objects"])
+@deployed
+def test_deploy_seals_objects_when_asked(job: Job[guest.Result]) -> None:
+    record = first_json(Said.of(job.result())["objects"])
     assert (record["verdict"], record["changed"], record["missing"]) == ("verified", True, [])
 
 
-@chain
-def test_deploy_again_changes_nothing(job: Job[Updates]) -> None:
-    said = job.result().said("deploy")
+@deployed
+def test_deploy_again_changes_nothing(job: Job[guest.Result]) -> None:
+    said = Said.of(job.result())
     assert first_json(said["second"])["changed"] is False
     assert said["after_second"] == said["after_first"]
 
@@ -159,6 +129,15 @@ def test_deploy_again_changes_nothing(job: Job[Updates]) -> None:
 
 _RECORD = {"record": "cat /run/bootseal/boot.json", "object": f"head -c 8 {OBJECT}"}
 _GATE = "systemctl show -p Result -p ExecMainStatus bootseal-gate.service; journalctl -b -o cat -u bootseal-gate.service"
+# The update: the same tree with an initrd in it, as ostree wants it. QEMU boots another.
+_COMMIT = f"""unshare -m sh -ec '
+mount -o remount,rw /sysroot
+modules=/run/more/usr/lib/modules/$(uname -r)
+mkdir -p $modules
+cp {THIN} $modules/initramfs.img
+ostree --repo=/sysroot/ostree/repo commit --branch=guest --generate-composefs-metadata --owner-uid=0 --owner-gid=0 \\
+    --tree=ref=guest --tree=dir=/run/more
+'"""
 _STAGE = "ostree admin deploy --stage guest"
 # The disk has these two deployments only.
 _DEPLOYMENTS = "/sysroot/ostree/deploy/guest/deploy"
@@ -171,7 +150,9 @@ _KILLED = (
 _SIGN = "cp {update}/.ostree.cfs /run/image; bootseal sign /run/image --key /run/key.pem --cert /run/cert.pem"
 
 
-def _next(chain: Updates, title: str, script: str, *, method: str, karg: str | None = None) -> guest.Result:
+def _next(
+    chain: Chain, title: str, script: str, *, method: str, karg: str | None = None, disks: Sequence[guest.Disk] = ()
+) -> guest.Result:
     """Boot the disk as the boot before left it."""
     return guest.boot(
         signed.image(),
@@ -180,15 +161,17 @@ def _next(chain: Updates, title: str, script: str, *, method: str, karg: str | N
         karg=karg,
         extra_initrd_files=signed.settings(conf=f"[Enroll]\nMethod={method}\nRequired=yes\n"),
         script=script,
+        disks=disks,
         timeout=qemu.LONG,
         title=title,
     )
 
 
-def _held(chain: Updates) -> guest.Result:
+def _held(chain: Chain) -> guest.Result:
     killed = _KILLED.format(directory=_DEPLOYMENTS, old=signed.image().deployment.checksum)
     script = shut_down(
         **_RECORD,
+        commit=_COMMIT,
         killed=killed,
         enable="systemctl enable --now bootseal-gate.path; systemctl is-active bootseal-gate.path",
         stage=_STAGE,
@@ -197,10 +180,10 @@ def _held(chain: Updates) -> guest.Result:
         completed=f"(cd {_DEPLOYMENTS}; lsattr -d *.0; ls -a)",
         killed_again=killed,
     )
-    return _next(chain, "staged without a signature", script, method="fsverity")
+    return _next(chain, "staged without a signature", script, method="fsverity", disks=[thin_initrd_disk()])
 
 
-def _passed(chain: Updates) -> guest.Result:
+def _passed(chain: Chain) -> guest.Result:
     key = signed.key()
     files = put_file("/run/key.pem", key.key.read_bytes()) + put_file("/run/cert.pem", key.certificate.read_bytes())
     script = files + shut_down(
@@ -215,7 +198,7 @@ def _passed(chain: Updates) -> guest.Result:
     return _next(chain, "staged and signed", script, method="fsverity")
 
 
-def _open(chain: Updates) -> guest.Result:
+def _open(chain: Chain) -> guest.Result:
     script = shut_down(
         **_RECORD,
         ostree="ostree admin status",
@@ -228,6 +211,21 @@ def _open(chain: Updates) -> guest.Result:
     return _next(chain, "what the gate let pass", script, method="keyring", karg=karg)
 
 
+def _run() -> Chain:
+    """Boot what `deploy` has made."""
+    chain = Chain({"deploy": DEPLOY.result()})
+    steps: dict[str, Callable[[Chain], guest.Result]] = {"held": _held, "passed": _passed, "open": _open}
+    for name, step in steps.items():
+        if list(chain.results.values())[-1].status != guest.PASSED:
+            break
+        chain.results[name] = step(chain)
+    return chain
+
+
+# test_update.py has a chain, too: updates that come signed.
+chain = pytest.mark.parametrize("job", [pytest.param(Job(_run, boots=3), id="chain", marks=pytest.mark.nightly)])
+
+
 def _kernel_of(target: str) -> str:
     """Return the checksum of kernel and initrd: the update has an initrd, and so another one."""
     return target.split("/")[4]
@@ -237,7 +235,7 @@ def _kernel_of(target: str) -> str:
 @pytest.mark.parametrize(
     ("boot", "method", "first"), [("held", "fsverity", True), ("passed", "fsverity", False), ("open", "keyring", False)]
 )
-def test_what_was_deployed_boots(job: Job[Updates], boot: str, method: str, first: bool) -> None:  # noqa: FBT001
+def test_what_was_deployed_boots(job: Job[Chain], boot: str, method: str, first: bool) -> None:  # noqa: FBT001
     said = job.result().said(boot)
     record = said.record
     enrollment = record["enrollment"]
@@ -247,7 +245,7 @@ def test_what_was_deployed_boots(job: Job[Updates], boot: str, method: str, firs
 
 
 @chain
-def test_the_gate_says_the_reason_before_the_reboot(job: Job[Updates]) -> None:
+def test_the_gate_says_the_reason_before_the_reboot(job: Job[Chain]) -> None:
     said = job.result().said("held")
     assert said["enable"].endswith("\nactive")
     assert "ExecMainStatus=66" in said["early"]
@@ -256,7 +254,7 @@ def test_the_gate_says_the_reason_before_the_reboot(job: Job[Updates]) -> None:
 
 
 @chain
-def test_the_gate_holds_what_would_not_boot(job: Job[Updates]) -> None:
+def test_the_gate_holds_what_would_not_boot(job: Job[Chain]) -> None:
     chain = job.result()
     said = chain.said("held")
     assert said["outcome"].splitlines() == ["ActiveState=failed", "Result=exit-code"]
@@ -268,7 +266,7 @@ def test_the_gate_holds_what_would_not_boot(job: Job[Updates]) -> None:
 
 @chain
 @pytest.mark.parametrize(("before", "after"), [("killed", "completed"), ("killed_again", "flags")], ids=["service", "shutdown"])
-def test_the_gate_completes_a_killed_deploy(job: Job[Updates], before: str, after: str) -> None:
+def test_the_gate_completes_a_killed_deploy(job: Job[Chain], before: str, after: str) -> None:
     """The gate does so in its own sandbox, and in that of ostree's unit."""
     said, name = job.result().said("held"), f" {signed.image().deployment.checksum}.0"
     flags = {section: next(line for line in said[section].splitlines() if line.endswith(name)) for section in (before, after)}
@@ -277,7 +275,7 @@ def test_the_gate_completes_a_killed_deploy(job: Job[Updates], before: str, afte
 
 
 @chain
-def test_a_signature_after_staging_is_judged_at_once(job: Job[Updates]) -> None:
+def test_a_signature_after_staging_is_judged_at_once(job: Job[Chain]) -> None:
     said = job.result().said("passed")
     assert re.fullmatch(r"guest/[0-9a-f]{12}\.\d: verified", said["deploy"].splitlines()[-1])
     assert said["early"].splitlines()[:2] == ["Result=success", "ExecMainStatus=0"]
@@ -287,7 +285,7 @@ def test_a_signature_after_staging_is_judged_at_once(job: Job[Updates]) -> None:
 
 
 @chain
-def test_the_gate_lets_pass_what_was_signed(job: Job[Updates]) -> None:
+def test_the_gate_lets_pass_what_was_signed(job: Job[Chain]) -> None:
     said = job.result().said("passed")
     assert said["outcome"].splitlines() == ["ActiveState=inactive", "Result=success"]
     old = signed.image().deployment.karg
@@ -298,17 +296,17 @@ def test_the_gate_lets_pass_what_was_signed(job: Job[Updates]) -> None:
 
 
 @chain
-def test_what_the_gate_let_pass_is_what_boots_next(job: Job[Updates]) -> None:
+def test_what_the_gate_let_pass_is_what_boots_next(job: Job[Chain]) -> None:
     chain = job.result()
     said = chain.said("open")
-    assert said.record["deployment"]["checksum"] == chain.said("deploy")["update"].splitlines()[-1]
+    assert said.record["deployment"]["checksum"] == chain.said("held")["commit"].splitlines()[-1]
     assert said["verify"].splitlines()[0].split(maxsplit=1)[1] == "(booted), as the disk names it:  verified"
     # The keys come from its own initrd, which ostree copied to /boot.
     assert re.search(r"^  keys +1 from /sysroot/boot/ostree/guest-[0-9a-f]{64}/initramfs-", said["verify"], re.MULTILINE)
 
 
 @chain
-def test_a_gate_that_is_off_changes_nothing(job: Job[Updates]) -> None:
+def test_a_gate_that_is_off_changes_nothing(job: Job[Chain]) -> None:
     chain = job.result()
     said = chain.said("open")
     assert (said["by_hand"], said["outcome"].splitlines()) == ("", ["ActiveState=inactive", "Result=success"])

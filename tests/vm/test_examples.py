@@ -66,6 +66,7 @@ def _boot() -> Said:
     return Said.of(guest.boot(image_of(made), home / "initrd", rw=True, whole=True, script=script, title="example for Debian"))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("job", [pytest.param(Job(_boot), id="debian")])
 def test_the_steps_of_the_containerfile_make_a_system_that_boots(job: Job[Said]) -> None:
     said = job.result()

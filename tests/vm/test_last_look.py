@@ -65,6 +65,7 @@ CHANGES = [
         Changed(r"/sysroot/var is ext4 from /dev/vda, /sysroot/var is gone"),
         initrd=hook("umount /sysroot/var", "mount --bind /sysroot/sysroot/ostree/deploy/guest/var /sysroot/var"),
         suite="trixie",
+        nightly=True,
     ),
     Scenario(
         "fips",
@@ -114,6 +115,7 @@ LUKS = Scenario(
     built=functools.partial(luks.initrd, "forky"),
     fsck=True,
     script=PASSED,
+    nightly=True,  # waiting.py has LUKS with a passphrase
 )
 
 

@@ -15,7 +15,7 @@ from vm.harness.ask import ask
 from vm.harness.changes import SIGNED_BY_STRANGER
 from vm.harness.jobs import Job
 from vm.harness.parse import Said, Told
-from vm.scenario import Outcome, Passed, Scenario, runs
+from vm.scenario import Outcome, Passed, Scenario, nightly, runs
 
 pytestmark = pytest.mark.vm
 
@@ -85,7 +85,7 @@ BOOTS = {
 
 def boots(*names: str) -> pytest.MarkDecorator:
     """Parametrize a test with boots, and with their job, which then starts with those of the other tests."""
-    chosen = [pytest.param(BOOTS[name].job, BOOTS[name], id=name) for name in names or BOOTS]
+    chosen = [pytest.param(BOOTS[name].job, BOOTS[name], id=name, marks=nightly(name == "trixie")) for name in names or BOOTS]
     return pytest.mark.parametrize(("job", "boot"), chosen)
 
 

@@ -18,7 +18,7 @@ from vm.harness.jobs import Job
 from vm.harness.parse import Said, last_json, must_end
 from vm.harness.units import end_in_initrd, ended_at
 from vm.harness.writes import Write, read_log, replay
-from vm.scenario import UNREAD_DISK, Ended, Interrupted, Outcome, Passed, Scenario, rows, runs
+from vm.scenario import UNREAD_DISK, Ended, Interrupted, Outcome, Passed, Scenario, nightly, rows, runs
 
 pytestmark = pytest.mark.vm
 
@@ -42,7 +42,11 @@ DISTURBED = [
     # Whole, because systemd reads the unit before the files of a resumed boot are there.
     Scenario("masked", Interrupted(NEVER), initrd={UNIT: guest.Symlink("/dev/null")}, whole=True),
     Scenario(
-        "missing", Interrupted(NEVER), initrd={"usr/lib/systemd/system/bootseal.service": guest.Symlink("/nowhere")}, whole=True
+        "missing",
+        Interrupted(NEVER),
+        initrd={"usr/lib/systemd/system/bootseal.service": guest.Symlink("/nowhere")},
+        whole=True,
+        nightly=True,
     ),
     Scenario("killed", Interrupted("killed"), initrd=ended_at("kill 1 new_filesystem overlay")),
     Scenario("hanging", Interrupted("out of time"), initrd=ended_at("stop 1 new_filesystem overlay"), idle=True),
@@ -213,7 +217,10 @@ def _after_cut(point: int) -> guest.Result:
     return _boot_to_initrd(f"boot after a power cut behind write {count} of {len(writes)}", disk)
 
 
-CUTS = [pytest.param(Job(functools.partial(_after_cut, point)), point, id=f"{point}-twelfths") for point in range(POINTS + 1)]
+CUTS = [
+    pytest.param(Job(functools.partial(_after_cut, point)), point, id=f"{point}-twelfths", marks=nightly(point % 2 == 1))
+    for point in range(POINTS + 1)
+]
 
 
 @pytest.mark.parametrize(("job", "point"), CUTS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every way of waiting for the physical root as a row."""
+"""Every way of waiting for the physical root as a row, on both suites; `make test` takes one of the two."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNIT = "systemctl show -p ActiveState,SubState,Result,StatusText bootseal.servic
 STATUS = "systemctl status --no-pager --full bootseal.service || true"
 # Seconds, more than TimeoutStartSec=: until somebody types a passphrase (once more than any default of systemd, which is 90),
 # and until the mount of a disk that is there.
-LATE, LONG = {"forky": 120, "trixie": 40}, 40
+LATE, LONG = {"forky": 95, "trixie": 40}, 40
 
 _WAIT = (SCRIPTS / "waiting.sh").read_text()
 _WAITS = f"{_WAIT}until_says '{WAITING}'\n"
@@ -60,6 +60,7 @@ def _passphrase(suite: str) -> Scenario:
         waiting=_answer(LATE[suite]),
         initrd=_ENDED_VERIFIED,
         idle=True,
+        nightly=suite == "trixie",
     )
 
 
@@ -89,12 +90,19 @@ FAILED_MOUNT = [
         initrd={"etc/systemd/system/sysroot.mount.d/50-guest.conf": b"[Mount]\nType=btrfs\n"},
         emergency=_BY_HAND,
         script=ask(booted=UNIT, booted_record="cat /run/bootseal/boot.json", root="findmnt --noheadings -o SOURCE /"),
+        nightly=suite == "trixie",
     )
     for suite in guest.SUITES
 ]
 _NO_DEVICE = Interrupted(NO_MOUNT, unit="sysroot.mount", mounted=False, unwritten=True)
 NO_DEVICE = [
-    Scenario(f"no-device-{suite}", _NO_DEVICE, suite=suite, cmdline="root=/dev/vdx rd.timeout=8 rd.retry=8")
+    Scenario(
+        f"no-device-{suite}",
+        _NO_DEVICE,
+        suite=suite,
+        cmdline="root=/dev/vdx rd.timeout=8 rd.retry=8",
+        nightly=suite == "forky",
+    )
     for suite in guest.SUITES
 ]
 
@@ -108,6 +116,7 @@ ENDED = [
             Interrupted("killed", mounted=False, unwritten=True),
             suite=suite,
             waiting=f"{_WAITS}kill -KILL {_PID}\n{_HOLD}",
+            nightly=suite == "trixie",
         )
         for suite in guest.SUITES
     ),
@@ -118,6 +127,7 @@ ENDED = [
             suite=suite,
             waiting=f"{_WAITS}kill -STOP {_PID}\n{_HOLD}",
             idle=True,
+            nightly=suite == "forky",
         )
         for suite in guest.SUITES
     ),
@@ -150,6 +160,7 @@ DISTURBED = [
         pause=True,
         initrd=_ENDED_VERIFIED,
         idle=True,
+        nightly=suite == "trixie",
     )
     for suite in guest.SUITES
 ]
@@ -168,6 +179,7 @@ ISOLATED = [
         waiting=_ISOLATE,
         emergency=ask(isolated=UNIT) + ": >/run/guest-isolated\n" + _GO_ON,
         initrd=_ENDED_VERIFIED,
+        nightly=suite == "forky",
     )
     for suite in guest.SUITES
 ]
@@ -185,7 +197,16 @@ _REPAIRED = WITNESS + ask(repaired=f": >/{signed.CONF}\n: >/run/guest-repaired\n
 _JUNK = r"no usable certificate in the boot keyring \(/etc/bootseal/keys\.d/guest\.pem: .*\): /etc/bootseal/keys\.d"
 _UNKNOWN = r"unknown key \[Policy\] OnRefuse=: /etc/bootseal/bootseal\.conf"
 EARLY = [
-    Scenario(f"{name}-{suite}", expect, suite=suite, initrd=files, cmdline=cmdline, waiting=_REFUSED, emergency=emergency)
+    Scenario(
+        f"{name}-{suite}",
+        expect,
+        suite=suite,
+        initrd=files,
+        cmdline=cmdline,
+        waiting=_REFUSED,
+        emergency=emergency,
+        nightly=suite == ("forky" if name == "bad-config" else "trixie"),
+    )
     for suite in guest.SUITES
     for name, expect, files, cmdline, emergency in (
         ("no-keys", Refused("no-keys", _JUNK, mounted=False), {signed.CERTIFICATE: b"junk"}, "", WITNESS),
@@ -233,7 +254,14 @@ _AFTER = {"etc/systemd/system/bootseal.service.d/50-after.conf": b"[Unit]\nAfter
 def _certificates(number: int, order: str, files: Mapping[str, guest.Content], waiting: str) -> list[Scenario]:
     initrd = functools.partial(_certified, number, files)
     return [
-        Scenario(f"certificates-{number}-{order}-{suite}", Passed(unwritten=True), suite=suite, initrd=initrd, waiting=waiting)
+        Scenario(
+            f"certificates-{number}-{order}-{suite}",
+            Passed(unwritten=True),
+            suite=suite,
+            initrd=initrd,
+            waiting=waiting,
+            nightly=suite == ("trixie" if waiting else "forky"),
+        )
         for suite in guest.SUITES
     ]
 
