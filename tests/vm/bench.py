@@ -242,6 +242,7 @@ def another_certificate() -> bytes:
 
 
 SIZES_MIB = (64, 1024)
+EROFS, EROFS_AT = bytes.fromhex("e2e1f5e0"), 1024  # in every image, and `sign` warns if it is not there
 DEPLOYMENTS = 10
 _DIGEST_ROUNDS = 3
 
@@ -277,6 +278,8 @@ def digest_table(work: Path) -> str:
         with file.open("wb") as out:
             for _ in range(size):
                 out.write(os.urandom(1 << 20))
+            out.seek(EROFS_AT)
+            out.write(EROFS)
         peer = digesting(["fsverity", "digest", file])
         ours = digesting([sys.executable, "-I", CHECKOUT / "service", "sign", file, "--to-be-signed", "-"])
         file.unlink()
@@ -348,7 +351,7 @@ def verify_here_line(bench: Bench, work: Path) -> str:
         said = subprocess.run(command, check=False, capture_output=True, text=True).stdout
         seconds.append(time.monotonic() - start)
         verdicts = {record["verdict"] for record in json.loads(said)}
-        if not verdicts <= {"verified", "image-unsealed", "unsupported"}:
+        if not verdicts <= {"verified", "incomplete"}:
             raise guest.GuestError(f"verify --all said {verdicts}")
     return f"verify --all, this machine, one initrd for each: {min(seconds):.2f} s ({', '.join(verdicts)})"
 
@@ -431,8 +434,8 @@ def main() -> None:
     end_on_sigterm()
     with scratch() as work:
         bench = prepare(work)
-        found = measure_all(bench)
-        print(report(bench, found, [digest_table(work), verify_here_line(bench, work), verify_line(bench, work)]))
+        program = [digest_table(work), verify_here_line(bench, work), verify_line(bench, work)]
+        print(report(bench, measure_all(bench), program))
 
 
 if __name__ == "__main__":
