@@ -17,6 +17,7 @@ class OwnJob(Job[Any]):
 
     _pool = ThreadPoolExecutor(max_workers=2)
     _waiting: ClassVar[list[Job[Any]]] = []
+    _idling = False
 
 
 def test_idle_job_leaves_a_thread_to_one_that_works() -> None:
