@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
@@ -13,11 +13,11 @@ from vm.harness.jobs import Job
 
 
 class OwnJob(Job[Any]):
-    """A job for threads of its own, because boots use the others."""
+    """Work for two threads that boot no guests."""
 
     _pool = ThreadPoolExecutor(max_workers=2)
     _waiting: ClassVar[list[Job[Any]]] = []
-    _idling = False
+    _idling = 0
 
 
 def test_idle_job_leaves_a_thread_to_one_that_works() -> None:
@@ -42,10 +42,7 @@ def test_idle_jobs_follow_the_longest() -> None:
 
     class NotedJob(OwnJob):
         def start(self) -> None:
-            started.append(self.result())
-
-        def result(self) -> Any:
-            return self._work()
+            started.append(self._work())
 
     NotedJob.start_all([NotedJob(lambda: "short"), NotedJob(lambda: "idle", idle=True), NotedJob(lambda: "long", boots=3)])
     assert started == ["long", "idle", "short"]
@@ -55,3 +52,27 @@ def test_error_is_raised_where_the_result_is_read() -> None:
     job = OwnJob(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         job.result()
+
+
+def test_result_of_a_cancelled_job_is_an_error() -> None:
+    class EndedJob(OwnJob):
+        _pool = ThreadPoolExecutor(max_workers=1)
+        _waiting: ClassVar[list[Job[Any]]] = []
+
+    started, release = threading.Event(), threading.Event()
+
+    def work() -> bool:
+        started.set()
+        return release.wait()
+
+    running, waiting = EndedJob(work), EndedJob(lambda: None)
+    running.start()
+    waiting.start()
+    started.wait()
+    EndedJob.cancel_all()
+    assert waiting._future is not None
+    assert waiting._future.cancelled()
+    release.set()
+    assert running.result()
+    with pytest.raises(CancelledError):
+        waiting.result()

@@ -17,7 +17,7 @@ def test_refusal_shows_verdict_everywhere(scenario: Scenario, job: Job[Outcome])
     scenario.expect.check(job.result())
 
 
-def test_every_verdict_has_a_row_that_is_not_left_to_the_night() -> None:
+def test_make_test_boots_every_verdict() -> None:
     elsewhere = {"verified", "interrupted", "changed"}
     always = [scenario.expect for scenario in REFUSALS if not scenario.nightly]
     verdicts = {expect.verdict for expect in always if isinstance(expect, Refused)}

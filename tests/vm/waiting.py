@@ -60,7 +60,7 @@ def _passphrase(suite: str) -> Scenario:
         waiting=_answer(LATE[suite]),
         initrd=_ENDED_VERIFIED,
         idle=True,
-        nightly=suite == "trixie",
+        nightly=suite != "forky",
     )
 
 
@@ -90,7 +90,7 @@ FAILED_MOUNT = [
         initrd={"etc/systemd/system/sysroot.mount.d/50-guest.conf": b"[Mount]\nType=btrfs\n"},
         emergency=_BY_HAND,
         script=ask(booted=UNIT, booted_record="cat /run/bootseal/boot.json", root="findmnt --noheadings -o SOURCE /"),
-        nightly=suite == "trixie",
+        nightly=suite != "forky",
     )
     for suite in guest.SUITES
 ]
@@ -101,7 +101,7 @@ NO_DEVICE = [
         _NO_DEVICE,
         suite=suite,
         cmdline="root=/dev/vdx rd.timeout=8 rd.retry=8",
-        nightly=suite == "forky",
+        nightly=suite != "trixie",
     )
     for suite in guest.SUITES
 ]
@@ -116,7 +116,7 @@ ENDED = [
             Interrupted("killed", mounted=False, unwritten=True),
             suite=suite,
             waiting=f"{_WAITS}kill -KILL {_PID}\n{_HOLD}",
-            nightly=suite == "trixie",
+            nightly=suite != "forky",
         )
         for suite in guest.SUITES
     ),
@@ -127,7 +127,7 @@ ENDED = [
             suite=suite,
             waiting=f"{_WAITS}kill -STOP {_PID}\n{_HOLD}",
             idle=True,
-            nightly=suite == "forky",
+            nightly=suite != "trixie",
         )
         for suite in guest.SUITES
     ),
@@ -160,7 +160,7 @@ DISTURBED = [
         pause=True,
         initrd=_ENDED_VERIFIED,
         idle=True,
-        nightly=suite == "trixie",
+        nightly=suite != "forky",
     )
     for suite in guest.SUITES
 ]
@@ -179,7 +179,7 @@ ISOLATED = [
         waiting=_ISOLATE,
         emergency=ask(isolated=UNIT) + ": >/run/guest-isolated\n" + _GO_ON,
         initrd=_ENDED_VERIFIED,
-        nightly=suite == "forky",
+        nightly=suite != "trixie",
     )
     for suite in guest.SUITES
 ]
@@ -205,13 +205,14 @@ EARLY = [
         cmdline=cmdline,
         waiting=_REFUSED,
         emergency=emergency,
-        nightly=suite == ("forky" if name == "bad-config" else "trixie"),
+        nightly=suite != taken,
     )
     for suite in guest.SUITES
-    for name, expect, files, cmdline, emergency in (
-        ("no-keys", Refused("no-keys", _JUNK, mounted=False), {signed.CERTIFICATE: b"junk"}, "", WITNESS),
+    for name, taken, expect, files, cmdline, emergency in (
+        ("no-keys", "forky", Refused("no-keys", _JUNK, mounted=False), {signed.CERTIFICATE: b"junk"}, "", WITNESS),
         (
             "bad-config",
+            "trixie",
             Refused("bad-config", _UNKNOWN, mounted=False),
             signed.settings("[Policy]\nOnRefuse=reboot\n"),
             "",
@@ -219,6 +220,7 @@ EARLY = [
         ),
         (
             "bad-command-line",
+            "forky",
             Refused("bad-command-line", r"unknown; .*: rd\.bootseal\.verify", mounted=False),
             {},
             "rd.bootseal.verify=no",
@@ -251,7 +253,7 @@ def _certified(number: int, more: Mapping[str, guest.Content]) -> dict[str, gues
 _AFTER = {"etc/systemd/system/bootseal.service.d/50-after.conf": b"[Unit]\nAfter=sysroot.mount\n"}
 
 
-def _certificates(number: int, order: str, files: Mapping[str, guest.Content], waiting: str) -> list[Scenario]:
+def _certificates(number: int, order: str, taken: str, files: Mapping[str, guest.Content], waiting: str) -> list[Scenario]:
     initrd = functools.partial(_certified, number, files)
     return [
         Scenario(
@@ -260,11 +262,11 @@ def _certificates(number: int, order: str, files: Mapping[str, guest.Content], w
             suite=suite,
             initrd=initrd,
             waiting=waiting,
-            nightly=suite == ("trixie" if waiting else "forky"),
+            nightly=suite != taken,
         )
         for suite in guest.SUITES
     ]
 
 
-SEALED_FIRST = _certificates(64, "sealed-first", {}, _WAITS)
-MOUNTED_FIRST = _certificates(10, "mounted-first", _AFTER, "")
+SEALED_FIRST = _certificates(64, "sealed-first", "forky", {}, _WAITS)
+MOUNTED_FIRST = _certificates(10, "mounted-first", "trixie", _AFTER, "")

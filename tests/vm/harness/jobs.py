@@ -23,7 +23,7 @@ class Job(Generic[T]):
     _pool = ThreadPoolExecutor(max_workers=qemu.SLOTS)
     _lock = threading.Lock()
     _waiting: ClassVar[list[Job[Any]]] = []
-    _idling = False
+    _idling = 0
 
     def __init__(self, work: Callable[[], T], *, boots: int = 1, idle: bool = False) -> None:
         self._work = work
@@ -57,10 +57,10 @@ class Job(Generic[T]):
         with cls._lock:
             job = next((job for job in cls._waiting if not (job.idle and cls._idling)), cls._waiting[0])
             cls._waiting.remove(job)
-            cls._idling |= job.idle
+            cls._idling += job.idle
         job._run()
-        if job.idle:
-            cls._idling = False
+        with cls._lock:
+            cls._idling -= job.idle
 
     @staticmethod
     def start_all(jobs: Iterable[Job[Any]]) -> None:
@@ -75,5 +75,9 @@ class Job(Generic[T]):
 
     @classmethod
     def cancel_all(cls) -> None:
-        """Start no more; running work continues to its end."""
+        """Start no more; running work continues to its end, and does not wait for a job that never starts."""
         cls._pool.shutdown(wait=False, cancel_futures=True)
+        with cls._lock:
+            for job in cls._waiting:
+                assert job._future is not None
+                job._future.cancel()

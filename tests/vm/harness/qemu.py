@@ -34,7 +34,7 @@ CHEAP = "qemu64,model=4,stepping=0,-svm,+arat,+fsgsbase,+pdpe1gb,+rdrand,+smep"
 FULL = "max,la57=off"
 # Without KVM, so that results are the same everywhere. One CPU, because two emulated ones sometimes deadlock.
 EMULATOR = ["-accel", "tcg,thread=single", "-smp", "1"]
-# The time of an instruction, 1 or 8 ns. Firmware waits in loops that read a clock, and a read takes the emulator 1 us.
+# The time of an instruction, 1 or 8 ns. Firmware waits in loops that read a clock: with 1 ns, it takes five times as long.
 CLOCK, CLOCK_OF_FIRMWARE = (["-icount", f"shift={shift},sleep=on"] for shift in (0, 3))
 
 Ended = Literal["exit", "timeout", "reached"]
